@@ -1,0 +1,82 @@
+# The five commands of a fresh checkout. `make help` lists them.
+#
+#   make demo PYTHON=python3.13    chooses the interpreter
+#   make test ARGS="-k kill -x"    hands arguments to pytest
+
+PYTHON ?= $(shell .ci/python)
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install -c constraints.txt
+RULES := pyproject.toml constraints.txt
+SOURCES := orchestrator sandbox
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check lint types architecture dependencies bench clean
+
+help:
+	@echo "make demo    watch three agents work, end to end, and leave nothing behind"
+	@echo "make run     install, then serve in the foreground"
+	@echo "make test    install what the tests need, and run them all with branch coverage"
+	@echo "make check   lint, format, types, architecture, dependencies"
+	@echo "make bench   every bench, one JSON line a figure"
+	@echo "make clean   remove the virtual environment and every cache"
+
+demo: .venv/.runtime
+	@$(BIN)/orchestrator demo
+
+run: .venv/.runtime
+	@exec $(BIN)/orchestrator serve
+
+test: .venv/.test
+	@.ci/packages
+	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+check: lint types architecture dependencies
+
+lint: .venv/.check
+	$(BIN)/ruff check --output-format concise .
+	$(BIN)/ruff format --check .
+	@# It takes files, not folders. ASYNC124 (async without await) is the shape of callbacks that may be awaited.
+	find $(SOURCES) tests -name '*.py' -exec $(BIN)/flake8-async --startable-in-context-manager=run --disable=ASYNC9,ASYNC124 {} +
+
+types: .venv/.check
+	$(BIN)/mypy $(SOURCES)
+	@# The script bears the name of the package, so mypy must look at it apart.
+	$(BIN)/mypy orchestrator.py
+
+architecture: .venv/.check
+	$(BIN)/lint-imports --no-logo
+
+dependencies: .venv/.check
+	$(BIN)/deptry .
+	$(BIN)/python -m pip check
+
+bench: .venv/.test
+	@set -e; for script in bench/[!_]*.py; do [ -e "$$script" ] || continue; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf .venv .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+	  .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "orchestrator needs Python 3.11 or newer (set PYTHON=/path/to/python3.11)" >&2; exit 1; }
+	@.ci/venv $(PYTHON) .venv
+	@touch $@
+
+.venv/.runtime: .venv/.made $(RULES)
+	@echo "installing the orchestrator into .venv"
+	@$(PIP) -e .
+	@touch $@
+
+.venv/.test: .venv/.made $(RULES)
+	@echo "installing the orchestrator and its tests into .venv"
+	@$(PIP) -e '.[test]'
+	@touch $@ .venv/.runtime
+
+.venv/.check: .venv/.test
+	@echo "installing the linters into .venv"
+	@$(PIP) -e '.[test,check]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""An execution plane for coding agents: queue, check out, sandbox, judge, land."""
