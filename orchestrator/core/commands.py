@@ -1,0 +1,129 @@
+"""The requests: what clients, the dispatcher and recovery ask of the state machine.
+
+A command carries everything that deciding needs from outside (ids, chance), so that `decide` stays pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from orchestrator.core.model import AgentId, Reason, TaskId
+from orchestrator.core.spec import TaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitTask:
+    """Queue a task; `agent_id` is its first agent's, `earlier_attempts` counts those of an earlier life."""
+
+    spec: TaskSpec
+    agent_id: AgentId
+    runtime: str
+    earlier_attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AssignAgent:
+    """Give the agent a slot: it leaves the queue."""
+
+    agent_id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class StartAgent:
+    """Record that the agent's program runs."""
+
+    agent_id: AgentId
+    sandbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteAgent:
+    """Record that the agent ended well."""
+
+    agent_id: AgentId
+    reason: Reason
+    commit: str | None = None
+    branch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailAgent:
+    """Record that the agent failed; where a retry can help, `next_agent_id` takes over at `retry_at`."""
+
+    agent_id: AgentId
+    reason: Reason
+    error: str
+    retryable: bool
+    next_agent_id: AgentId
+    retry_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KillAgent:
+    """Record that the agent was ended, with the proof."""
+
+    agent_id: AgentId
+    reason: Reason
+    error: str | None = None
+    killed_processes: int = 0
+    remaining: int = 0
+    elapsed_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTask:
+    """End a task that still waits in the queue (a live agent is killed first)."""
+
+    task_id: TaskId
+    reason: Reason = Reason.OPERATOR
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeAgent:
+    """Put an agent that a crash or a shutdown cut back into the queue, as the same agent.
+
+    Whatever it held on the host must be gone by then: one that waits in the queue holds nothing.
+    """
+
+    agent_id: AgentId
+    crashed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PauseQueue:
+    """Take nothing more from the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeQueue:
+    """Take work from the queue again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeQueueSettings:
+    """Change what is given."""
+
+    max_concurrent: int | None = None
+    stop_on_failure: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Admit nothing more."""
+
+
+Command = (
+    SubmitTask
+    | AssignAgent
+    | StartAgent
+    | CompleteAgent
+    | FailAgent
+    | KillAgent
+    | CancelTask
+    | ResumeAgent
+    | PauseQueue
+    | ResumeQueue
+    | ChangeQueueSettings
+    | Drain
+)

@@ -1,0 +1,253 @@
+"""The facts: every event that the journal holds, typed, with its name on the wire.
+
+Those about tasks and agents are written here, the others beside; all are imported from here.
+"""
+
+from __future__ import annotations
+
+from orchestrator.core.event import EVENTS, AgentEvent, Event, Recorded, TaskEvent
+from orchestrator.core.judgement import (
+    CommitCreated,
+    ConflictDetected,
+    GatePassed,
+    GateRejected,
+    GateSkipped,
+    PolicyViolated,
+    PushCompleted,
+    PushRejected,
+    SecretDetected,
+    YoloUsed,
+)
+from orchestrator.core.model import AgentId, Phase, PushIntent, Reason, Usage
+from orchestrator.core.moment import Moment
+from orchestrator.core.spec import Role, TaskSpec
+from orchestrator.core.switches import (
+    ControlDraining,
+    ControlFrozen,
+    ControlThawed,
+    QueuePaused,
+    QueueResumed,
+    QueueSettings,
+    SystemDegraded,
+    SystemRecovered,
+    SystemStarted,
+    SystemStopping,
+)
+
+__all__ = [
+    "EVENTS",
+    "AgentAttention",
+    "AgentCleanup",
+    "AgentCompleted",
+    "AgentEvent",
+    "AgentFailed",
+    "AgentKilled",
+    "AgentParked",
+    "AgentPhase",
+    "AgentResumed",
+    "AgentRunning",
+    "AgentSpawning",
+    "AgentTurn",
+    "AgentUsage",
+    "CommitCreated",
+    "ConflictDetected",
+    "ControlDraining",
+    "ControlFrozen",
+    "ControlThawed",
+    "Event",
+    "GatePassed",
+    "GateRejected",
+    "GateSkipped",
+    "PolicyViolated",
+    "PushCompleted",
+    "PushRejected",
+    "QueuePaused",
+    "QueueResumed",
+    "QueueSettings",
+    "Recorded",
+    "SecretDetected",
+    "SystemDegraded",
+    "SystemRecovered",
+    "SystemStarted",
+    "SystemStopping",
+    "TaskAssigned",
+    "TaskCancelled",
+    "TaskCompleted",
+    "TaskEvent",
+    "TaskExecuting",
+    "TaskFailed",
+    "TaskQueued",
+    "TaskRetryScheduled",
+    "TaskSubmitted",
+    "YoloUsed",
+]
+
+# --- tasks
+
+
+class TaskSubmitted(TaskEvent):
+    """A client handed a task over; it was acknowledged once this was durable."""
+
+    name = "task.submitted"
+    spec: TaskSpec
+
+
+class TaskQueued(AgentEvent):
+    """The task waits for a slot."""
+
+    name = "task.queued"
+    priority: int
+
+
+class TaskAssigned(AgentEvent):
+    """An agent took the task from the queue."""
+
+    name = "task.assigned"
+
+
+class TaskExecuting(AgentEvent):
+    """The agent's program runs."""
+
+    name = "task.executing"
+
+
+class TaskCompleted(AgentEvent):
+    """The task is done."""
+
+    name = "task.completed"
+    reason: Reason
+
+
+class TaskFailed(AgentEvent):
+    """The task failed for good."""
+
+    name = "task.failed"
+    reason: Reason
+    error: str | None = None
+
+
+class TaskCancelled(AgentEvent):
+    """Somebody ended the task."""
+
+    name = "task.cancelled"
+    reason: Reason
+
+
+class TaskRetryScheduled(AgentEvent):
+    """A further attempt will start; `agent_id` is the one that failed."""
+
+    name = "task.retry_scheduled"
+    next_agent_id: AgentId
+    attempt: int
+    at: Moment
+
+
+# --- agents
+
+
+class AgentSpawning(AgentEvent):
+    """A new attempt exists and waits in the queue."""
+
+    name = "agent.spawning"
+    attempt: int
+    role: Role
+    runtime: str
+    priority: int
+    retries_left: int = 0
+    not_before: Moment | None = None
+
+
+class AgentPhase(AgentEvent):
+    """The agent went on to the next phase; an intent (sandbox, push) is journaled here before its effect."""
+
+    name = "agent.phase"
+    phase: Phase
+    base: str | None = None
+    branch: str | None = None
+    sandbox: str | None = None
+    push: PushIntent | None = None
+
+
+class AgentRunning(AgentEvent):
+    """The agent's program reached its first instruction."""
+
+    name = "agent.running"
+    sandbox: str
+    runtime: str
+
+
+class AgentTurn(AgentEvent):
+    """A turn ended; `text` is the tail of what the agent said."""
+
+    name = "agent.turn"
+    turn: int
+    stop_reason: str
+    exit_code: int | None = None
+    duration_ms: float
+    text: str = ""
+
+
+class AgentUsage(AgentEvent):
+    """The agent spent this much since its last usage event."""
+
+    name = "agent.usage"
+    usage: Usage
+
+
+class AgentAttention(AgentEvent):
+    """The agent asks for something that only a person can give."""
+
+    name = "agent.attention"
+    message: str
+
+
+class AgentParked(AgentEvent):
+    """The agent waits for something outside (a provider's limit, say) and gave its slot no work."""
+
+    name = "agent.parked"
+    message: str
+    until: Moment | None = None
+
+
+class AgentResumed(AgentEvent):
+    """An agent that a crash, a restart or a wait had cut goes on as the same agent."""
+
+    name = "agent.resumed"
+    crashes: int = 0
+
+
+class AgentCompleted(AgentEvent):
+    """The agent ended well."""
+
+    name = "agent.completed"
+    reason: Reason
+    commit: str | None = None
+    branch: str | None = None
+
+
+class AgentFailed(AgentEvent):
+    """The agent ended without landing its work."""
+
+    name = "agent.failed"
+    reason: Reason
+    error: str
+    next_agent_id: AgentId | None = None
+
+
+class AgentKilled(AgentEvent):
+    """The agent was ended; `remaining` counts its processes that could still be found (0 is the proof)."""
+
+    name = "agent.killed"
+    reason: Reason
+    error: str | None = None
+    killed_processes: int = 0
+    remaining: int = 0
+    elapsed_ms: float = 0.0
+
+
+class AgentCleanup(AgentEvent):
+    """What the agent held on the host is gone; `salvage` is the ref that keeps its unlanded work."""
+
+    name = "agent.cleanup"
+    salvage: str | None = None
+    left_behind: tuple[str, ...] = ()

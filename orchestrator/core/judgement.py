@@ -1,0 +1,88 @@
+"""The facts about a candidate: how it was judged, and whether it landed.
+
+Import them from `events`.
+"""
+
+from __future__ import annotations
+
+from orchestrator.core.event import AgentEvent
+from orchestrator.core.model import PushIntent, Verdict
+
+
+class GatePassed(AgentEvent):
+    """A gate approved the candidate."""
+
+    name = "gate.passed"
+    verdict: Verdict
+
+
+class GateRejected(AgentEvent):
+    """A gate rejected the candidate."""
+
+    name = "gate.rejected"
+    verdict: Verdict
+
+
+class GateSkipped(AgentEvent):
+    """A gate that the profile asks for was not run, and why."""
+
+    name = "gate.skipped"
+    gate: str
+    message: str
+
+
+class SecretDetected(AgentEvent):
+    """A secret was found in the candidate; the value is never kept."""
+
+    name = "secret.detected"
+    rule: str
+    path: str
+
+
+class PolicyViolated(AgentEvent):
+    """The candidate breaks a rule of the repository policy."""
+
+    name = "policy.violated"
+    rule: str
+    path: str
+    detail: str = ""
+
+
+class ConflictDetected(AgentEvent):
+    """The candidate does not fit the present state of the remote."""
+
+    name = "conflict.detected"
+    detail: str
+
+
+class CommitCreated(AgentEvent):
+    """The commit of record exists in quarantine: exactly this is judged and pushed."""
+
+    name = "commit.created"
+    commit: str
+    base: str
+    branch: str
+    files: int
+    additions: int
+    deletions: int
+
+
+class PushCompleted(AgentEvent):
+    """The remote has the commit."""
+
+    name = "push.completed"
+    push: PushIntent
+
+
+class PushRejected(AgentEvent):
+    """The remote refused the push."""
+
+    name = "push.rejected"
+    push: PushIntent
+    error: str
+
+
+class YoloUsed(AgentEvent):
+    """The quality gates were skipped for this agent."""
+
+    name = "yolo.used"

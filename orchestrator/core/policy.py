@@ -1,0 +1,70 @@
+"""The small decisions: who goes first, how long to wait, whether trying again can help.
+
+Pure and tiny, so that each can be read, argued about and tested alone.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from orchestrator.core.model import Agent, Control, Reason, State
+
+#: Crashes of the orchestrator in a row under one agent, after which it is not tried again.
+MAX_CRASHES = 3
+#: Rejections of a candidate after which the agent fails.
+MAX_ROUNDS = 3
+#: Characters of an agent's error that the journal keeps.
+MAX_ERROR = 4000
+#: Agents at once that the queue can be set to, however large the host.
+MAX_CONCURRENT = 10_000
+
+RETRY_BASE_S = 1.0
+RETRY_CEILING_S = 300.0
+
+#: Ends that the same work can only meet again; everything else may be bad luck.
+_FINAL = frozenset(
+    {
+        Reason.BUDGET_EXCEEDED,
+        Reason.GATE_REJECTED,
+        Reason.SECRET_DETECTED,
+        Reason.POLICY_VIOLATION,
+        Reason.CRASH_LOOP,
+        Reason.OPERATOR,
+        Reason.KILLSWITCH,
+    }
+)
+
+
+def order_key(agent: Agent) -> tuple[int, int]:
+    """Return the agent's place in the line: higher priority first, then older first."""
+    return (-agent.priority, agent.queued_seq)
+
+
+def may_leave_queue(control: Control) -> bool:
+    """Return whether anything may be taken from the queue at all."""
+    return not (control.paused or control.frozen or control.draining)
+
+
+def free_slots(state: State) -> int:
+    """Return how many more agents may become active now."""
+    return max(0, state.control.slots - state.active) if may_leave_queue(state.control) else 0
+
+
+def is_due(agent: Agent, now: datetime) -> bool:
+    """Return whether the agent's backoff, if any, is over."""
+    return agent.not_before is None or agent.not_before <= now
+
+
+def retry_can_help(reason: Reason) -> bool:
+    """Return whether a further attempt may end otherwise."""
+    return reason not in _FINAL
+
+
+def backoff_s(attempt: int, chance: float) -> float:
+    """Return the seconds to wait after the given attempt (1 is the first): exponential, capped, with jitter.
+
+    `chance` in [0, 1) picks a point in the upper half: a herd spreads, and nobody waits less than half.
+    """
+    # The exponent is capped before the power is taken: 2.0 ** 1024 is an error.
+    ceiling = min(RETRY_CEILING_S, RETRY_BASE_S * 2.0 ** min(max(attempt - 1, 0), 30))
+    return ceiling * (0.5 + 0.5 * chance)
