@@ -1,0 +1,299 @@
+"""The store: the journal plus the state that follows from it; the only way to change either.
+
+Decide, journal, evolve: a command is decided against the *head* (what is committed and what is on its way),
+so that of two rivals one wins at once; its events join the group that the writer commits next; only when that
+is durable does the committed `state` move on, the bus publish, and the caller hear of it (J2). A commit error
+is an unknown outcome: nobody is answered, and the process has to end and read the journal anew. Supervise and
+the API call it; assembly opens it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from orchestrator.core.commands import Command, SubmitTask
+from orchestrator.core.decide import decide
+from orchestrator.core.events import Event, Recorded
+from orchestrator.core.machine import evolve, prune
+from orchestrator.core.model import Agent, AgentId, State, Task, TaskId
+from orchestrator.core.moment import whole_ms
+from orchestrator.errors import DiskFull, JournalBroken, JournalError, KeyInUse
+from orchestrator.journal.archive import Archive, Counts, live_state
+from orchestrator.journal.bus import Bus
+from orchestrator.journal.database import Connect, Files, connect, open_files
+from orchestrator.journal.encoding import write_event
+from orchestrator.journal.fresh import new_uuid, utc_now
+from orchestrator.journal.group import AuditEntry, Group, Receipt, Step, expiry, write
+from orchestrator.journal.line import WaitingLine
+from orchestrator.journal.logs import LogBook
+from orchestrator.journal.recent import Recent
+from orchestrator.journal.thread import WriterThread, writer_thread
+from orchestrator.journal.verify import Heads
+
+__all__ = ["AuditEntry", "Counts", "Receipt", "Store", "open_store", "utc_now"]
+
+#: Seconds that the last commits get when the writer is cancelled.
+DRAIN_S = 5.0
+#: Groups that may wait for the writer before callers have to.
+MAX_GROUPS = 8
+#: How long an idempotency key is kept.
+KEEP_RECEIPTS = timedelta(days=7)
+EXPIRE_EVERY_S = 3600.0
+#: How often the room on the disk is looked at.
+BALANCE_EVERY_S = 1.0
+
+
+class Store(Archive):
+    """The state, and what makes it durable."""
+
+    def __init__(self, files: Files, clock: Callable[[], datetime], new_id: Callable[[], str]) -> None:
+        super().__init__(files.reader)
+        self._files, self._clock, self._new_id = files, clock, new_id
+        #: Committed, so safe to show to clients.
+        self.state = live_state(files.writer, files.heads.seq)
+        self.bus = Bus()
+        self.waiting = WaitingLine(self.state.agents.values())
+        self.logs = LogBook(files.log_writer, files.log_reader, clock, live=self.state.agents.keys())
+        self._head, self._heads, self._committed = self.state, files.heads, files.heads
+        self._groups: deque[Group] = deque()
+        self._writing: Group | None = None
+        self._filled = trio.lowlevel.ParkingLot()
+        self._moved = trio.lowlevel.ParkingLot()
+        self._stopped: JournalError | None = None
+        self._balance_at = self._expire_at = 0.0
+        self._recent_keys: Recent[str, None] = Recent()
+        self._recent_attempts: Recent[TaskId, int] = Recent()
+
+    async def submit(
+        self,
+        command: Command,
+        *,
+        receipt: Receipt | Callable[[list[Recorded]], Receipt] | None = None,
+        audit: AuditEntry | None = None,
+    ) -> list[Recorded]:
+        """Decide the command and return its events once they are durable, or raise `CommandRefused`.
+
+        The receipt and the audit entry are stored in the same transaction. A caller that is cancelled while
+        it waits undoes nothing. Raises `KeyInUse` for a receipt whose key was just used, `DiskFull` for a
+        task without room.
+        """
+        await self._wait_for_room()
+        if isinstance(command, SubmitTask):
+            if self._files.room.short:
+                raise DiskFull
+            earlier = self._recent_attempts.get(TaskId(command.spec.task_id), 0)
+            command = replace(command, earlier_attempts=max(command.earlier_attempts, earlier))
+        return await self._append(decide(self._head, command, self._clock()), receipt, audit)
+
+    async def record(self, *events: Event, audit: AuditEntry | None = None) -> list[Recorded]:
+        """Append facts and return them once durable; `IllegalTransition` comes before anything is written."""
+        await self._wait_for_room()
+        return await self._append(list(events), None, audit)
+
+    async def audit(self, entry: AuditEntry) -> None:
+        """Append to the hash-chained audit trail; durable on return."""
+        await self._wait_for_room()
+        await self._append([], None, entry)
+
+    async def _append(
+        self,
+        events: list[Event],
+        receipt: Receipt | Callable[[list[Recorded]], Receipt] | None,
+        audit: AuditEntry | None,
+    ) -> list[Recorded]:
+        """Evolve the head and join the next group, without an await before both are done."""
+        now, head, heads, digest = whole_ms(self._clock()), self._head, self._heads, self._heads.hash
+        steps: list[Step] = []
+        for event in events:
+            recorded, row = write_event(head.seq + 1, self._new_id(), now, event, digest)
+            after = evolve(head, recorded)
+            steps.append(Step(recorded, row, head, after))
+            head, digest = prune(after, event), recorded.hash
+        heads = Heads(head.seq, digest, heads.audit_seq, heads.audit_hash)
+        all_recorded = [step.recorded for step in steps]
+        receipt = receipt(all_recorded) if callable(receipt) else receipt
+        if receipt is not None and receipt.key in self._recent_keys:
+            raise KeyInUse
+        # From here on nothing can fail: the head moves with the group.
+        group = self._open_group()
+        for step in steps:
+            group.add(step)
+            self._remember_pruned(step, head)
+        if audit is not None:
+            heads = group.add_audit(heads, now, audit)
+        if receipt is not None:
+            group.receipts.append(receipt)
+            self._recent_keys.put(receipt.key, None)
+        self._head, self._heads = head, heads
+        group.state, group.heads = head, heads
+        self._filled.unpark_all()
+        # Even what changes nothing waits here: it may have been decided by what is not durable yet.
+        await group.done.wait()
+        if group.error is not None:
+            raise JournalBroken(f"a commit failed, so its outcome is unknown: {group.error}") from group.error
+        return all_recorded
+
+    def _open_group(self) -> Group:
+        """Return the group that the next commit takes, other than the one being written."""
+        last = self._groups[-1] if self._groups else None
+        if last is None or last is self._writing or last.full:
+            last = Group(self._head, self._heads)
+            self._groups.append(last)
+        return last
+
+    async def _wait_for_room(self) -> None:
+        while len(self._groups) >= MAX_GROUPS and self._stopped is None:
+            await self._moved.park()
+        if self._stopped is not None:
+            raise self._stopped
+
+    def _remember_pruned(self, step: Step, head: State) -> None:
+        task_id = step.recorded.event.task_id
+        if task_id is not None and task_id not in head.tasks and (task := step.after.tasks.get(task_id)):
+            self._recent_attempts.put(task_id, task.attempt)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit what arrives, logs too, until cancelled, and then the rest within a grace.
+
+        Whoever still has facts to record while shutting down must be gone before this is cancelled: start it
+        in a nursery around theirs. Raises `JournalBroken` when a commit failed.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.logs.run)
+                with writer_thread() as thread:
+                    task_status.started()
+                    await self._write_groups(thread)
+        except BaseExceptionGroup:
+            if isinstance(self._stopped, JournalBroken):
+                raise self._stopped from self._stopped.__cause__
+            raise
+
+    async def _write_groups(self, thread: WriterThread) -> None:
+        try:
+            while True:
+                while not self._groups:
+                    await self._filled.park()
+                await self._write_group(thread)
+        finally:
+            with trio.move_on_after(DRAIN_S, shield=True):
+                while self._groups and self._stopped is None:
+                    await self._write_group(thread)
+            self._stop(JournalError("the journal is closed: its writer has stopped"))
+
+    async def _write_group(self, thread: WriterThread) -> None:
+        # It stays first in the line until it is written: a cancellation before that loses nothing.
+        group = self._writing = self._groups[0]
+        try:
+            await thread.run(partial(self._commit, self._statements(group), trio.current_time()))
+        except Exception as error:
+            broken = JournalBroken(f"a commit failed, so its outcome is unknown: {error}")
+            broken.__cause__ = error
+            self._stop(broken)
+            raise broken from error
+        self._groups.popleft()
+        self._writing = None
+        self.state, self._committed = group.state, group.heads
+        for agent_id in group.agents:
+            self.waiting.update(agent_id, group.state.agents.get(agent_id))
+        self.bus.publish(group.recorded)
+        group.done.set()
+        self._moved.unpark_all()
+        for agent_id in group.agents.keys() - group.state.agents.keys():
+            self.logs.forget(agent_id)
+
+    def _statements(self, group: Group) -> list[tuple[str, str]]:
+        statements = group.statements()
+        if trio.current_time() >= self._expire_at:
+            self._expire_at = trio.current_time() + EXPIRE_EVERY_S
+            statements.append(expiry(self._clock() - KEEP_RECEIPTS))
+        return statements
+
+    def _commit(self, statements: list[tuple[str, str]], now_s: float) -> None:
+        if now_s >= self._balance_at:
+            self._balance_at = now_s + BALANCE_EVERY_S
+            self._files.room.balance()
+        if statements:
+            write(self._files.writer, statements, self._files.room.release)
+
+    def _stop(self, error: JournalError) -> None:
+        """Answer everybody who waits, and whoever comes, with the error."""
+        if self._stopped is not None:
+            return
+        self._stopped = error
+        for group in self._groups:
+            group.error = error
+            group.done.set()
+        self._groups.clear()
+        self._moved.unpark_all()
+
+    async def wait_past(self, seq: int) -> None:
+        """Wait until an event after the given one is committed; raise where none will ever be."""
+        await trio.lowlevel.checkpoint()
+        while self.state.seq <= seq:
+            if self._stopped is not None:
+                raise self._stopped
+            await self._moved.park()
+
+    async def find_agent(self, agent_id: str) -> Agent | None:
+        """Return the agent, whether it lives or is long over."""
+        return self.state.agents.get(AgentId(agent_id)) or await self.stored_agent(agent_id)
+
+    async def find_task(self, task_id: str) -> Task | None:
+        """Return the task, whether it is open or long over."""
+        return self.state.tasks.get(TaskId(task_id)) or await self.stored_task(task_id)
+
+    async def counts(self) -> Counts:
+        """Return how many tasks there are, by what they are at."""
+        ended = await self.ended()
+        delayed = self.waiting.delayed(self._clock())
+        return Counts(
+            pending=self.state.queued - delayed,
+            active=self.state.active,
+            completed=ended.get("completed", 0),
+            failed=ended.get("failed", 0),
+            delayed=delayed,
+            cancelled=ended.get("cancelled", 0),
+        )
+
+    async def head_hash(self) -> Heads:
+        """Return the committed ends of both hash chains."""
+        await trio.lowlevel.checkpoint()
+        return self._committed
+
+    def queue_position(self, agent_id: str) -> int | None:
+        """Return the agent's place in the line, 1 for the next, or None where it does not wait."""
+        return self.waiting.rank(AgentId(agent_id))
+
+    @property
+    def disk_short(self) -> bool:
+        """Whether the disk has too little room for new tasks."""
+        return self._files.room.short
+
+
+@asynccontextmanager
+async def open_store(
+    home: Path,
+    database: Path,
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    new_id: Callable[[], str] = new_uuid,
+    connect: Connect = connect,
+) -> AsyncIterator[Store]:
+    """Own the journal, checked and ready; `Store.run` must run for anything to be committed.
+
+    Raises `JournalInUse`, `JournalMisplaced` or `JournalCorrupt` where it cannot be trusted.
+    """
+    with ExitStack() as stack:
+        files = await trio.to_thread.run_sync(
+            lambda: stack.enter_context(open_files(home, database, connect))
+        )
+        yield Store(files, clock, new_id)

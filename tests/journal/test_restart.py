@@ -1,0 +1,221 @@
+"""J4 and restarts: the tables are the fold of the journal, and a start finds the state that was committed."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import apsw
+import hypothesis
+import hypothesis.strategies as st
+import trio
+
+from orchestrator.core import events as e
+from orchestrator.core.commands import (
+    AssignAgent,
+    CancelTask,
+    ChangeQueueSettings,
+    Command,
+    CompleteAgent,
+    FailAgent,
+    KillAgent,
+    PauseQueue,
+    ResumeAgent,
+    ResumeQueue,
+    StartAgent,
+)
+from orchestrator.core.machine import evolve, prune
+from orchestrator.core.model import AgentId, Phase, PushIntent, Reason, State, TaskId, Usage, Verdict
+from orchestrator.errors import CommandRefused, IllegalTransition
+from orchestrator.journal import database, migration
+from orchestrator.journal.encoding import write_event
+from orchestrator.journal.group import Group, Step, write
+from orchestrator.journal.store import Store
+from orchestrator.journal.verify import FOLDED, Heads
+from tests.journal.rig import running_store, submission
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+PUSH = PushIntent(remote="r", ref="refs/heads/x", old="", new="n")
+AGENTS = 4
+
+Move = Command | e.Event
+
+
+def moves() -> st.SearchStrategy[list[tuple[str, int, int]]]:
+    return st.lists(
+        st.tuples(st.sampled_from(sorted(MOVES)), st.integers(0, AGENTS - 1), st.integers(0, 3)), max_size=40
+    )
+
+
+def ids(state: State, number: int) -> dict[str, Any]:
+    """Return the ids of the latest agent at the task, or made-up ones."""
+    task = state.tasks.get(TaskId(f"t{number}"))
+    return {"task_id": TaskId(f"t{number}"), "agent_id": task.agent_id if task else AgentId("none")}
+
+
+def agent(state: State, number: int) -> AgentId:
+    return AgentId(ids(state, number)["agent_id"])
+
+
+FRESH = iter(range(10**9))
+
+
+def fresh() -> AgentId:
+    return AgentId(f"a{next(FRESH)}")
+
+
+def verdict(extra: int) -> Verdict:
+    return Verdict(
+        gate="tests", approved=False, message="no\0", commit="c", round=extra, command=("a",), tests=extra
+    )
+
+
+MOVES: dict[str, Any] = {
+    "submit": lambda s, n, x: submission(f"t{n}", fresh(), priority=x + 1, max_retries=x),
+    "assign": lambda s, n, x: AssignAgent(agent(s, n)),
+    "start": lambda s, n, x: StartAgent(agent(s, n), f"sandbox{x}"),
+    "complete": lambda s, n, x: CompleteAgent(agent(s, n), Reason.DONE, "c", "b"),
+    "fail": lambda s, n, x: FailAgent(
+        agent(s, n),
+        Reason.AGENT_ERROR,
+        "bad\0\u2028",
+        bool(x % 2),
+        fresh(),
+        NOW + timedelta(microseconds=1_234_567),
+    ),
+    "kill": lambda s, n, x: KillAgent(agent(s, n), Reason.OPERATOR, "why"),
+    "cancel": lambda s, n, x: CancelTask(TaskId(f"t{n}")),
+    "resume": lambda s, n, x: ResumeAgent(agent(s, n), crashed=bool(x)),
+    "pause": lambda s, n, x: PauseQueue(),
+    "unpause": lambda s, n, x: ResumeQueue(),
+    "settings": lambda s, n, x: ChangeQueueSettings(max_concurrent=x + 1, stop_on_failure=bool(n)),
+    "phase": lambda s, n, x: e.AgentPhase(**ids(s, n), phase=list(Phase)[x + 1], base="b", sandbox=f"s{x}"),
+    "landing": lambda s, n, x: e.AgentPhase(**ids(s, n), phase=Phase.LANDING, push=PUSH),
+    "landed": lambda s, n, x: e.PushCompleted(**ids(s, n), push=PUSH),
+    "turn": lambda s, n, x: e.AgentTurn(
+        **ids(s, n), turn=x, stop_reason="end", exit_code=x or None, duration_ms=0.1 * x
+    ),
+    "usage": lambda s, n, x: e.AgentUsage(**ids(s, n), usage=Usage(input_tokens=x, cost_usd=0.1 * x)),
+    "judge": lambda s, n, x: e.GateRejected(**ids(s, n), verdict=verdict(x)),
+    "commit": lambda s, n, x: e.CommitCreated(
+        **ids(s, n), commit=f"c{x}", base="b", branch="br", files=1, additions=1, deletions=0
+    ),
+    "cleanup": lambda s, n, x: e.AgentCleanup(**ids(s, n)),
+    "freeze": lambda s, n, x: e.ControlFrozen(),
+    "thaw": lambda s, n, x: e.ControlThawed(),
+}
+
+
+async def perform(store: Store, history: list[tuple[str, int, int]]) -> None:
+    """Make the moves that are possible; earlier attempts are asked for as the API does."""
+    for name, number, extra in history:
+        move = MOVES[name](store.state, number, extra)
+        try:
+            if isinstance(move, e.Event):
+                await store.record(move)
+            elif name == "submit":
+                earlier = await store.attempts(f"t{number}")
+                await store.submit(type(move)(move.spec, move.agent_id, move.runtime, earlier))
+            else:
+                await store.submit(move)
+        except (CommandRefused, IllegalTransition):
+            continue
+
+
+def tables(path: Path) -> dict[str, list[Any]]:
+    """Return every row of the folded tables."""
+    connection = database.connect_reader(path)
+    try:
+        return {
+            name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall()
+            for name in (*FOLDED, "events_of_task", "events")
+        }
+    finally:
+        connection.close()
+
+
+def refold(events: list[e.Recorded], path: Path, chance: random.Random) -> None:
+    """Write the journal anew from its events alone, in groups of other sizes."""
+    path.touch()
+    migration.migrate(path, "journal")
+    connection = database.configured(apsw.Connection(str(path)), "OFF")
+    state, previous = State(), "0" * 64
+    group = Group(state, Heads(0, previous, 0, previous))
+    for recorded in events:
+        again, row = write_event(recorded.seq, recorded.id, recorded.time, recorded.event, previous)
+        assert again == recorded
+        after = evolve(state, again)
+        group.add(Step(again, row, state, after))
+        state, previous = prune(after, again.event), again.hash
+        if chance.random() < 0.3:
+            write(connection, list(group.statements()), bool)
+            group = Group(state, Heads(0, previous, 0, previous))
+    write(connection, list(group.statements()), bool)
+    connection.close()
+
+
+async def live(home: Path, history: list[tuple[str, int, int]]) -> None:
+    async with running_store(home, max_agents=3) as store:
+        await perform(store, history)
+        before, line = store.state, [store.queue_position(name) for name in store.state.agents]
+        agents = [await store.stored_agent(name) for name in before.agents]
+        assert agents == list(before.agents.values())
+        events = [found for page in range(3) for found in await store.events_after(page * 1000, limit=1000)]
+    async with running_store(home, max_agents=3) as store:
+        assert store.state == before
+        assert [store.queue_position(name) for name in before.agents] == line
+        # What is found again is the same, type by type: a string that should be an enum would not show.
+        assert {type(agent.status) for agent in store.state.agents.values()} == {
+            type(agent.status) for agent in before.agents.values()
+        }
+    refold(events, home / "again.db", random.Random(len(events)))
+    assert tables(home / "again.db") == tables(home / "orchestrator.db")
+
+
+@hypothesis.given(moves())
+@hypothesis.settings(max_examples=40)
+def test_a_start_finds_the_state_and_the_tables_are_the_fold_of_the_journal(
+    history: list[tuple[str, int, int]],
+) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        trio.run(live, Path(home), history)
+
+
+async def test_an_arrived_push_survives_a_restart_and_rows_of_before_read_as_not_arrived(
+    tmp_path: Path,
+) -> None:
+    history = [(name, 0, 0) for name in ("submit", "assign", "start", "landing", "landed")]
+    await live(tmp_path, history)
+    async with running_store(tmp_path, max_agents=3) as store:
+        assert [agent.pushed for agent in store.state.agents.values()] == [True]
+    connection = apsw.Connection(str(tmp_path / "orchestrator.db"))
+    connection.execute("UPDATE agents SET metadata = json_remove(metadata, '$.pushed')")
+    connection.close()
+    async with running_store(tmp_path, max_agents=3) as store:
+        assert [agent.pushed for agent in store.state.agents.values()] == [False]
+
+
+async def test_a_whole_life_survives_a_restart(tmp_path: Path) -> None:
+    history = [
+        *[
+            ("submit", 0, 2),
+            ("submit", 1, 3),
+            ("assign", 0, 0),
+            ("start", 0, 1),
+            ("turn", 0, 1),
+            ("usage", 0, 2),
+        ],
+        *[("judge", 0, 1), ("turn", 0, 0), ("commit", 0, 1), ("landing", 0, 0), ("fail", 0, 1)],
+        *[
+            ("assign", 1, 0),
+            ("kill", 1, 0),
+            ("cleanup", 1, 0),
+            ("submit", 1, 1),
+            ("settings", 1, 1),
+            ("pause", 0, 0),
+        ],
+    ]
+    await live(tmp_path, history)
