@@ -1,0 +1,1 @@
+"""Isolation around the processes of an agent; stands alone and imports nothing of the orchestrator."""

@@ -1,0 +1,205 @@
+"""The contract that every sandbox backend keeps, and the words it is written in.
+
+A backend turns a `Spec` into one process tree that it can kill as a whole and prove gone:
+
+    probe -> Backend -> open(spec) -> Sandbox -> wait() -> Exit
+                                         |
+                                         +-- kill_nowait() -> prove_gone() -> Proof
+
+`open` owns the tree: however its block is left, every process in it is dead, and `Sandbox.proof`
+says so, before the block's exit returns. Callers: `orchestrator.repo` (git on what an agent can
+write), `orchestrator.agents` (turns), `orchestrator.gates` (checks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+#: Where a namespaced backend shows the workspace, and the writable home, to the processes inside.
+WORKSPACE = "/workspace"
+HOME = "/home/agent"
+
+MIB = 1024 * 1024
+
+
+class SandboxError(Exception):
+    """The sandbox could not do its work."""
+
+    #: Whether the same call may succeed later without anybody changing the host.
+    retryable = False
+
+
+class SandboxUnavailable(SandboxError):
+    """No sandbox backend works on this host."""
+
+
+class SandboxLaunchFailed(SandboxError):
+    """The sandbox did not reach its first instruction."""
+
+    retryable = True
+
+
+class CommandNotFound(SandboxLaunchFailed):
+    """The sandbox started, but there is no such program in it."""
+
+    retryable = False
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """The host identity that sandboxed processes run as (never uid 0)."""
+
+    uid: int
+    gid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A host path shown inside, read-only unless said otherwise."""
+
+    source: Path
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A copy-on-write workspace: `lower` is shared and never written, `upper` takes the changes.
+
+    `work` and `merged` are empty directories beside `upper`, on the same file system. `cover` is shared and
+    never written either; what it has comes before what `lower` has under the same name.
+    """
+
+    lower: Path
+    upper: Path
+    work: Path
+    merged: Path
+    cover: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A workspace that is one plain directory, wholly the sandbox's to write."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Ceilings for one sandbox; `Backend.enforced` names those that the kernel keeps."""
+
+    memory_mb: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    disk_mb: int | None = None
+    open_files: int = 4096
+    tmp_mb: int = 512
+    home_mb: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What to run, on what, within which limits. Nothing of the caller's environment is inherited."""
+
+    #: Who it belongs to, e.g. the agent's id: 1 to 64 of letters, digits, `-`, `_`, `.`; findable in /proc.
+    label: str
+    command: tuple[str, ...]
+    workspace: Layers | Directory
+    env: Mapping[str, str] = field(default_factory=dict)
+    binds: tuple[Bind, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    #: File descriptors that the command inherits under the same numbers (a git push over a socketpair).
+    pass_fds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How the command ended: an exit code, or the signal that ended it."""
+
+    code: int | None = None
+    signal: int | None = None
+    oom_killed: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command ended by itself with status 0."""
+        return self.code == 0
+
+    def __str__(self) -> str:
+        if self.oom_killed:
+            return "killed for want of memory"
+        return f"signal {self.signal}" if self.signal is not None else f"exit status {self.code}"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Evidence that a tree is gone: how many processes were killed, and how many could still be found.
+
+    `killed` counts the processes inside the sandbox that were alive when the kill began; `remaining`
+    is 0 exactly when the kernel says that the tree is empty. `elapsed_ms` is from kill to proof.
+    """
+
+    killed: int
+    remaining: int
+    elapsed_ms: float
+
+
+class Sandbox(Protocol):
+    """One live process tree. All methods are safe after its end and may be called more than once."""
+
+    #: The command's standard input, and what it writes; closed by the backend when its block is left.
+    stdin: trio.abc.SendStream
+    stdout: trio.abc.ReceiveStream
+    stderr: trio.abc.ReceiveStream
+    #: Set when the block of `open` has been left, or by `prove_gone`.
+    proof: Proof | None
+
+    async def wait(self) -> Exit:
+        """Wait for the command's end; its descendants may still live and hold the pipes open."""
+        ...
+
+    def kill_nowait(self) -> None:
+        """SIGKILL the whole tree at the kernel, synchronously, without a checkpoint; idempotent."""
+        ...
+
+    async def prove_gone(self, deadline_s: float) -> Proof:
+        """Wait until the kernel says that the tree is empty, or the deadline; kills first if alive."""
+        ...
+
+    def processes(self) -> list[int]:
+        """Return the host pids of the processes inside that are alive now (zombies apart)."""
+        ...
+
+
+class Backend(Protocol):
+    """A way to isolate; made by `sandbox.probe`, shared by all agents, without state of its own."""
+
+    #: `bubblewrap`, `podman` or `process`: shown in status, `doctor` and every kill answer.
+    name: str
+    #: Whether processes inside see other paths than the host (`seen` then differs from the host path).
+    namespaced: bool
+    #: Whether `Spec.workspace` may be `Layers`.
+    layered: bool
+    #: The names of the fields of `Limits` that the kernel enforces here.
+    enforced: frozenset[str]
+    #: The host identity that processes inside run as; owns upper layers and shared checkouts.
+    user: User
+
+    def seen(self, host: Path, target: str) -> str:
+        """Return the path under which `host`, bound at `target`, appears to the processes inside."""
+        ...
+
+    def open(self, spec: Spec) -> AbstractAsyncContextManager[Sandbox]:
+        """Start the command; leaving the block kills the whole tree and proves it gone.
+
+        The kill and its proof are shielded with a deadline, so that a cancelled caller still leaves
+        nothing behind. Raises `SandboxLaunchFailed` where the first instruction was not reached.
+        """
+        ...

@@ -1,0 +1,217 @@
+"""The bubblewrap backend: a sandbox that an ordinary user can start in milliseconds and end for sure.
+
+    setpriv (uid, parent-death signal) > unshare (user, mount, PID namespace)
+        > sh (waits for our answer, limits, overlay) > bwrap > sh (says that it started) > the command
+
+The invariant: everything after `unshare` lives in one PID namespace of ours, whose init does not go on
+before this process has answered it. So SIGKILL on that init ends all, at any moment and in the middle
+of a fork loop, and its end is the proof: the kernel empties a PID namespace before its init can be
+reaped. The init dies with `unshare`, and `unshare` with this process; where this process dies before
+its answer, the init reads the end of the channel and gives up. Caller: `sandbox.probe`, for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import socket
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from sandbox.base import (
+    HOME,
+    MIB,
+    Layers,
+    Limits,
+    Sandbox,
+    SandboxError,
+    Spec,
+    User,
+)
+from sandbox.confined import Channel, ConfinedSandbox
+from sandbox.layout import (
+    SYSTEM_PATH,
+    check_read_only,
+    check_spec,
+    check_user,
+    content_arguments,
+    etc_files,
+    find_tool,
+    isolation_arguments,
+    system_arguments,
+    system_files,
+)
+from sandbox.spawn import Spawned
+
+#: How long leaving a block waits for a killed sandbox; the kernel needs milliseconds.
+GRACE_S = 10.0
+_TOOLS = {
+    "bwrap": "bubblewrap",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+    "mount": "mount",
+    "sh": "dash",
+}
+#: A shell's redirections know descriptors of one digit only.
+_DIGITS = range(3, 10)
+#: `unshare` and bwrap's two inits count as well, beside what the command may start.
+_INITS = 3
+_BLOCK_BYTES = 512
+
+# $0 label, $1 open files, $2 blocks of a file or nothing, $3 processes or nothing, $4 overlay options or
+# nothing, $5 where to mount, $6 mount, $7... bwrap and the rest. Shells differ in the letter for processes.
+# The limits are set here, not before: a limit of processes counts from the user namespace it is set in.
+_OUTER = """cd / && echo ready >&{fd} && read -r go <&{fd} || exit 125
+ulimit -c 0 && ulimit -n "$1" || exit 125
+if [ -n "$2" ]; then ulimit -f "$2" || exit 125; fi
+if [ -n "$3" ]; then ulimit -u "$3" 2>/dev/null || ulimit -p "$3" || exit 125; fi
+if [ -n "$4" ]; then "$6" -n -i -t overlay -o "$4" overlay "$5" || exit 125; fi
+shift 6
+exec "$@"
+"""
+# $0 label, $1... the command. The shell's own variables do not belong to the command's environment.
+_INNER = """case "$1" in */*) test -x "$1" && test ! -d "$1" ;; *) command -v "$1" >/dev/null ;; esac ||
+{{ echo missing >&{fd}; exit 127; }}
+unset PWD OLDPWD
+echo started >&{fd}
+exec "$@" {fd}>&-
+"""
+
+
+class BubblewrapBackend:
+    """Isolation by namespaces, without a daemon, an image or privileges; see `sandbox.base.Backend`."""
+
+    name = "bubblewrap"
+    namespaced = True
+
+    def __init__(
+        self,
+        user: User,
+        *,
+        read_only: Iterable[Path] = (),
+        path: str = "/usr/local/bin:/usr/bin:/bin",
+        layered: bool = True,
+        enforced: frozenset[str] = frozenset({"pids", "open_files", "tmp_mb", "home_mb"}),
+        tools_path: str = SYSTEM_PATH,
+    ) -> None:
+        """Find the tools; raises `SandboxUnavailable` naming the fix, `SandboxError` for bad paths."""
+        check_user(user)
+        self.user = user
+        self.layered = layered
+        self.enforced = enforced
+        self._read_only = check_read_only(read_only)
+        self._path = path
+        self._tools = {tool: find_tool(tool, package, tools_path) for tool, package in _TOOLS.items()}
+        self._system = system_arguments()
+        self._files = system_files()
+
+    def seen(self, host: Path, target: str) -> str:
+        """Return `target`: inside, host paths mean nothing."""
+        return target
+
+    def open(self, spec: Spec) -> AbstractAsyncContextManager[Sandbox]:
+        """Start the command; see `sandbox.base.Backend.open`."""
+        return self._open(spec)
+
+    @asynccontextmanager
+    async def _open(self, spec: Spec) -> AsyncGenerator[Sandbox, None]:
+        sandbox = self._launch_nowait(spec)
+        try:
+            await sandbox.start()
+            yield sandbox
+        finally:
+            sandbox.kill_nowait()
+            with trio.move_on_after(GRACE_S, shield=True):
+                await sandbox.prove_gone(GRACE_S)
+            sandbox.close_nowait()
+
+    def _launch_nowait(self, spec: Spec) -> ConfinedSandbox:
+        check_spec(spec)
+        overlay, workspace = self._workspace(spec)
+        digit = next((fd for fd in _DIGITS if fd not in spec.pass_fds), None)
+        if digit is None:
+            raise SandboxError("descriptors 3 to 9 are all passed: one must be left for the launch")
+        near, far = socket.socketpair()
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as scratch:
+            ours.callback(near.close)
+            scratch.callback(far.close)
+            files = {
+                path: _memory_file(text, scratch)
+                for path, text in {**self._files, **etc_files(spec.label)}.items()
+            }
+            inside = [
+                *isolation_arguments(spec, self._system, files),
+                *content_arguments(spec, workspace, self._read_only, self._environment(spec.env)),
+            ]
+            arguments = _memory_file(b"".join(os.fsencode(a) + b"\0" for a in inside), scratch)
+            argv = [
+                *self._outside(),
+                *(self._tools["sh"], "-c", _OUTER.format(fd=digit), spec.label),
+                *_ceilings(spec.limits, self.enforced),
+                *(overlay, str(workspace), self._tools["mount"], self._tools["bwrap"], "--args"),
+                *(str(arguments), "--", "/bin/sh", "-c", _INNER.format(fd=digit), spec.label, *spec.command),
+            ]
+            inherited = (*spec.pass_fds, *files.values(), arguments)
+            main = Spawned(
+                argv,
+                env={"PATH": SYSTEM_PATH},
+                fds={digit: far.fileno(), **{fd: fd for fd in inherited}},
+            )
+            ours.pop_all()
+        return ConfinedSandbox(main, Channel(near), spec.command[0])
+
+    def _outside(self) -> list[str]:
+        """Return the way from our identity into namespaces of our own, bound to the life of this thread."""
+        drop = []
+        if os.geteuid() == 0:
+            drop = ["--reuid", str(self.user.uid), "--regid", str(self.user.gid), "--clear-groups"]
+        return [
+            *(self._tools["setpriv"], *drop, "--pdeathsig", "KILL", "--"),
+            *(self._tools["unshare"], "--user", "--map-root-user", "--mount", "--pid", "--fork"),
+            *("--kill-child=KILL", "--"),
+        ]
+
+    def _workspace(self, spec: Spec) -> tuple[str, Path]:
+        """Return the overlay's mount options, if it is one, and the directory to bind."""
+        if not isinstance(spec.workspace, Layers):
+            return "", spec.workspace.path
+        if not self.layered:
+            raise SandboxError("overlays do not work on this host: use a Directory as workspace")
+        layers = spec.workspace
+        below = (layers.lower,) if layers.cover is None else (layers.cover, layers.lower)
+        for path in (*below, layers.upper, layers.work, layers.merged):
+            if not path.is_absolute() or set(str(path)) & set(',:\\"\n\0'):
+                raise SandboxError(f'an overlay cannot be made of {str(path)!r}: it holds , : " or \\')
+        lower = ":".join(map(str, below))
+        options = f"lowerdir={lower},upperdir={layers.upper},workdir={layers.work},userxattr"
+        return options, layers.merged
+
+    def _environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        return {"PATH": self._path, "HOME": HOME, "LANG": "C.UTF-8", "TMPDIR": "/tmp", **env}  # noqa: S108
+
+
+def _memory_file(content: bytes, scratch: contextlib.ExitStack) -> int:
+    """Return a descriptor to read `content` from: arguments so given show in no process list."""
+    with os.fdopen(os.memfd_create("sandbox"), "wb") as made:
+        made.write(content)
+        made.flush()
+        made.seek(0)
+        # Above the one-digit numbers, of which one is wanted for the launch channel.
+        fd = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, _DIGITS.stop)
+    scratch.callback(os.close, fd)
+    return fd
+
+
+def _ceilings(limits: Limits, enforced: frozenset[str]) -> tuple[str, str, str]:
+    """Return open files, blocks of a file, processes, as the outer script wants them."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = limits.open_files if hard == resource.RLIM_INFINITY else min(limits.open_files, hard)
+    blocks = "" if limits.disk_mb is None else str(limits.disk_mb * MIB // _BLOCK_BYTES)
+    processes = "" if limits.pids is None or "pids" not in enforced else str(limits.pids + _INITS)
+    return str(files), blocks, processes

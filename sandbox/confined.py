@@ -1,0 +1,207 @@
+"""One live bubblewrap sandbox: its launch handshake, its kill, and the proof of its end.
+
+The invariant: until `start` has answered the init of the sandbox's PID namespace, nothing there runs
+but a shell that waits for the answer, and once it has, the init's pidfd is held here. So there is no
+moment at which a kill has nothing to aim at. Caller: `sandbox.bubblewrap`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+
+import trio
+
+from sandbox.base import CommandNotFound, Exit, Proof, SandboxError, SandboxLaunchFailed
+from sandbox.procfs import Stat, descendants, ended, open_pidfd, read_stat, same, snapshot
+from sandbox.spawn import Spawned, reap_pidfd, wait_pidfd
+
+#: How long the way to the first instruction may take, on a busy disk with cold caches.
+LAUNCH_S = 60.0
+_MESSAGE_S = 2.0
+_MESSAGE_BYTES = 4096
+_CREDENTIALS = struct.Struct("3i")
+#: Exit statuses above this are a shell's and bwrap's way to name a signal.
+_SIGNAL_BASE = 128
+_SIGNALS = frozenset(int(number) for number in signal.Signals)
+
+
+class ChannelClosed(Exception):
+    """Nobody holds the other end of the launch channel any more."""
+
+
+class Channel:
+    """Our end of the socket over which a launch speaks: each word comes with its speaker's pid."""
+
+    def __init__(self, near: socket.socket) -> None:
+        near.setblocking(False)
+        self._near = near
+        self._socket = trio.socket.from_stdlib_socket(near)
+
+    async def hear(self) -> tuple[str, int]:
+        """Return the next word and the pid of its speaker, by the kernel's word; or raise `ChannelClosed`."""
+        try:
+            text, ancillary, _, _ = await self._socket.recvmsg(64, socket.CMSG_SPACE(_CREDENTIALS.size))
+        except OSError as error:
+            raise ChannelClosed from error
+        if not text:
+            raise ChannelClosed
+        for level, kind, value in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                return text.decode().strip(), int(_CREDENTIALS.unpack(value)[0])
+        raise ChannelClosed
+
+    async def answer(self) -> None:
+        """Let the init go on."""
+        try:
+            await self._socket.send(b"go\n")
+        except OSError as error:
+            raise ChannelClosed from error
+
+    def refuse_nowait(self) -> None:
+        """Let the init give up, if it still waits for an answer."""
+        with contextlib.suppress(OSError):
+            self._near.shutdown(socket.SHUT_WR)
+
+    async def wait_closed(self) -> None:
+        """Wait until nobody holds the other end: everything before the answer is dead."""
+        with contextlib.suppress(ChannelClosed):
+            while True:
+                await self.hear()
+
+    def close_nowait(self) -> None:
+        """Close our end."""
+        self._socket.close()
+
+
+class ConfinedSandbox:
+    """A live sandbox; see `sandbox.base.Sandbox` for its promises."""
+
+    def __init__(self, main: Spawned, channel: Channel, program: str) -> None:
+        self._main = main
+        self._channel = channel
+        self._program = program
+        self._init: Stat | None = None
+        self._init_pidfd = -1
+        self._started = False
+        self._killed_at: float | None = None
+        self._cut_short = False
+        self._victims: list[Stat] = []
+        self.proof: Proof | None = None
+        stdin, stdout, stderr = main.streams
+        if stdin is None or stdout is None or stderr is None:
+            raise SandboxError("a sandbox needs all three streams")
+        self.stdin: trio.abc.SendStream = stdin
+        self.stdout: trio.abc.ReceiveStream = stdout
+        self.stderr: trio.abc.ReceiveStream = stderr
+
+    async def start(self) -> None:
+        """Lead the launch to the command's first instruction; raises `SandboxLaunchFailed`."""
+        with trio.move_on_after(LAUNCH_S):
+            try:
+                await self._handshake()
+            except ChannelClosed:
+                raise SandboxLaunchFailed(await self._complaint()) from None
+            return
+        raise SandboxLaunchFailed(f"the sandbox did not start within {LAUNCH_S:.0f} s")
+
+    async def _handshake(self) -> None:
+        _, pid = await self._channel.hear()
+        self._adopt(pid)
+        await self._channel.answer()
+        word, _ = await self._channel.hear()
+        if word == "missing":
+            raise CommandNotFound(f"command not found inside the sandbox: {self._program}")
+        self._started = True
+
+    def _adopt(self, pid: int) -> None:
+        """Take hold of the init, which waits for our answer meanwhile."""
+        stat = read_stat(pid)
+        if stat is None or stat.ppid != self._main.pid:
+            raise ChannelClosed
+        pidfd = open_pidfd(stat)
+        if pidfd is None:
+            raise ChannelClosed
+        self._init, self._init_pidfd = stat, pidfd
+
+    async def _complaint(self) -> str:
+        """Return what the launch wrote to its standard error before it died, or how it ended."""
+        text = b""
+        with trio.move_on_after(_MESSAGE_S):
+            while len(text) < _MESSAGE_BYTES and (chunk := await self.stderr.receive_some(_MESSAGE_BYTES)):
+                text += chunk
+        if said := text.decode(errors="replace").strip():
+            return f"the sandbox did not start: {said[-_MESSAGE_BYTES:]}"
+        return f"the sandbox did not start: its launch ended with {self._main.reap_nowait() or 'no word'}"
+
+    async def wait(self) -> Exit:
+        """Wait for the command's end; with it, bwrap and everything else inside ends too."""
+        raw = await self._main.wait()
+        if self._cut_short and not raw.ok:  # older versions of unshare hide the signal
+            return Exit(signal=signal.SIGKILL)
+        return decode(raw)
+
+    def processes(self) -> list[int]:
+        """Return the host pids of what lives inside, without the two inits that hold it together."""
+        return [stat.pid for stat in self._inside()]
+
+    def _inside(self) -> list[Stat]:
+        if self._init is None or not self._started or self._init_pidfd < 0 or ended(self._init_pidfd):
+            return []
+        found = descendants(snapshot(), [self._init.pid])
+        return [stat for stat in found.values() if stat.alive and stat.ppid != self._init.pid]
+
+    def kill_nowait(self) -> None:
+        """SIGKILL the init of the PID namespace, and with it everything in it; idempotent."""
+        if self._killed_at is not None:
+            return
+        self._killed_at = trio.current_time()
+        self._victims = self._inside()
+        self._cut_short = self._main.reap_nowait() is None
+        if self._init is None:
+            self._channel.refuse_nowait()
+            self._main.signal_nowait(signal.SIGKILL)
+        elif not ended(self._init_pidfd):
+            # Not the outer process: it collects the init and ends by itself, so that no zombie is left
+            # to a pid 1 that may not care.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
+
+    async def prove_gone(self, deadline_s: float) -> Proof:
+        """Wait for the end of the init, whose namespace is empty by then, or for the deadline."""
+        if self.proof is not None and (self.proof.remaining == 0 or self._main.closed):
+            return self.proof
+        self.kill_nowait()
+        empty = False
+        with trio.move_on_after(deadline_s):
+            if self._init is not None:
+                await wait_pidfd(self._init_pidfd)
+            await self._main.wait()
+            if self._init is None:
+                await self._channel.wait_closed()
+            empty = True
+        left = [stat for stat in self._victims if same(stat)]
+        began = self._killed_at if self._killed_at is not None else trio.current_time()
+        elapsed_ms = (trio.current_time() - began) * 1000
+        self.proof = Proof(len(self._victims), len(left) if empty else max(1, len(left)), elapsed_ms)
+        return self.proof
+
+    def close_nowait(self) -> None:
+        """Close all that this process holds of the sandbox."""
+        self._main.signal_nowait(signal.SIGKILL)  # only where the proof failed is there anything to hit
+        self._channel.close_nowait()
+        self._main.close_nowait()
+        if self._init_pidfd >= 0:
+            reap_pidfd(self._init_pidfd)  # ours only where its parent died first and we adopt orphans
+            os.close(self._init_pidfd)
+            self._init_pidfd = -1
+
+
+def decode(raw: Exit) -> Exit:
+    """Return the command's end from bwrap's exit status, which names a signal as 128 + n, as shells do."""
+    if raw.code is not None and raw.code - _SIGNAL_BASE in _SIGNALS:
+        return Exit(signal=raw.code - _SIGNAL_BASE)
+    return raw

@@ -1,0 +1,192 @@
+"""Find the best sandbox backend that really works on this host, and say why the others do not.
+
+The invariant: a backend is offered only after a command has run in it, just now, as the user that
+agents will run as; and what `enforced` names was seen to be refused. Callers: `orchestrator.assembly`
+and the command `doctor`.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from sandbox.base import (
+    Backend,
+    Directory,
+    Layers,
+    Limits,
+    SandboxError,
+    SandboxUnavailable,
+    Spec,
+    User,
+)
+from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.layout import SYSTEM_PATH
+from sandbox.trusted import ProcessBackend
+
+PREFERENCES = ("auto", "podman", "bubblewrap", "process")
+_PROBE_S = 30.0
+_ALWAYS_ENFORCED = frozenset({"open_files", "tmp_mb", "home_mb"})
+_FEW_PIDS = 8
+_TAIL_CHARS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The backend to use, and for each other one (or ability of it) why not and what to do about it."""
+
+    backend: Backend
+    refusals: dict[str, str] = field(default_factory=dict)
+
+
+def default_user() -> User:
+    """Return the identity for agents: ourselves, or `nobody` where we are root."""
+    if os.geteuid() == 0:
+        return user_from_name("nobody")
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        name = str(os.geteuid())
+    return User(os.geteuid(), os.getegid(), name)
+
+
+def user_from_name(name: str) -> User:
+    """Return the host user called `name`; raises `SandboxUnavailable` for an unknown one or uid 0."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise SandboxUnavailable(f"there is no user {name!r} (useradd --system {name})") from None
+    if entry.pw_uid == 0:
+        raise SandboxUnavailable(f"user {name!r} is uid 0, which agents never run as: name another user")
+    return User(entry.pw_uid, entry.pw_gid, entry.pw_name)
+
+
+async def probe(
+    preference: str = "auto",
+    *,
+    user: User | None = None,
+    read_only: tuple[Path, ...] = (),
+    path: str = "/usr/local/bin:/usr/bin:/bin",
+    trusted: bool = False,
+    tools_path: str = SYSTEM_PATH,
+) -> Probed:
+    """Return the backend to use: the preferred one, or with `auto` the best; `process` only if `trusted`.
+
+    Raises `SandboxUnavailable` with every reason where none works.
+    """
+    if preference not in PREFERENCES:
+        raise SandboxUnavailable(f"unknown sandbox backend {preference!r}: one of {', '.join(PREFERENCES)}")
+    runner = user or default_user()
+    refusals = {"podman": "not in this version: use bubblewrap"}
+    if not trusted:
+        refusals["process"] = "isolates nothing: only for trusted code (SANDBOX_ENABLED=false)"
+    wanted = ("bubblewrap", "process") if preference == "auto" else (preference,)
+    if trusted and preference == "auto":
+        wanted = ("process",)
+    for name in wanted:
+        if name in refusals:
+            continue
+        try:
+            if name == "bubblewrap":
+                build = partial(
+                    BubblewrapBackend, runner, read_only=read_only, path=path, tools_path=tools_path
+                )
+                return Probed(await _probe_bubblewrap(build, refusals), refusals)
+            backend = ProcessBackend(runner, path=path)
+            await _run_true(backend, layered=False)
+        except (SandboxError, OSError) as error:
+            refusals[name] = _advise(str(error))
+        else:
+            return Probed(backend, refusals)
+    reasons = "; ".join(f"{name}: {refusals[name]}" for name in wanted if name in refusals)
+    raise SandboxUnavailable(f"no sandbox works here: {reasons}")
+
+
+async def _probe_bubblewrap(
+    build: Callable[..., BubblewrapBackend], refusals: dict[str, str]
+) -> BubblewrapBackend:
+    layered = True
+    try:
+        await _run_true(build(layered=True, enforced=_ALWAYS_ENFORCED), layered=True)
+    except SandboxError as error:
+        await _run_true(build(layered=False, enforced=_ALWAYS_ENFORCED), layered=False)
+        layered = False
+        refusals["overlay"] = f"{_tail(str(error))} (checkouts are copied; Linux 5.11 or newer has it)"
+    enforced = _ALWAYS_ENFORCED | {"pids"}
+    if not await _refuses_forks(build(layered=layered, enforced=enforced)):
+        enforced = _ALWAYS_ENFORCED
+        refusals["pids"] = "processes are not counted for each sandbox (Linux 5.14 or newer does)"
+    return build(layered=layered, enforced=enforced)
+
+
+async def _run_true(backend: Backend, *, layered: bool) -> None:
+    await _run(backend, ("true",), layered=layered, limits=Limits())
+
+
+async def _refuses_forks(backend: Backend) -> bool:
+    """Return whether a sandbox of few processes cannot start many, and can start a few."""
+    many = f"i=0; while [ $i -lt {4 * _FEW_PIDS} ]; do sleep 60 & i=$((i+1)); done"
+    try:
+        await _run(backend, ("sh", "-c", "sleep 0 & wait"), layered=False, limits=Limits(pids=_FEW_PIDS))
+    except SandboxError:
+        return False
+    try:
+        await _run(backend, ("sh", "-c", many), layered=False, limits=Limits(pids=_FEW_PIDS))
+    except SandboxError:
+        return True
+    return False
+
+
+async def _run(backend: Backend, command: tuple[str, ...], *, layered: bool, limits: Limits) -> None:
+    with _scratch(backend.user) as directories:
+        workspace = Layers(*directories) if layered else Directory(directories[0])
+        with trio.move_on_after(_PROBE_S) as scope:
+            async with backend.open(Spec("probe", command, workspace, limits=limits)) as sandbox:
+                ended = await sandbox.wait()
+                if not ended.ok:
+                    said = bytes(await sandbox.stderr.receive_some()).decode(errors="replace")
+                    raise SandboxError(f"{command[0]} ended with {ended}: {_tail(said)}")
+        if scope.cancelled_caught:
+            raise SandboxError(f"{command[0]} did not end within {_PROBE_S:.0f} s")
+
+
+@contextmanager
+def _scratch(user: User) -> Iterator[list[Path]]:
+    """Make four directories of the user's (lower, upper, work, merged), and remove them."""
+    root = Path(tempfile.mkdtemp(prefix="sandbox-probe-"))
+    try:
+        root.chmod(0o755)
+        directories = [root / name for name in ("lower", "upper", "work", "merged")]
+        for directory in directories:
+            directory.mkdir()
+            os.chown(directory, user.uid, user.gid)
+        yield directories
+    finally:
+        inner = root / "work" / "work"
+        if inner.exists():
+            inner.chmod(0o700)  # the kernel leaves it without any permission
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _tail(text: str) -> str:
+    return " ".join(text.split())[-_TAIL_CHARS:]
+
+
+def _advise(text: str) -> str:
+    """Return a refusal in one line, with the fix where we know it."""
+    said = _tail(text)
+    if "ser namespace" in text or "unshare failed" in text or "unshare:" in text:
+        return (
+            f"{said} (user namespaces are off: sysctl kernel.unprivileged_userns_clone=1, "
+            "user.max_user_namespaces=10000, kernel.apparmor_restrict_unprivileged_userns=0)"
+        )
+    return said

@@ -1,0 +1,117 @@
+"""The `process` backend: no isolation at all, for trusted code where the operator said so.
+
+    env (directory) > setpriv (uid, parent-death signal) > env (the task's variables) > prlimit > the command
+
+The invariant: what it starts is ended with all its descendants (`sandbox.process`), and never runs as
+the host's uid 0. So nothing that a task chose decides what runs before the identity is dropped: tools
+have absolute paths, and until `setpriv` is done the task's variables go by numbered names that mean
+nothing to a loader or a program. It hides nothing: the command sees the host's paths, network and
+processes, so it runs only behind `SANDBOX_ENABLED=false`. Caller: `sandbox.probe`, for all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from sandbox.base import (
+    CommandNotFound,
+    Directory,
+    Sandbox,
+    SandboxError,
+    SandboxLaunchFailed,
+    Spec,
+    User,
+)
+from sandbox.layout import SYSTEM_PATH, check_spec, check_user, find_tool
+from sandbox.process import TREE_VARIABLE, open_child
+
+#: The environment variable under which the label can be found in /proc.
+LABEL_VARIABLE = "SANDBOX_LABEL"
+_TOOLS = {"env": "coreutils", "setpriv": "util-linux", "prlimit": "util-linux"}
+
+
+class ProcessBackend:
+    """Plain processes in a directory; see `sandbox.base.Backend`."""
+
+    name = "process"
+    namespaced = False
+    layered = False
+    enforced: frozenset[str] = frozenset({"open_files"})
+
+    def __init__(self, user: User, *, path: str = "/usr/local/bin:/usr/bin:/bin") -> None:
+        """Take the identity to run as; raises `SandboxUnavailable` where it is root's or cannot be had."""
+        check_user(user)
+        self._tools = {tool: find_tool(tool, package) for tool, package in _TOOLS.items()}
+        self.user = user
+        self._path = path
+
+    def seen(self, host: Path, target: str) -> str:
+        """Return the host's own path: nothing is shown elsewhere."""
+        return str(host)
+
+    def open(self, spec: Spec) -> AbstractAsyncContextManager[Sandbox]:
+        """Start the command in the workspace directory; see `sandbox.base.Backend.open`."""
+        return self._open(spec)
+
+    @asynccontextmanager
+    async def _open(self, spec: Spec) -> AsyncGenerator[Sandbox, None]:
+        check_spec(spec)
+        if not isinstance(spec.workspace, Directory):
+            raise SandboxError("the process backend has no overlays: use a Directory as workspace")
+        self._check_command(spec.command[0], spec.workspace.path, spec.env.get("PATH", self._path))
+        scratch = Path(tempfile.mkdtemp(prefix=f"sandbox-{spec.label}-"))
+        try:
+            os.chown(scratch, self.user.uid, self.user.gid)
+            env = {
+                "PATH": self._path,
+                "HOME": str(scratch),
+                "LANG": "C.UTF-8",
+                "TMPDIR": str(scratch),
+                **spec.env,
+            }
+            async with open_child(
+                self._command(spec, spec.workspace.path, list(env)),
+                env={
+                    "PATH": SYSTEM_PATH,
+                    LABEL_VARIABLE: spec.label,
+                    **{_hidden(number): value for number, value in enumerate(env.values())},
+                },
+                pass_fds=spec.pass_fds,
+            ) as child:
+                yield child
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    @staticmethod
+    def _check_command(program: str, directory: Path, path: str) -> None:
+        """Raise what would else be an exit status of `setpriv`, which looks like the command's own."""
+        if not directory.is_dir():
+            raise SandboxLaunchFailed(f"the workspace {directory} is not a directory")
+        if shutil.which(directory / program if "/" in program else program, path=path) is None:
+            raise CommandNotFound(f"command not found: {program}")
+
+    def _command(self, spec: Spec, directory: Path, names: Sequence[str]) -> list[str]:
+        drop = []
+        if os.geteuid() == 0:
+            drop = ["--reuid", str(self.user.uid), "--regid", str(self.user.gid), "--clear-groups"]
+        # `env` looks the values up by itself, so that they stand in no argument, which all may read.
+        # Ours come last: they label the tree and find what is left of it.
+        wanted = {name: _hidden(number) for number, name in enumerate(names)}
+        wanted |= {LABEL_VARIABLE: LABEL_VARIABLE, TREE_VARIABLE: TREE_VARIABLE}
+        variables = " ".join(f"{name}=${{{source}}}" for name, source in wanted.items())
+        return [
+            *(self._tools["env"], "-C", str(directory)),
+            *(self._tools["setpriv"], "--no-new-privs", "--pdeathsig", "KILL", *drop, "--"),
+            *(self._tools["env"], "-S", f"-i {variables}"),
+            *(self._tools["prlimit"], "--core=0", f"--nofile={spec.limits.open_files}", "--", *spec.command),
+        ]
+
+
+def _hidden(number: int) -> str:
+    """Return the name by which a variable travels until the identity is dropped."""
+    return f"SANDBOX_VALUE_{number}"

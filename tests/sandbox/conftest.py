@@ -1,0 +1,77 @@
+"""What the sandbox tests share: the backends that work here, workspaces, and a run from start to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.base import Backend, Directory, Layers, SandboxError, Spec, User
+from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.trusted import ProcessBackend
+from tests.kit.sandboxes import Outcome, Run, run_in
+
+
+@pytest.fixture(scope="session")
+def bubblewrap(ordinary_user: User) -> BubblewrapBackend:
+    """Return the bubblewrap backend, or skip with its reason."""
+    try:
+        return BubblewrapBackend(ordinary_user)
+    except SandboxError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["bubblewrap", "process"])
+def backend(request: pytest.FixtureRequest, ordinary_user: User) -> Backend:
+    """Return each backend in turn."""
+    if request.param == "process":
+        return ProcessBackend(ordinary_user)
+    found: Backend = request.getfixturevalue("bubblewrap")
+    return found
+
+
+@pytest.fixture
+def workspace(reachable_path: Path, ordinary_user: User) -> Directory:
+    """Return an empty directory that belongs to the sandbox's user."""
+    path = reachable_path / "workspace"
+    path.mkdir()
+    os.chown(path, ordinary_user.uid, ordinary_user.gid)
+    return Directory(path)
+
+
+@pytest.fixture
+def layers(reachable_path: Path, ordinary_user: User) -> Iterator[Layers]:
+    """Return empty layers that belong to the sandbox's user."""
+    paths = [reachable_path / name for name in ("lower", "upper", "work", "merged")]
+    for path in paths:
+        path.mkdir()
+        os.chown(path, ordinary_user.uid, ordinary_user.gid)
+    yield Layers(*paths)
+    inner = reachable_path / "work" / "work"
+    if inner.exists():
+        inner.chmod(0o700)  # the kernel makes it without any permission
+
+
+@pytest.fixture
+def run(backend: Backend, workspace: Directory) -> Run:
+    """Return a function that runs a shell script in the backend."""
+
+    async def run_script(script: str, stdin: bytes = b"", **fields: object) -> Outcome:
+        spec = dataclasses.replace(Spec("contract", ("sh", "-c", script), workspace), **fields)  # type: ignore[arg-type]
+        return await run_in(backend, spec, stdin)
+
+    return run_script
+
+
+@pytest.fixture
+def confined(bubblewrap: BubblewrapBackend, workspace: Directory) -> Run:
+    """Return a function that runs a shell script in bubblewrap."""
+
+    async def run_script(script: str, stdin: bytes = b"", **fields: object) -> Outcome:
+        spec = dataclasses.replace(Spec("confined", ("sh", "-c", script), workspace), **fields)  # type: ignore[arg-type]
+        return await run_in(bubblewrap, spec, stdin)
+
+    return run_script

@@ -1,0 +1,70 @@
+"""A supervisor to be killed: for each line, a delay, it forks one that opens a sandbox, and kills it then.
+
+Run by `test_kill.py` in a process of its own. Prints, for each line, the delay in microseconds, whether the
+sandbox had opened, and how many of its processes were still there when the patience ended. A negative delay
+waits until it has opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+import trio
+
+from sandbox.base import Directory, Layers, Spec, User
+from sandbox.bubblewrap import BubblewrapBackend
+from tests.kit.sandboxes import ZOO, marked, read_until
+
+PATIENCE_S = 3.0
+
+
+async def supervise(root: Path, user: User, label: str) -> None:
+    """Open a sandbox with the zoo in it and never leave it."""
+    layered = Layers(*(root / name for name in ("lower", "upper", "work", "merged")))
+    workspace = layered if label.endswith("layers") else Directory(root / "upper")
+    spec = Spec(label, ("sh", "-c", ZOO), workspace, {"MARK": label})
+    async with BubblewrapBackend(user).open(spec) as sandbox:
+        await read_until(sandbox, b"zoo-open")
+        await trio.to_thread.run_sync(os.write, 1, b"open\n")
+        await trio.sleep_forever()
+
+
+def wait_gone(label: str) -> int:
+    """Wait until nothing carries the label, by the end of what does; return how many are left at last."""
+    end = time.monotonic() + PATIENCE_S
+    while (pids := marked(label)) and (left := end - time.monotonic()) > 0:
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pids[0])
+            select.select([pidfd], [], [], left)
+            os.close(pidfd)
+    return len(marked(label))
+
+
+def main() -> None:
+    """See the module."""
+    root, user = Path(sys.argv[1]), User(int(sys.argv[2]), int(sys.argv[3]), "agent")
+    for number, line in enumerate(sys.stdin):
+        label = f"killed-{os.getpid()}-{number}-{'layers' if number % 2 else 'plain'}"
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(writing, 1)
+            trio.run(supervise, root, user, label)
+        os.close(writing)
+        select.select([reading], [], [], int(line) / 1e6 if int(line) >= 0 else PATIENCE_S)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        opened = len(os.read(reading, 64))  # nobody else holds the other end: 0 where it never opened
+        os.close(reading)
+        sys.stdout.write(f"{int(line)} {int(opened > 0)} {wait_gone(label)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The probe offers what it has just seen work, and says what is missing otherwise."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sandbox.base import SandboxUnavailable, User
+from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.layout import SYSTEM_PATH
+from sandbox.probe import default_user, probe, user_from_name
+
+
+@pytest.fixture
+def tools(reachable_path: Path) -> Path:
+    """Return a directory with links to the host's tools, to take some away or put worse ones in."""
+    directory = reachable_path / "tools"
+    directory.mkdir()
+    for tool in ("bwrap", "unshare", "setpriv", "mount", "sh"):
+        found = shutil.which(tool, path=SYSTEM_PATH)
+        if found is not None:
+            (directory / tool).symlink_to(found)
+    return directory
+
+
+def replace(tools: Path, tool: str, script: str) -> None:
+    """Put a script in the place of a tool."""
+    (tools / tool).unlink()
+    (tools / tool).write_text(f"#!/bin/sh\n{script}\n")
+    (tools / tool).chmod(0o755)
+
+
+async def test_probe_finds_the_best_backend(bubblewrap: BubblewrapBackend, ordinary_user: User) -> None:
+    probed = await probe(user=ordinary_user)
+    assert probed.backend.name == "bubblewrap"
+    assert probed.backend.namespaced
+    assert probed.backend.user == ordinary_user
+    assert probed.backend.seen(Path("/host/x"), "/inside") == "/inside"
+    assert {"open_files", "tmp_mb", "home_mb"} <= probed.backend.enforced
+    assert not probed.backend.enforced & {"memory_mb", "cpus", "disk_mb"}
+    assert "trusted" in probed.refusals["process"]
+    assert "not in this version" in probed.refusals["podman"]
+
+
+async def test_trusted_code_runs_as_plain_processes(ordinary_user: User) -> None:
+    for preference in ("auto", "process"):
+        probed = await probe(preference, user=ordinary_user, trusted=True)
+        assert probed.backend.name == "process"
+        assert not probed.backend.namespaced
+        assert not probed.backend.layered
+        assert probed.backend.seen(Path("/host/x"), "/inside") == "/host/x"
+
+
+@pytest.mark.parametrize(
+    ("preference", "said"),
+    [("process", "SANDBOX_ENABLED=false"), ("podman", "not in this version"), ("docker", "unknown sandbox")],
+)
+async def test_backend_that_may_not_be_used_is_refused(
+    ordinary_user: User, preference: str, said: str
+) -> None:
+    with pytest.raises(SandboxUnavailable, match=said):
+        await probe(preference, user=ordinary_user)
+
+
+async def test_missing_bubblewrap_names_the_package(tools: Path, ordinary_user: User) -> None:
+    (tools / "bwrap").unlink(missing_ok=True)
+    with pytest.raises(SandboxUnavailable, match=r"bwrap is not installed \(apt install bubblewrap\)"):
+        await probe(user=ordinary_user, tools_path=str(tools))
+
+
+async def test_forbidden_user_namespaces_name_the_settings(
+    bubblewrap: BubblewrapBackend, tools: Path, ordinary_user: User
+) -> None:
+    replace(tools, "unshare", "echo 'unshare: unshare failed: Operation not permitted' >&2; exit 1")
+    with pytest.raises(SandboxUnavailable, match=r"Operation not permitted.*user\.max_user_namespaces"):
+        await probe(user=ordinary_user, tools_path=str(tools))
+
+
+async def test_missing_overlays_leave_plain_directories(
+    bubblewrap: BubblewrapBackend, tools: Path, ordinary_user: User
+) -> None:
+    replace(tools, "mount", "echo 'mount: unknown filesystem type overlay' >&2; exit 32")
+    probed = await probe(user=ordinary_user, tools_path=str(tools))
+    assert probed.backend.name == "bubblewrap"
+    assert not probed.backend.layered
+    assert "unknown filesystem type" in probed.refusals["overlay"]
+
+
+async def test_toolchain_that_is_refused_says_so(ordinary_user: User) -> None:
+    with pytest.raises(SandboxUnavailable, match="read-only path '/run'"):
+        await probe(user=ordinary_user, read_only=(Path("/run"),))
+
+
+def test_agents_are_never_root() -> None:
+    assert default_user().uid != 0
+    assert default_user().uid == os.getuid() or default_user().name == "nobody"
+    with pytest.raises(SandboxUnavailable, match="uid 0"):
+        user_from_name("root")
+    with pytest.raises(SandboxUnavailable, match="no user 'nobody-at-all'"):
+        user_from_name("nobody-at-all")
+    assert user_from_name("nobody").uid != 0
