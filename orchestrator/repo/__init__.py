@@ -1,0 +1,1 @@
+"""Git: the mirror repository, the agent's worktree, the quarantine, and landing."""

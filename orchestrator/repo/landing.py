@@ -1,0 +1,53 @@
+"""Land a sealed commit: copy it into the mirror, push it with a lease, say what became of it.
+
+The invariant: a remote's ref moves only from the value that was journaled to the commit that was judged;
+doing it again is no harm. Caller: `supervise.run`, which journals the intent first.
+"""
+
+from __future__ import annotations
+
+import re
+
+from orchestrator.core.model import PushIntent
+from orchestrator.errors import LeaseLost, PushRejected, RepositoryError, RepositoryUnreachable
+from orchestrator.repo.git import complaint
+from orchestrator.repo.mirrors import Mirror
+from orchestrator.repo.quarantine import Quarantine, checked_commit
+from orchestrator.repo.worktree import Base
+from sandbox.process import Completed
+
+_REF = re.compile(r"refs/heads/[A-Za-z0-9_][A-Za-z0-9._/+@#=-]*")
+_COMMIT_OR_NOTHING = re.compile(r"([0-9a-f]{40})?")
+#: What git and its servers say where somebody else was first.
+_LOST = re.compile(
+    r"stale info|fetch first|non-fast-forward|already exists|cannot lock ref|failed to update ref|"
+    r"failed to lock|incorrect old value|reference (already )?exists|needs force"
+)
+
+
+async def land(base: Base, quarantine: Quarantine, push: PushIntent) -> None:
+    """Carry out the push that was journaled; returns where the remote has the commit, also from before.
+
+    Raises `LeaseLost` where the ref is not where it was expected, `PushRejected` where the remote will not
+    have it, `RepositoryUnreachable` where its answer is not known: then ask `Repositories.observe`.
+    """
+    if not _REF.fullmatch(push.ref) or not _COMMIT_OR_NOTHING.fullmatch(push.old):
+        raise PushRejected(f"the push names no branch, or no commit to expect there: {push.ref[:200]!r}")
+    mirror: Mirror = base.mirror
+    commit = checked_commit(push.new)
+    await mirror.adopt(quarantine.directory, commit)
+    done = await mirror.push(commit, push.ref, expected=push.old)
+    if not done.exit.ok:
+        raise _failure(done, push)
+
+
+def _failure(done: Completed, push: PushIntent) -> RepositoryError:
+    said = complaint(done.stderr)
+    for line in done.stdout.decode(errors="replace").splitlines():
+        flag, _, rest = line.partition("\t")
+        if flag == "!":
+            answer = complaint(rest.partition("\t")[2].encode())
+            if _LOST.search(answer):
+                return LeaseLost(f"{push.ref} of {push.remote} was moved by somebody else: {answer}")
+            return PushRejected(f"{push.remote} refused {push.ref}: {answer}")
+    return RepositoryUnreachable(f"{push.remote}: {said}")

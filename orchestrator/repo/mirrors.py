@@ -1,0 +1,212 @@
+"""The mirror repository of one remote: the only place from which git speaks to the network.
+
+The invariant: only this process writes it, one command a ref at a time; what a killed git left (locks, half
+packs) is gone before the next command that it could hinder. Callers: `repositories`, `landing` and
+`worktree`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.errors import BranchMissing, GitFailed, GitTimeout, RepositoryError, RepositoryUnreachable
+from orchestrator.repo.access import Access, Gateway
+from orchestrator.repo.bare import write_bare
+from orchestrator.repo.git import REMOTE_S, Extra, Git, complaint
+from orchestrator.repo.single_flight import SingleFlight
+from orchestrator.repo.unmoved import stands_at
+from orchestrator.repo.url import Remote
+from sandbox.process import Completed
+
+#: How long a question may take that moves no objects.
+ASK_S = 60.0
+#: Faults of old commits that harm nobody and that the base of a real project may well have.
+_HARMLESS = (
+    *("badDate", "badDateOverflow", "badEmail", "badName", "badTimezone", "missingEmail", "zeroPaddedDate"),
+    *("missingNameBeforeEmail", "missingSpaceBeforeDate", "missingSpaceBeforeEmail", "multipleAuthors"),
+)
+_TOLERANT = tuple(f"fetch.fsck.{fault}=ignore" for fault in _HARMLESS)
+_CONFIG = (
+    "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\tlogallrefupdates = false\n"
+    # What is written is read by the user that agents run as; the directory above is closed to all others.
+    "\tsharedRepository = 0644\n"
+    "[gc]\n\tauto = 0\n[fetch]\n\tunpackLimit = 20\n"
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_NO_REPOSITORY = re.compile(r"does not appear to be a git repository|not a git repository|dubious ownership")
+_NO_REF = re.compile(r"couldn't find remote ref|not our ref")
+
+
+class Mirror:
+    """A bare copy of what was asked of a remote; made once a process by `repositories`."""
+
+    def __init__(self, directory: Path, remote: Remote, gateway: Gateway) -> None:
+        self.directory = directory
+        self.remote = remote
+        self.git = Git(directory)
+        self._gateway = gateway
+        self._refreshes: dict[str, SingleFlight[str]] = {}
+        self._running = 0
+        self._littered = True  # by the process before us
+
+    @property
+    def objects(self) -> Path:
+        """The directory that agents read."""
+        return self.directory / "objects"
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing was ever fetched here and nothing runs."""
+        refs = self.directory / "refs"
+        kept = any(path.is_file() for kind in ("base", "salvage") for path in (refs / kind).rglob("*"))
+        return self._running == 0 and not kept
+
+    def write(self) -> None:
+        """Make the repository, or put right what a crash left of it."""
+        write_bare(self.directory, _CONFIG)
+
+    async def refresh(self, branch: str) -> str:
+        """Return the commit that the remote has under a branch, with all its objects here.
+
+        Many who ask at once share one run that began after they asked. Raises `BranchMissing`,
+        `RepositoryUnreachable`, `UrlRefused`, or `RepositoryError` for what is no repository.
+        """
+        flight = self._refreshes.get(branch)
+        if flight is None:
+
+            async def work() -> str:
+                return await self._refresh(branch)
+
+            flight = self._refreshes[branch] = SingleFlight(work)
+        return await flight.get()
+
+    async def _refresh(self, branch: str) -> str:
+        source = f"refs/heads/{branch}"
+        # A flat name of our own: a branch `a/b` may come after a branch `a` has gone.
+        kept = f"refs/base/{hashlib.sha256(branch.encode()).hexdigest()[:40]}"
+        known = self.git.read_ref(kept)
+        if known is not None and self._stands_at(branch, known):
+            return known
+        addresses = await self._gateway.resolve(self.remote)
+        with self._at_work(kept), self._gateway.open(self.remote, addresses) as access:
+            if known is not None:
+                # Mostly nothing has changed, and the question costs less than a fetch that finds so.
+                now = await self._ask(access, source)
+                if now is None:
+                    raise BranchMissing(f"{self.remote.url} has no branch {branch}")
+                if now == known:
+                    return known
+            await self._fetch(access, source, kept, branch)
+        commit = self.git.read_ref(kept)
+        if commit is None:
+            raise GitFailed(f"git fetched {branch} and wrote no ref")
+        return commit
+
+    def _stands_at(self, branch: str, commit: str) -> bool:
+        """Return whether a remote in a local directory can be seen to be where it was: a file, no process."""
+        directory = self.remote.directory
+        return directory is not None and stands_at(directory, self._gateway.rules.file_roots, branch, commit)
+
+    async def _fetch(self, access: Access, source: str, kept: str, branch: str) -> None:
+        done = await self._attempt(
+            *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"),
+            *("--no-recurse-submodules", *access.fetch_options, "--", access.address, f"+{source}:{kept}"),
+            extra=_with(access.extra, _TOLERANT),
+            deadline_s=REMOTE_S,
+        )
+        if _NO_REF.search(complaint(done.stderr)):
+            raise BranchMissing(f"{self.remote.url} has no branch {branch}")
+        self._check(done)
+
+    async def observe(self, ref: str) -> str | None:
+        """Return the commit that the remote has under `ref` now, or None."""
+        addresses = await self._gateway.resolve(self.remote)
+        with self._at_work(), self._gateway.open(self.remote, addresses) as access:
+            return await self._ask(access, ref)
+
+    async def _ask(self, access: Access, ref: str) -> str | None:
+        done = await self._attempt(
+            *("ls-remote", "--quiet", *access.fetch_options, "--", access.address, ref),
+            extra=access.extra,
+            deadline_s=ASK_S,
+        )
+        self._check(done)
+        for line in done.stdout.decode(errors="replace").splitlines():
+            commit, _, name = line.partition("\t")
+            if name == ref and _COMMIT.fullmatch(commit):
+                return commit
+        return None
+
+    async def push(self, commit: str, ref: str, *, expected: str) -> Completed:
+        """Push a commit onto a ref that must be at `expected` (empty: not exist); return git's answer."""
+        addresses = await self._gateway.resolve(self.remote)
+        with self._at_work(), self._gateway.open(self.remote, addresses) as access:
+            return await self._attempt(
+                *("push", "--porcelain", "--no-verify", "--no-progress", "--no-follow-tags"),
+                *("--no-recurse-submodules", "--no-signed", f"--force-with-lease={ref}:{expected}"),
+                *(*access.push_options, "--", access.address, f"{commit}:{ref}"),
+                extra=access.extra,
+                deadline_s=REMOTE_S,
+            )
+
+    async def adopt(self, source: Path, commit: str, ref: str | None = None) -> None:
+        """Copy a commit with all that it needs from a repository of ours, and keep it under `ref`."""
+        with self._at_work(*([ref] if ref else [])):
+            done = await self._attempt(
+                *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"),
+                *("--no-recurse-submodules", "--", str(source), f"+{commit}:{ref}" if ref else commit),
+                extra=Extra({"GIT_ALLOW_PROTOCOL": "file"}),
+                deadline_s=ASK_S,
+            )
+            if not done.exit.ok:
+                raise GitFailed(f"git fetch from quarantine ended with {done.exit}: {complaint(done.stderr)}")
+
+    async def _attempt(self, *args: str, extra: Extra, deadline_s: float) -> Completed:
+        try:
+            return await self.git.attempt(*args, extra=extra, deadline_s=deadline_s)
+        except GitTimeout as error:
+            raise GitTimeout(f"{self.remote.url}: {error.detail}") from error
+
+    def _check(self, done: Completed) -> None:
+        if done.exit.ok:
+            return
+        said = complaint(done.stderr)
+        if _NO_REPOSITORY.search(said):
+            raise RepositoryError(f"{self.remote.url} is not a git repository that can be read here: {said}")
+        raise RepositoryUnreachable(f"{self.remote.url}: {said}")
+
+    @contextmanager
+    def _at_work(self, *refs: str) -> Iterator[None]:
+        """Mark a command as running; remove first what a killed one left, where it could be in the way."""
+        if self._littered and self._running == 0:
+            self._sweep()
+        for ref in refs:
+            # Nobody else is at this ref now, so its lock is a dead command's.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                (self.directory / f"{ref}.lock").unlink()
+        self._running += 1
+        try:
+            yield
+        except BaseException:
+            self._littered = True
+            raise
+        finally:
+            self._running -= 1
+
+    def _sweep(self) -> None:
+        """Remove half packs, half objects and locks; only while no command runs here."""
+        self._littered = False
+        for pattern in ("*.lock", "objects/pack/tmp_*", "objects/pack/*.keep", "objects/??/tmp_obj_*"):
+            for path in self.directory.glob(pattern):
+                path.unlink(missing_ok=True)
+        for path in (self.directory / "refs").rglob("*.lock"):
+            path.unlink(missing_ok=True)
+
+
+def _with(extra: Extra, config: tuple[str, ...]) -> Extra:
+    return Extra(extra.env, (*extra.config, *config), extra.pass_fds)

@@ -1,0 +1,255 @@
+"""Where an agent's commits arrive, are judged, and become one commit of ours.
+
+The invariant: an agent reaches it only as the far end of one `git receive-pack` of ours, with checks on every
+object, a ceiling on the bytes, and exactly one ref that it can set; whatever else is done here is done by us
+on our own repository. Callers: `worktree` (import) and `supervise.run`.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.core.text import cleaned
+from orchestrator.errors import GitFailed, RepositoryError
+from orchestrator.repo.bare import Identity, PrivateGit, make_directory, write_bare, write_ref
+from orchestrator.repo.checkouts import SharedCheckout
+from orchestrator.repo.git import Extra, Git
+from orchestrator.repo.inside import CHECKOUT, run_script, script_spec
+from orchestrator.repo.objects import ObjectTooLarge, open_reader
+from orchestrator.repo.policy import Policy, Violation, judge
+from orchestrator.repo.removal import remove_tree
+from orchestrator.repo.workspace import make_workspace
+from sandbox.base import MIB, Backend, Bind, Directory, Layers, Spec, User
+from sandbox.process import Child
+
+#: Where a namespaced sandbox sees the objects of the mirror and of the quarantine.
+MIRROR_AT, QUARANTINE_AT = "/mirror/objects", "/quarantine/objects"
+MAX_INPUT_BYTES = 512 * MIB
+MAX_MESSAGE = 16 * 1024  # characters
+MAX_SUBJECT = 200  # characters
+CHECKOUT_S = 120.0
+#: Ceilings of a git that works on what an agent made: it keeps any number of commands and paths in memory.
+BOUNDED = ("prlimit", f"--as={4096 * MIB}", "--cpu=60", "--core=0", "--")
+_OWN_COMMITS = 20
+#: The name of an empty file.
+_NOTHING = "nothing"
+_CONFIG = (
+    "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n\tlogallrefupdates = false\n"
+    "\tsharedRepository = 0644\n\thooksPath = /dev/null\n"
+    # What the base already has is known by the ref that an import finds; nobody need list the mirror's refs.
+    "\talternateRefsCommand = true\n"
+    "[receive]\n\tfsckObjects = true\n\tunpackLimit = 1\n\tdenyDeletes = true\n\tautogc = false\n"
+    f"\tmaxInputSize = {MAX_INPUT_BYTES}\n\tadvertisePushOptions = false\n"
+    "[uploadpack]\n\tallowAnySHA1InWant = true\n"
+    "[gc]\n\tauto = 0\n"
+    "[transfer]\n\thideRefs = refs/\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The commit of record, and how much it changes."""
+
+    commit: str
+    files: int
+    additions: int
+    deletions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A fresh checkout of one commit, for a gate."""
+
+    workspace: Layers | Directory
+    binds: tuple[Bind, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a quarantine stands on: the base commit, its objects, its files, and who commits."""
+
+    commit: str
+    objects: Path
+    shared: SharedCheckout
+    identity: Identity
+    user: User
+    layered: bool
+
+    def private_git(self, alternates: tuple[str, ...], branch: str = "") -> PrivateGit:
+        """Return the content of a `.git` at the base commit that reads these objects."""
+        return PrivateGit(self.commit, self.shared.index, alternates, self.identity, branch)
+
+    def private_git_at(self, commit: str, alternates: tuple[str, ...]) -> PrivateGit:
+        """Return the content of a `.git` at another commit, whose files are still the base's."""
+        return PrivateGit(commit, self.shared.index, alternates, self.identity)
+
+
+class Quarantine:
+    """The bare repository of one agent; lives and dies with its worktree."""
+
+    def __init__(self, directory: Path, room: Path, origin: Origin, label: str, policy: Policy) -> None:
+        self._directory = directory
+        self._complete = False
+        self._room = room
+        self._origin = origin
+        self._label = label
+        self._policy = policy
+        self._imports = 0
+        self._own_subjects: set[str] = set()
+
+    def claim(self) -> None:
+        """Make its directory, by which it is found; what goes into it has time until it is first needed."""
+        make_directory(self._directory, 0o750, group=self._origin.user.gid)
+
+    @property
+    def directory(self) -> Path:
+        """The repository, written now if it was not yet: no agent waits for it before its start."""
+        if not self._complete:
+            if not self._directory.is_dir():  # its worktree has been left: nothing must come after it
+                raise GitFailed(f"the quarantine of {self._label} is gone")
+            write_bare(self._directory, _CONFIG, alternates=(str(self._origin.objects),))
+            (self._directory / _NOTHING).touch(0o644)
+            self._complete = True
+        return self._directory
+
+    @property
+    def git(self) -> Git:
+        """Git on the repository."""
+        return Git(self.directory)
+
+    def open_import(self, fd: int) -> tuple[str, AbstractAsyncContextManager[Child]]:
+        """Return a ref of its own for one push, and the receiving end of it on a descriptor of ours.
+
+        The ref exists already, at the base: so the far side need not send what we have, and can make no ref
+        beside or below it.
+        """
+        self._imports += 1
+        ref = f"refs/heads/agent/{self._imports}"
+        write_ref(self.directory, ref, self._origin.commit)
+        extra = Extra(config=(f"transfer.hideRefs=!{ref}",), prefix=BOUNDED)
+        return ref, self.git.open("receive-pack", str(self.directory), stdin=fd, stdout=fd, extra=extra)
+
+    async def imported(self, ref: str) -> str | None:
+        """Return the commit that a push brought, or None where it brought nothing over the base."""
+        commit = self.git.read_ref(ref)
+        if commit is None or commit == self._origin.commit:
+            return None
+        trees = await self.git.run("rev-parse", f"{commit}^{{tree}}", f"{self._origin.commit}^{{tree}}")
+        candidate, base = trees.decode().split()
+        return commit if candidate != base else None
+
+    def note_message(self, message: str) -> None:
+        """Remember a commit message of ours, so that it is not taken for the agent's."""
+        self._own_subjects.add(_subject(message))
+
+    async def judge(self, candidate: str) -> list[Violation]:
+        """Return what the policy does not allow in the candidate; a few seconds at most, whatever it is."""
+        return await judge(self.git, self._origin.commit, checked_commit(candidate), self._policy)
+
+    async def subject_of(self, candidate: str) -> str:
+        """Return the subject of the agent's own last commit, cleaned and cut; empty where it made none."""
+        answer, _ = await self.git.read_start(
+            *("log", "-z", "--format=%s", "--no-show-signature", f"--max-count={_OWN_COMMITS}"),
+            *(checked_commit(candidate), "--not", self._origin.commit, "--"),
+            max_bytes=64 * 1024,
+        )
+        for raw in answer.split(b"\0"):
+            subject = _subject(raw.decode(errors="replace"))
+            if subject and subject not in self._own_subjects:
+                return subject
+        return ""
+
+    async def seal(self, candidate: str, message: str) -> Sealed:
+        """Make the commit of record: the candidate's files, as one commit of ours over the base."""
+        text = cleaned(message[:MAX_MESSAGE]).strip() or "Change"
+        env = self._origin.identity.environment()
+        made = await self.git.run(
+            *("commit-tree", f"{checked_commit(candidate)}^{{tree}}", "-p", self._origin.commit),
+            stdin=f"{text}\n".encode(),
+            extra=Extra(env),
+        )
+        commit = made.decode().strip()
+        stat = await self.git.run(
+            *("diff-tree", "-r", "-z", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv"),
+            *("--ignore-submodules=all", self._origin.commit, commit, "--"),
+            max_bytes=64 * MIB,
+            extra=Extra(prefix=BOUNDED),
+        )
+        counts = re.findall(rb"(?:\A|\0)(\d+|-)\t(\d+|-)\t", stat)
+        added, deleted = ([int(pair[side]) for pair in counts if pair[side] != b"-"] for side in (0, 1))
+        return Sealed(commit, len(counts), sum(added), sum(deleted))
+
+    async def diff(self, commit: str, *, max_bytes: int) -> bytes:
+        """Return the change over the base as a patch, cut with a mark at `max_bytes`."""
+        return await read_diff(self.git, self._origin.commit, checked_commit(commit), max_bytes=max_bytes)
+
+    async def read_base(self, path: str, *, max_bytes: int = MIB) -> bytes | None:
+        """Return a file of the base commit, or None where it has none; raises `RepositoryError` if larger."""
+        try:
+            async with open_reader(self.git) as reader:
+                found = await reader.read(f"{self._origin.commit}:{path}", max_bytes=max_bytes)
+        except ObjectTooLarge:
+            raise RepositoryError(f"{path} of the base commit is larger than {max_bytes} bytes") from None
+        return found[1] if found is not None and found[0] == "blob" else None
+
+    async def list_base(self, prefix: str = "") -> tuple[str, ...]:
+        """Return the names in a directory of the base commit (the top by default); none where it has none."""
+        async with open_reader(self.git) as reader:
+            found = await reader.read(f"{self._origin.commit}:{prefix.strip('/')}", max_bytes=16 * MIB)
+            if found is None or found[0] != "tree":
+                return ()
+            entries = await reader.read_tree(f"{self._origin.commit}:{prefix.strip('/')}", max_bytes=16 * MIB)
+        return tuple(name.decode(errors="surrogateescape") for name in entries)
+
+    @asynccontextmanager
+    async def open_checkout(self, commit: str, *, backend: Backend) -> AsyncGenerator[Checkout, None]:
+        """Give a fresh checkout of exactly this commit, with nothing in its `.git` that an agent wrote."""
+        place = self._room / f"check-{secrets.token_hex(8)}"
+        origin = self._origin
+        objects = (Bind(origin.objects, MIRROR_AT), Bind(self.directory / "objects", QUARANTINE_AT))
+        alternates = tuple(backend.seen(bind.source, bind.target) for bind in objects)
+        # The quarantine's own alternates name a path of the host, which git inside would complain about.
+        binds = (*objects, Bind(self.directory / _NOTHING, f"{QUARANTINE_AT}/info/alternates"))
+        workspace = await make_workspace(
+            place,
+            origin.shared,
+            origin.private_git_at(checked_commit(commit), alternates),
+            user=origin.user,
+            layered=origin.layered,
+        )
+        spec = Spec(self._label, (), workspace, binds=binds)
+        env = {"BASE": origin.commit, "COMMIT": checked_commit(commit)}
+        script, mark = script_spec(spec, CHECKOUT, env)
+        claim = await run_script(backend, script, mark, deadline_s=CHECKOUT_S)
+        if claim.word != "done":
+            raise GitFailed(f"{commit} could not be checked out for a gate: {claim.detail or 'no word'}")
+        yield Checkout(workspace, binds)
+        # Where this is cut short, the worktree's own removal takes it along.
+        await remove_tree(place)
+
+
+def checked_commit(text: str) -> str:
+    """Return a full commit id; raises `GitFailed` for anything else, which could be an option or a path."""
+    if not re.fullmatch(r"[0-9a-f]{40}", text):
+        raise GitFailed(f"{text[:80]!r} is not a full commit id")
+    return text
+
+
+async def read_diff(git: Git, base: str, commit: str, *, max_bytes: int) -> bytes:
+    """Return the change between two commits as a patch, cut with a mark at `max_bytes`."""
+    patch, cut = await git.read_start(
+        *("diff-tree", "-r", "-p", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv"),
+        *("--ignore-submodules=all", "--full-index", base, commit, "--"),
+        max_bytes=max_bytes,
+        extra=Extra(prefix=BOUNDED),
+    )
+    return patch + b"\n[cut here: the diff is longer than %d bytes]\n" % max_bytes if cut else patch
+
+
+def _subject(message: str) -> str:
+    return " ".join(cleaned(message).split())[:MAX_SUBJECT].strip()

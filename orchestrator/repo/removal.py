@@ -1,0 +1,101 @@
+"""Remove what an agent wrote, without ever following where it leads.
+
+The invariant: every step is relative to a descriptor of a directory below the one named, opened without
+following links, so nothing outside can be touched, however deep or hostile the tree; and the event loop is
+not held. Callers: `worktree`, `checkouts` and `repositories`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from itertools import count, islice
+from pathlib import Path
+
+import trio
+
+#: Deeper directories are moved to the top first: each level holds a descriptor, and agents can nest without
+#: end.
+_MAX_DEPTH = 24
+_BATCH = 256
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+async def remove_tree(path: Path) -> None:
+    """Remove a directory with all that is in it; nothing happens where there is none. Raises `OSError`.
+
+    Cancelled in the middle, it leaves a part that the next call removes.
+    """
+    parent = os.open(path.parent, _OPEN & ~os.O_NOFOLLOW)
+    try:
+        try:
+            if not stat.S_ISDIR(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
+                os.unlink(path.name, dir_fd=parent)
+                return
+        except FileNotFoundError:
+            return
+        await _Removal(path.name, parent).run()
+    finally:
+        os.close(parent)
+    await trio.lowlevel.checkpoint()
+
+
+class _Removal:
+    def __init__(self, name: str, parent: int) -> None:
+        self._name = name
+        self._parent = parent
+        self._numbers = count()
+        self._top = -1
+
+    async def run(self) -> None:
+        self._top = open_anyway(self._name, self._parent)
+        try:
+            await self._empty(self._top, 0)
+        finally:
+            os.close(self._top)
+        os.rmdir(self._name, dir_fd=self._parent)
+
+    async def _empty(self, fd: int, depth: int) -> None:
+        # Directories that were too deep turn up again at the top, before its listing is found empty.
+        while batch := _entries(fd):
+            for name, is_directory in batch:
+                if not is_directory:
+                    os.unlink(name, dir_fd=fd)
+                elif depth < _MAX_DEPTH:
+                    child = open_anyway(name, fd)
+                    try:
+                        await self._empty(child, depth + 1)
+                    finally:
+                        os.close(child)
+                    os.rmdir(name, dir_fd=fd)
+                else:
+                    self._lift(name, fd)
+            await trio.lowlevel.checkpoint()
+
+    def _lift(self, name: str, fd: int) -> None:
+        """Move a directory to the top, under a name that nothing there has."""
+        os.close(open_anyway(name, fd))  # it must be writable by us to get another parent
+        while True:
+            lifted = f"deep-{next(self._numbers)}"
+            try:
+                os.stat(lifted, dir_fd=self._top, follow_symlinks=False)
+            except FileNotFoundError:
+                os.rename(name, lifted, src_dir_fd=fd, dst_dir_fd=self._top)
+                return
+
+
+def _entries(fd: int) -> list[tuple[str, bool]]:
+    """Return the first entries of a directory, and which of them are directories themselves."""
+    with os.scandir(fd) as listing:
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in islice(listing, _BATCH)]
+
+
+def open_anyway(name: str, parent: int) -> int:
+    """Open a directory of ours, whatever its mode says: an agent may set any, and the kernel leaves 000."""
+    path_fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        if stat.S_IMODE(os.fstat(path_fd).st_mode) & 0o700 != 0o700:
+            Path(f"/proc/self/fd/{path_fd}").chmod(0o700)  # leads to the inode itself, not to a name
+    finally:
+        os.close(path_fd)
+    return os.open(name, _OPEN, dir_fd=parent)

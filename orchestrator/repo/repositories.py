@@ -1,0 +1,177 @@
+"""The door to this room: remotes in, worktrees and diffs out.
+
+The invariant: one `Repositories` a state directory, made by `assembly` after the journal's lock is held, so
+that everything under `mirrors`, `checkouts`, `workspaces` and `quarantine` is this process's alone. Callers:
+`assembly`, `supervise`.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from orchestrator.errors import GitFailed, RepositoryError
+from orchestrator.repo.access import Gateway, no_tokens, write_askpass
+from orchestrator.repo.address import check_addresses
+from orchestrator.repo.bare import Identity, make_directory
+from orchestrator.repo.checkouts import Checkouts
+from orchestrator.repo.mirrors import Mirror
+from orchestrator.repo.policy import Policy
+from orchestrator.repo.quarantine import Origin, checked_commit, read_diff
+from orchestrator.repo.removal import remove_tree
+from orchestrator.repo.strays import end_strays
+from orchestrator.repo.url import Remote, UrlRules, as_address, parse_url
+from orchestrator.repo.worktree import Base, Worktree, open_worktree, remove_room
+from sandbox.base import Backend, User
+
+_SALVAGE_REF = re.compile(r"refs/salvage/[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_REF = re.compile(r"refs/[A-Za-z0-9._/+@#=-]+")
+#: Characters that an overlay's options cannot hold.
+_UNMOUNTABLE = set(',:\\"\n')
+
+
+class Repositories:
+    """Git for one state directory."""
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        user: User,
+        layered: bool,
+        rules: UrlRules,
+        identity: Identity,
+        workspaces: Path | None = None,
+        token_for: Callable[[str], str | None] = no_tokens,
+        policy: Policy | None = None,
+    ) -> None:
+        """Make the directories; worktrees go under `workspaces`, `token_for` returns the token for a host."""
+        self._mirrors_at = home / "mirrors"
+        self._agents = workspaces or home / "workspaces"
+        self._quarantine = home / "quarantine"
+        checkouts = home / "checkouts"
+        for path in (self._mirrors_at, checkouts, self._agents, self._quarantine):
+            # Others may pass through to what is theirs, and list nothing. What is there already may be the
+            # operator's own.
+            if home in path.parents or not path.exists():
+                make_directory(path, 0o711)
+        askpass = home / "askpass"
+        write_askpass(askpass)
+        self._gateway = Gateway(rules, askpass, token_for)
+        self._checkouts = Checkouts(checkouts, user)
+        self._user = user
+        self._layered = layered and not set(f"{home}{self._agents}") & _UNMOUNTABLE
+        self._identity = identity
+        self._policy = policy or Policy()
+        self._mirrors: dict[str, Mirror] = {}
+
+    def check_url(self, url: str) -> None:
+        """Raise `UrlRefused` for a URL that no task may name; asks no network."""
+        remote = parse_url(url, self._gateway.rules)
+        literal = as_address(remote.host)
+        if literal is not None:
+            check_addresses(remote.host, [literal], self._gateway.rules)
+
+    async def resolve(self, url: str, branch: str) -> Base:
+        """Return the commit that the remote has under the branch now, with its objects in the mirror.
+
+        Raises `UrlRefused`, `BranchMissing`, `RepositoryUnreachable`, or `RepositoryError`.
+        """
+        remote = parse_url(url, self._gateway.rules)
+        mirror = self._mirror(remote)
+        fresh = False
+        try:
+            commit = await mirror.refresh(branch)
+            fresh = True
+        finally:
+            if not fresh:
+                self._set_aside(mirror)
+        return Base(remote.url, branch, commit, mirror)
+
+    def _set_aside(self, mirror: Mirror) -> None:
+        """Take the mirror of a remote that never gave us anything out of use, whatever cut its fetch."""
+        if self._mirrors.get(mirror.remote.key) is not mirror or not mirror.unused:
+            return
+        del self._mirrors[mirror.remote.key]
+        # Renamed first: whoever comes next makes a new one beside its removal.
+        gone = self._mirrors_at / f"gone-{secrets.token_hex(8)}"
+        mirror.directory.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)  # a few small files; the next start takes what resists
+
+    async def sweep(self) -> None:
+        """Remove what a crash left half made or half removed, and end what a killed git left running."""
+        for root in (self._mirrors_at, self._quarantine):
+            await end_strays(root)
+        for gone in self._mirrors_at.glob("gone-*"):
+            await remove_tree(gone)
+        await self._checkouts.sweep()
+
+    def _mirror(self, remote: Remote) -> Mirror:
+        mirror = self._mirrors.get(remote.key)
+        if mirror is None:
+            directory = self._mirrors_at / remote.key
+            make_directory(directory, 0o750, group=self._user.gid)
+            mirror = self._mirrors[remote.key] = Mirror(directory, remote, self._gateway)
+            mirror.write()
+        return mirror
+
+    @asynccontextmanager
+    async def open_worktree(
+        self, base: Base, *, agent_id: str, task_id: str, backend: Backend
+    ) -> AsyncGenerator[Worktree, None]:
+        """Give an agent its worktree; leaving the block removes everything of it, also when cancelled.
+
+        No process of the agent may be alive by then.
+        """
+        name = f"agent-{agent_id}-{task_id}".replace(":", "_")  # an overlay's options are separated by colons
+        if not _NAME.fullmatch(name):
+            raise RepositoryError("the ids of agent and task do not make the name of a directory")
+        async with self._checkouts.hold(base.mirror, base.commit) as shared:
+            origin = Origin(
+                base.commit, base.mirror.objects, shared, self._identity, self._user, self._layered
+            )
+            async with open_worktree(
+                base,
+                room=self._agents / name,
+                quarantine=self._quarantine / name,
+                origin=origin,
+                backend=backend,
+                label=agent_id,
+                policy=self._policy,
+            ) as worktree:
+                yield worktree
+
+    def directories(self) -> list[str]:
+        """Return the names of the agents whose belongings are found on the host.
+
+        The quarantines tell, which come before a worktree and go after it: the directory of the worktrees
+        is the operator's to name, and may hold what is not ours.
+        """
+        return sorted(path.name for path in self._quarantine.iterdir())
+
+    async def reap(self, name: str) -> None:
+        """Remove what a crash left under a name from `directories`."""
+        if name not in self.directories():
+            raise RepositoryError(f"{name[:80]!r} is not the name of an agent's directory")
+        await remove_room(self._agents / name, self._quarantine / name)
+
+    async def diff(self, url: str, base_commit: str, commit: str, *, max_bytes: int) -> bytes:
+        """Return the change of a landed commit, or of a salvage ref, cut with a mark at `max_bytes`."""
+        remote = parse_url(url, self._gateway.rules)
+        if not (self._mirrors_at / remote.key).exists():
+            raise GitFailed(f"there is no mirror of {remote.url}")
+        if not _SALVAGE_REF.fullmatch(commit):
+            checked_commit(commit)
+        git = self._mirror(remote).git
+        return await read_diff(git, checked_commit(base_commit), commit, max_bytes=max_bytes)
+
+    async def observe(self, url: str, ref: str) -> str | None:
+        """Return the commit that the remote has under a full ref now, or None where it has none."""
+        if not _REF.fullmatch(ref):
+            raise GitFailed(f"{ref[:200]!r} is not a full ref")
+        return await self._mirror(parse_url(url, self._gateway.rules)).observe(ref)

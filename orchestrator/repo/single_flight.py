@@ -1,0 +1,49 @@
+"""One run of a piece of work for all who ask for it meanwhile.
+
+The invariant: whoever asks gets the outcome of a run that began after the asking, and at most one runs at a
+time. A runner that is cancelled hands the work to the next in line. Callers: `mirrors` (a fetch) and
+`checkouts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import trio
+
+from orchestrator.errors import RepositoryError
+
+T = TypeVar("T")
+
+
+class SingleFlight(Generic[T]):
+    """Shares runs of `work`; failures of the repository are shared too, other errors are the runner's own."""
+
+    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
+        self._work = work
+        self._lock = trio.Lock()
+        self._begun = 0
+        #: The last run that ended, and its outcome.
+        self._ended = 0
+        self._outcome: T | RepositoryError | None = None
+
+    async def get(self) -> T:
+        """Return the outcome of the first run that begins from now on."""
+        wanted = self._begun + 1
+        async with self._lock:
+            if self._ended < wanted:
+                await self._run()
+            outcome = self._outcome
+        if isinstance(outcome, RepositoryError):
+            raise type(outcome)(outcome.detail)
+        return outcome  # type: ignore[return-value]
+
+    async def _run(self) -> None:
+        self._begun += 1
+        number = self._begun
+        try:
+            self._outcome = await self._work()
+        except RepositoryError as error:
+            self._outcome = error
+        self._ended = number

@@ -1,0 +1,83 @@
+"""A private copy of a shared checkout, made in a time that does not depend on its size where overlays work.
+
+The invariant: it is complete, and the agents' user's own, before any process of theirs sees it; from then on
+the host reads nothing of it but the names in its upper layer. Callers: `worktree` and `quarantine`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from orchestrator.errors import GitFailed
+from orchestrator.repo.bare import PrivateGit, make_directory, write_private_git, write_remote_branch
+from orchestrator.repo.checkouts import SharedCheckout
+from orchestrator.repo.git import REMOTE_S, as_user, complaint
+from orchestrator.repo.removal import open_anyway
+from sandbox.base import Directory, Layers, User
+from sandbox.process import run_child
+
+
+async def make_workspace(
+    place: Path, shared: SharedCheckout, git: PrivateGit, *, user: User, layered: bool, common: bool = False
+) -> Layers | Directory:
+    """Make a workspace below `place`, which must not exist: the shared files, and a `.git` of its own.
+
+    Where many start with the same `.git` (`common`), it is shared as the files are, and copied as it is
+    written: each file and directory that is not made is one that a busy disk need not find room for.
+    """
+    make_directory(place, 0o700, user)
+    if layered:
+        cover = shared.git_cover(git, user) if common else None
+        layers = Layers(shared.tree, place / "upper", place / "work", place / "merged", cover)
+        for path in (layers.upper, layers.work, layers.merged):
+            make_directory(path, 0o755, user)
+        if cover is None:
+            write_private_git(layers.upper / ".git", git, user)
+        elif git.branch:
+            write_remote_branch(layers.upper / ".git", git, user)
+        return layers
+    tree = place / "tree"
+    make_directory(tree, 0o755, user)
+    await _copy(shared.tree, tree, user)
+    write_private_git(tree / ".git", git, user)
+    return Directory(tree)
+
+
+async def _copy(source: Path, target: Path, user: User) -> None:
+    """Copy a tree with its times, by which the index knows it."""
+    drop = as_user(user if os.geteuid() == 0 else None)
+    done = await run_child(
+        [*drop, "cp", "-a", "--reflink=auto", "--", f"{source}/.", str(target)],
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+        deadline_s=REMOTE_S,
+    )
+    if not done.exit.ok or done.timed_out:
+        raise GitFailed(f"the checkout could not be copied ({done.exit}): {complaint(done.stderr)}")
+
+
+def is_touched(workspace: Layers | Directory) -> bool:
+    """Return whether anything but `.git` may have been written; where that cannot be told, yes."""
+    if isinstance(workspace, Directory):
+        return True
+    try:
+        fd = os.open(workspace.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # its mode is the agent's to set
+        return True
+    try:
+        with os.scandir(fd) as listing:
+            return any(entry.name != ".git" for entry in listing)
+    finally:
+        os.close(fd)
+
+
+def open_up(workspace: Layers | Directory) -> None:
+    """Make the top of the workspace enterable again for its owner, who may have locked himself out."""
+    top = workspace.path if isinstance(workspace, Directory) else workspace.upper
+    with contextlib.suppress(OSError):
+        parent = os.open(top.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.close(open_anyway(top.name, parent))
+        finally:
+            os.close(parent)

@@ -1,0 +1,210 @@
+"""An agent's own checkout of the repository, from before its first process until nothing of it is left.
+
+The invariant: the host runs no git on it, follows no link in it and believes nothing about it; what the agent
+did comes out only by a push from inside a sandbox into its quarantine. Callers: `repositories` (makes it) and
+`supervise`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from orchestrator.errors import ImportRefused, RepositoryError
+from orchestrator.repo.bare import write_private_git
+from orchestrator.repo.inside import COLLECT, Claim, run_script, script_spec
+from orchestrator.repo.mirrors import Mirror
+from orchestrator.repo.policy import Policy
+from orchestrator.repo.quarantine import MIRROR_AT, Origin, Quarantine
+from orchestrator.repo.removal import remove_tree
+from orchestrator.repo.workspace import is_touched, make_workspace, open_up
+from sandbox.base import Backend, Bind, Directory, Layers, Limits, SandboxError, Spec
+
+#: How long leaving a worktree may take to remove it; what is left then is reaped at the next start.
+REMOVE_S = 30.0
+#: Of the deadline of a collection, what the agent's own repository may use up before ours takes its place.
+_FIRST_SHARE = 0.6
+#: How long the receiving end may take to end once the sending end is gone.
+_RECEIVED_S = 5.0
+_RESCUE_AT = "/rescue.git"
+SALVAGED = "Work that was not landed"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The commit that an agent starts from, and the mirror that has it."""
+
+    url: str
+    branch: str
+    commit: str
+    mirror: Mirror
+
+
+class Worktree:
+    """The workspace of one agent; made by `open_worktree`."""
+
+    def __init__(
+        self, base: Base, room: Path, workspace: Layers | Directory, quarantine: Quarantine, tools: _Tools
+    ) -> None:
+        self.base = base
+        self.workspace = workspace
+        #: What every sandbox on the workspace has to show beside it.
+        self.binds = (Bind(base.mirror.objects, MIRROR_AT),)
+        self.quarantine = quarantine
+        self._room = room
+        self._tools = tools
+        self._candidate: str | None = None
+
+    def touched(self) -> bool:
+        """Return whether any file was ever changed; True where that cannot be told without looking at all."""
+        return is_touched(self.workspace)
+
+    async def collect(self, *, limits: Limits, deadline_s: float, message: str) -> str | None:
+        """Commit what was left uncommitted and bring it into quarantine; None where nothing is new.
+
+        Where the agent's own repository is of no use, the files alone are taken, as one commit over the base.
+        Raises `ImportRefused` where the work cannot be taken in, and `SandboxError` where no sandbox starts.
+        """
+        self.quarantine.note_message(message)
+        ends = trio.current_time() + deadline_s
+        claim, found = await self._collect_once(limits, deadline_s * _FIRST_SHARE, message, rescue=False)
+        if found is None and claim.word not in {"unchanged", "refused"}:
+            left_s = max(0.0, ends - trio.current_time())
+            claim, found = await self._collect_once(limits, left_s, message, rescue=True)
+        if found is not None:
+            self._candidate = found
+            return found
+        if claim.word in {"unchanged", "pushed"}:
+            return None
+        if claim.word == "refused":
+            raise ImportRefused(f"what the agent committed was refused: {claim.detail}")
+        why = claim.detail if claim.word else f"not done within {deadline_s:g} s"
+        raise ImportRefused(f"the agent's work could not be collected: {why}")
+
+    async def _collect_once(
+        self, limits: Limits, deadline_s: float, message: str, *, rescue: bool
+    ) -> tuple[Claim, str | None]:
+        open_up(self.workspace)
+        near, far = socket.socketpair()
+        with near, far:
+            ref, receiving = self.quarantine.open_import(near.fileno())
+            spec, mark = self._collect_spec(limits, message, ref, far.fileno(), rescue=rescue)
+            async with receiving as receiver:
+                near.close()
+                claim = await run_script(
+                    self._tools.backend, spec, mark, deadline_s=deadline_s, started=far.close
+                )
+                far.close()
+                with trio.move_on_after(_RECEIVED_S):
+                    await receiver.wait()
+                    receiver.release_nowait()
+        return claim, await self.quarantine.imported(ref)
+
+    def _collect_spec(
+        self, limits: Limits, message: str, ref: str, fd: int, *, rescue: bool
+    ) -> tuple[Spec, str]:
+        binds: tuple[Bind, ...] = self.binds
+        fresh = ""
+        if rescue:
+            git = self._room / f"rescue-{secrets.token_hex(8)}"
+            origin = self._tools.origin
+            write_private_git(git, origin.private_git(self._alternates()), origin.user)
+            binds += (Bind(git, _RESCUE_AT, writable=True),)
+            fresh = self._tools.backend.seen(git, _RESCUE_AT)
+        env = {
+            **self._tools.origin.identity.environment(),
+            "BASE": self.base.commit,
+            "MESSAGE": message,
+            "FRESH": fresh,
+            "REF": ref,
+            "FD": str(fd),
+        }
+        spec = Spec(self._tools.label, (), self.workspace, binds=binds, limits=limits, pass_fds=(fd,))
+        return script_spec(spec, COLLECT, env)
+
+    def _alternates(self) -> tuple[str, ...]:
+        return (self._tools.backend.seen(self.base.mirror.objects, MIRROR_AT),)
+
+    async def salvage(self, *, limits: Limits, deadline_s: float, message: str = SALVAGED) -> str | None:
+        """Keep the work as `refs/salvage/<agentId>` in the mirror; return the ref, or None for no work.
+
+        Only the files are taken, by a repository of ours: after its end nothing that the agent wrote (a
+        filter, a hook) runs again. What can no longer be collected is salvaged as it was when last collected.
+        """
+        candidate = self._candidate
+        try:
+            claim, found = await self._collect_once(limits, deadline_s, message, rescue=True)
+            candidate = found or (None if claim.word == "unchanged" else candidate)
+            if candidate is None and claim.word != "unchanged":
+                raise ImportRefused(f"the work could not be salvaged: {claim.detail or 'no word of it'}")
+        except (RepositoryError, SandboxError):
+            if candidate is None:
+                raise
+            log.debug("salvaged as last collected", extra={"agent_id": self._tools.label})
+        if candidate is None:
+            return None
+        ref = f"refs/salvage/{self._tools.label}"
+        await self.base.mirror.adopt(self.quarantine.directory, candidate, ref)
+        return ref
+
+
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """What a worktree works with."""
+
+    backend: Backend
+    origin: Origin
+    label: str
+
+
+@asynccontextmanager
+async def open_worktree(
+    base: Base,
+    *,
+    room: Path,
+    quarantine: Path,
+    origin: Origin,
+    backend: Backend,
+    label: str,
+    policy: Policy,
+) -> AsyncGenerator[Worktree, None]:
+    """Make a worktree at `room` and its quarantine; leaving the block removes both, also when cancelled."""
+    tools = _Tools(backend, origin, label)
+    alternates = (backend.seen(base.mirror.objects, MIRROR_AT),)
+    inbox = Quarantine(quarantine, room, origin, label, policy)
+    try:
+        # The first to come and the last to go: by it a crash's leftovers are found.
+        inbox.claim()
+        workspace = await make_workspace(
+            room,
+            origin.shared,
+            origin.private_git(alternates, base.branch),
+            user=origin.user,
+            layered=origin.layered,
+            common=True,
+        )
+        yield Worktree(base, room, workspace, inbox, tools)
+    finally:
+        removed = False
+        with trio.move_on_after(REMOVE_S, shield=True):
+            await remove_room(room, quarantine)
+            removed = True
+        if not removed:
+            raise OSError(f"{room.name} was not removed within {REMOVE_S:g} s: the next start does it")
+
+
+async def remove_room(room: Path, quarantine: Path) -> None:
+    """Remove an agent's directory and its quarantine, each as far as it is there."""
+    for place in (room, quarantine):
+        with contextlib.suppress(FileNotFoundError):
+            await remove_tree(place)
