@@ -1,0 +1,1 @@
+"""The runtimes: programs that do the thinking, behind one contract."""

@@ -1,0 +1,97 @@
+"""The contract that every runtime keeps: open a session, take turns in it, say how each ended.
+
+The invariant: a runtime starts programs only through `Session.backend`, which tracks every sandbox for the
+kill switch, and leaves nothing behind when its block is left, cancelled or not. It knows no wall clock: the
+caller's cancel scope does. Callers: `supervise.run`, which drives the turns, and the runtimes, which
+implement it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.core.model import Usage
+from orchestrator.core.spec import TaskSpec
+from sandbox.base import Backend, Bind, Directory, Exit, Layers, Limits
+
+#: Characters of a turn's text that its result keeps.
+MAX_TEXT = 4000
+
+
+class Output(Protocol):
+    """The way into the agent's log: bounded by the log itself, and cheap."""
+
+    async def __call__(self, stream: str, line: str) -> None:
+        """Log one line of `stdout`, `stderr` or `system`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Everything that a runtime needs to work for one agent."""
+
+    agent_id: str
+    task_id: str
+    #: 1 for the first attempt at the task.
+    attempt: int
+    spec: TaskSpec
+    backend: Backend
+    workspace: Layers | Directory
+    binds: tuple[Bind, ...]
+    limits: Limits
+    #: The commit that the work starts from, and the branch that it will land on.
+    base: str
+    branch: str
+    #: A directory of ours that agents cannot write; files in it bear the agent's id.
+    scratch: Path
+    #: Whether an earlier life of this agent was cut by a crash or a restart.
+    resumed: bool
+    output: Output
+    #: To be awaited once the first turn's program runs: it journals `agent.running`.
+    started: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked in one turn; turns are numbered from 1."""
+
+    text: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResult:
+    """How a turn ended; `text` is the end of what the agent said, at most `MAX_TEXT` characters."""
+
+    ok: bool
+    stop_reason: str
+    exit: Exit | None
+    text: str
+    usage: Usage
+    duration_ms: float
+
+
+class Turns(Protocol):
+    """A live conversation with one agent."""
+
+    async def turn(self, prompt: Prompt) -> TurnResult:
+        """Take one turn, to its end."""
+        ...
+
+
+class Runtime(Protocol):
+    """A kind of program that does the thinking."""
+
+    name: str
+
+    def check(self, spec: TaskSpec) -> None:
+        """Raise `FieldRefused` where the task lacks what this runtime needs; called when it is submitted."""
+        ...
+
+    def open(self, session: Session) -> AbstractAsyncContextManager[Turns]:
+        """Begin a conversation; leaving the block ends everything that it started."""
+        ...

@@ -1,0 +1,1 @@
+"""The checks that judge a candidate, and their verdicts."""

@@ -1,0 +1,66 @@
+"""What a gate is shown, and what every gate keeps to.
+
+The invariant: a gate learns what to do from the base commit (`read_base`, `names_base`) and does it to the
+candidate (`open_checkout`), never the other way round. Callers: `gates.base`, every gate, and
+`supervise.run`, which fills the exhibit in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.core.model import Verdict
+from sandbox.base import Backend, Bind, Directory, Layers, Limits
+
+
+class Checkout(Protocol):
+    """A fresh checkout of the candidate, made for one gate and thrown away after."""
+
+    @property
+    def workspace(self) -> Layers | Directory:
+        """The files, for a sandbox."""
+        ...
+
+    @property
+    def binds(self) -> tuple[Bind, ...]:
+        """What the sandbox must show beside them."""
+        ...
+
+
+class Output(Protocol):
+    """The way into the agent's log: bounded by the log itself, and cheap."""
+
+    async def __call__(self, stream: str, line: str) -> None:
+        """Log one line of `stdout`, `stderr` or `system`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Exhibit:
+    """A candidate, the base that it grew from, and the means to try it."""
+
+    commit: str
+    base: str
+    #: The content of a file of the base commit, or None where it has no such file.
+    read_base: Callable[[str], Awaitable[bytes | None]]
+    #: The names at the top of the base commit's tree.
+    names_base: Callable[[], Awaitable[tuple[str, ...]]]
+    open_checkout: Callable[[], AbstractAsyncContextManager[Checkout]]
+    backend: Backend
+    limits: Limits
+    output: Output
+    #: How often this task's work has been judged, this time included.
+    round: int
+
+
+class Gate(Protocol):
+    """One check."""
+
+    name: str
+
+    async def judge(self, exhibit: Exhibit, *, deadline_s: float) -> Verdict:
+        """Judge the candidate within the deadline; whatever is the candidate's fault is a rejection."""
+        ...

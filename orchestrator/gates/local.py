@@ -1,0 +1,143 @@
+"""How a repository says that its tests are run: its own word first, then what it is made of.
+
+The order: `[gates.tests]` of orchestrator.toml, the target `test` of a Makefile, then Python, Node, Go,
+Rust; the first that is found is all that is run. The invariant: only the base commit is asked. Caller:
+`gates.tests`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from typing import Any
+
+from orchestrator.gates.compiled import find_go, find_rust
+from orchestrator.gates.definition import (
+    MAX_FILES,
+    Definition,
+    ReadBase,
+    Unrunnable,
+    plain_path,
+    read_all,
+    restoring,
+    scripts_named,
+    shadows,
+)
+from orchestrator.gates.node import find_node
+from orchestrator.gates.python import find_python
+
+OWN_WORD = "orchestrator.toml"
+_MAKEFILES = ("GNUmakefile", "makefile", "Makefile")  # in make's own order
+_TARGET = re.compile(
+    r"^(?:[\w.%/-]{1,99}[ \t]+){0,20}test(?:[ \t]+[\w.%/-]{1,99}){0,20}[ \t]*::?(?![:=])", re.MULTILINE
+)
+_INCLUDE = re.compile(r"^[ \t]*[-s]?include[ \t]+([^#\n]{1,2000})", re.MULTILINE)
+
+NOTHING_FOUND = (
+    "the base commit does not say how its tests are run: add an orchestrator.toml with [gates.tests] and "
+    'command = ["…"], or a Makefile with a target "test" (looked for those, and for tests of Python, Node, '
+    "Go and Rust)"
+)
+
+
+async def find_tests(names: Iterable[str], read_base: ReadBase) -> Definition:
+    """Return how the tests are run; raises `Unrunnable` where the base does not say it in a way we follow."""
+    present = tuple(names)
+    for find in (find_own_word, find_make, find_python, find_node, find_go, find_rust):
+        definition = await find(present, read_base)
+        if definition is not None:
+            return definition
+    raise Unrunnable(NOTHING_FOUND)
+
+
+# --- orchestrator.toml -----------------------------------------------------------------------------------
+
+
+async def find_own_word(names: Iterable[str], read_base: ReadBase, gate: str = "tests") -> Definition | None:
+    """Return what orchestrator.toml says about a gate, or None where it says nothing."""
+    present = set(names)
+    content = await read_base(OWN_WORD) if OWN_WORD in present else None
+    if content is None or (table := _gate_table(content, gate)) is None:
+        return None
+    command, timeout_s = _command(table, gate), _timeout_s(table, gate)
+    argv = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
+    text = command if isinstance(command, str) else " ".join(command)
+    wanted = [*scripts_named(text)]
+    if isinstance(command, list) and "/" in command[0] and (program := plain_path(command[0])):
+        wanted.append(program)
+    return restoring(
+        shown=(command,) if isinstance(command, str) else argv,
+        command=argv,
+        files=await read_all(read_base, wanted),
+        forbidden=shadows(text, present),
+        timeout_s=timeout_s,
+    )
+
+
+def _gate_table(content: bytes, gate: str) -> dict[str, Any] | None:
+    try:
+        gates = tomllib.loads(content.decode()).get("gates", {})
+    except (ValueError, RecursionError) as error:
+        raise Unrunnable(f"{OWN_WORD} in the base commit cannot be read: {error}") from error
+    table = gates.get(gate) if isinstance(gates, dict) else gates
+    if table is None:
+        return None
+    if not isinstance(table, dict) or table.keys() - {"command", "timeout"}:
+        raise Unrunnable(f"{OWN_WORD} in the base commit: [gates.{gate}] takes command and timeout, no more")
+    return table
+
+
+def _command(table: dict[str, Any], gate: str) -> str | list[str]:
+    command = table.get("command")
+    words = command if isinstance(command, list) else [command]
+    texts = [word for word in words if isinstance(word, str) and "\0" not in word]
+    if texts and texts[0].strip() and len(texts) == len(words):
+        return texts if isinstance(command, list) else texts[0]
+    raise Unrunnable(
+        f"{OWN_WORD} in the base commit: [gates.{gate}] command must be a text or a list of words"
+    )
+
+
+def _timeout_s(table: dict[str, Any], gate: str) -> float | None:
+    timeout = table.get("timeout")
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 7 * 86400:
+        raise Unrunnable(f"{OWN_WORD} in the base commit: [gates.{gate}] timeout must be a number of seconds")
+    return float(timeout)
+
+
+# --- make ------------------------------------------------------------------------------------------------
+
+
+async def find_make(names: Iterable[str], read_base: ReadBase) -> Definition | None:
+    """Return `make test` where the base's makefile has that target."""
+    present = set(names)
+    main = next((name for name in _MAKEFILES if name in present), None)
+    content = await read_base(main) if main else None
+    if main is None or content is None or not _TARGET.search(content.decode(errors="replace")):
+        return None
+    files = await _included({main: content}, read_base)
+    text = "\n".join(part.decode(errors="replace") for part in files.values())
+    files |= await read_all(read_base, (path for path in scripts_named(text) if path not in files))
+    return restoring(
+        shown=("make", "test"),
+        command=("make", "test"),
+        files=files,
+        remove=_MAKEFILES,
+        forbidden=shadows(text, present),
+    )
+
+
+async def _included(files: dict[str, bytes], read_base: ReadBase) -> dict[str, bytes]:
+    """Return the makefiles with all that they include by name; a name that make computes is not followed."""
+    found, pending = dict(files), list(files.values())
+    while pending and len(found) < MAX_FILES:
+        text = pending.pop().decode(errors="replace")
+        words = (word for line in _INCLUDE.findall(text) for word in line.split() if "$" not in word)
+        paths = [path for word in words if (path := plain_path(word)) and path not in found]
+        fresh = await read_all(read_base, paths[:MAX_FILES])
+        found |= fresh
+        pending += fresh.values()
+    return found

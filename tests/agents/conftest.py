@@ -1,0 +1,107 @@
+"""What the agent tests share: a session on a real backend, with a log that can be looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from orchestrator.agents.base import Prompt, Session, TurnResult
+from orchestrator.agents.registry import find_runtime
+from orchestrator.core.spec import TaskSpec
+from sandbox.base import Backend, Directory, Limits, SandboxError, User
+from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.trusted import ProcessBackend
+
+
+class Log:
+    """An agent's log in memory, and how often its program was announced."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+        self.started = 0
+        self.grew = trio.Event()
+
+    async def output(self, stream: str, line: str) -> None:
+        self.lines.append((stream, line))
+        self.grew.set()
+
+    async def wait_for(self, line: str) -> None:
+        while line not in [text for _, text in self.lines]:
+            self.grew = trio.Event()
+            await self.grew.wait()
+
+    async def announce(self) -> None:
+        self.started += 1
+
+    def of(self, stream: str) -> list[str]:
+        return [line for name, line in self.lines if name == stream]
+
+
+@pytest.fixture
+def log() -> Log:
+    """Return an empty log."""
+    return Log()
+
+
+@pytest.fixture(params=["bubblewrap", "process"])
+def backend(request: pytest.FixtureRequest, ordinary_user: User) -> Backend:
+    """Return each backend in turn, or skip with its reason."""
+    try:
+        if request.param == "process":
+            return ProcessBackend(ordinary_user)
+        return BubblewrapBackend(ordinary_user)
+    except SandboxError as error:
+        pytest.skip(str(error))
+
+
+def spec_of(*command: str, **options: object) -> TaskSpec:
+    """Return the task of running a command."""
+    return TaskSpec.model_validate(
+        {
+            "taskId": "T-1",
+            "context": {"repository": "https://example.org/r.git", "instructions": "do it"},
+            "options": {"command": list(command), **options},
+        }
+    )
+
+
+OpenSession = Callable[..., Session]
+
+
+@pytest.fixture
+def open_session(reachable_path: Path, backend: Backend, log: Log) -> OpenSession:
+    """Return a function that makes a session for a command."""
+    workspace, scratch = reachable_path / "workspace", reachable_path / "scratch"
+    for path in (workspace, scratch):
+        path.mkdir()
+    os.chown(workspace, backend.user.uid, backend.user.gid)
+
+    def session_of(spec: TaskSpec, *, resumed: bool = False, on: Backend | None = None) -> Session:
+        return Session(
+            agent_id="agent-1",
+            task_id=spec.task_id,
+            attempt=2,
+            spec=spec,
+            backend=on or backend,
+            workspace=Directory(workspace),
+            binds=(),
+            limits=Limits(),
+            base="b" * 40,
+            branch=spec.landing_branch,
+            scratch=scratch,
+            resumed=resumed,
+            output=log.output,
+            started=log.announce,
+        )
+
+    return session_of
+
+
+async def take_turn(session: Session, text: str = "please\n", number: int = 1) -> TurnResult:
+    """Take one turn by the runtime `command`."""
+    async with find_runtime("command").open(session) as turns:
+        return await turns.turn(Prompt(text, number))

@@ -1,0 +1,186 @@
+"""What the gate tests share: toolchains that a sandbox may see, and a judgement of a project's change."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestrator.core.model import Verdict
+from orchestrator.gates.exhibit import Exhibit
+from orchestrator.gates.tests import TestsGate
+from sandbox.base import Backend, Bind, Directory, Layers, Limits, SandboxError, User
+from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.trusted import ProcessBackend
+
+#: A project's files by path; None takes a file of the base away.
+Files = Mapping[str, str]
+Changes = Mapping[str, str | None]
+Judge = Callable[..., Awaitable[Verdict]]
+
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """Host directories to show in the sandbox, and the PATH inside."""
+
+    read_only: tuple[Path, ...] = ()
+    path: str = SYSTEM_PATH
+
+
+def bubblewrap_with(toolchain: Toolchain, user: User) -> Backend:
+    """Return the backend that shows the toolchain, or skip with its reason."""
+    try:
+        return BubblewrapBackend(user, read_only=toolchain.read_only, path=toolchain.path)
+    except SandboxError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def shared_path(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return a directory for the whole run that every user may enter."""
+    path = Path(tempfile.mkdtemp(prefix="toolchains-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def with_pytest(shared_path: Path) -> Toolchain:
+    """Return the system's Python with our own pytest beside it: pytest is pure Python and can be copied."""
+    if not SYSTEM_PYTHON.exists():
+        pytest.skip(f"{SYSTEM_PYTHON} is missing")
+    root = shared_path / "python"
+    subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", root], check=True, capture_output=True)
+    (target,) = root.glob("lib/python*/site-packages")
+    for name in ("pytest", "pluggy", "iniconfig", "packaging", "pygments"):
+        for file in importlib.metadata.files(name) or ():
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                (target / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file.locate(), target / file)
+    return Toolchain((root,), f"{root}/bin:{SYSTEM_PATH}")
+
+
+@pytest.fixture(scope="session")
+def with_cargo(shared_path: Path) -> Toolchain:
+    """Return Cargo: the system's, or a rustup toolchain linked to where every user may go."""
+    if Path("/usr/bin/cargo").exists():
+        return Toolchain()
+    rustc = shutil.which("rustc")
+    if rustc is None or shutil.which("cargo") is None:
+        pytest.skip("cargo is missing")
+    asked = subprocess.run([rustc, "--print", "sysroot"], check=True, capture_output=True, text=True)
+    root = shared_path / "rust"
+    subprocess.run(["cp", "-rl", asked.stdout.strip(), root], check=True)
+    return Toolchain((root,), f"{root}/bin:{SYSTEM_PATH}")
+
+
+@pytest.fixture
+def judge(reachable_path: Path, ordinary_user: User) -> Judge:
+    """Return a function that judges changes to a base by the gate `tests` in a real sandbox."""
+
+    async def judge_change(
+        base: Files,
+        changes: Changes | None = None,
+        *,
+        toolchain: Toolchain | None = None,
+        backend: Backend | None = None,
+        deadline_s: float = 50.0,
+        limits: Limits | None = None,
+        layered: bool = False,
+    ) -> Verdict:
+        chosen = backend or bubblewrap_with(toolchain or Toolchain(), ordinary_user)
+        candidate = {path: text for path, text in {**base, **(changes or {})}.items() if text is not None}
+        checkout = reachable_path / "checkout"
+        exhibit = exhibit_of(base, candidate, checkout, chosen, limits or Limits(), layered=layered)
+        return await TestsGate().judge(exhibit, deadline_s=deadline_s)
+
+    return judge_change
+
+
+@dataclass(frozen=True, slots=True)
+class FreshCheckout:
+    """See `gates.exhibit.Checkout`."""
+
+    workspace: Directory | Layers
+    binds: tuple[Bind, ...] = ()
+
+
+def exhibit_of(
+    base: Files, candidate: Files, place: Path, backend: Backend, limits: Limits, *, layered: bool = False
+) -> Exhibit:
+    """Return the exhibit of a candidate whose checkout is made at `place`, for one gate at a time."""
+
+    async def read_base(path: str) -> bytes | None:
+        return base[path].encode() if path in base else None
+
+    async def names_base() -> tuple[str, ...]:
+        return tuple(dict.fromkeys(path.partition("/")[0] for path in base))
+
+    @asynccontextmanager
+    async def open_checkout() -> AsyncIterator[FreshCheckout]:
+        layers = write_layers(place, candidate, backend.user)
+        try:
+            yield FreshCheckout(layers if layered else Directory(layers.lower))
+        finally:
+            # An overlay leaves a directory in its work directory that not even its owner may enter.
+            for inner in layers.work.iterdir():
+                inner.chmod(0o700)
+            shutil.rmtree(place)
+
+    async def output(stream: str, line: str) -> None:
+        pass
+
+    return Exhibit(
+        commit="c" * 40,
+        base="b" * 40,
+        read_base=read_base,
+        names_base=names_base,
+        open_checkout=open_checkout,
+        backend=backend,
+        limits=limits,
+        output=output,
+        round=1,
+    )
+
+
+def write_layers(place: Path, files: Files, owner: User) -> Layers:
+    """Write the files as the lower of fresh layers that belong to the owner."""
+    place.mkdir()
+    lower, *others = (place / name for name in ("lower", "upper", "work", "merged"))
+    write_files(lower, files, owner)
+    for path in others:
+        path.mkdir()
+        os.chown(path, owner.uid, owner.gid)
+    return Layers(lower, *others)
+
+
+def write_files(place: Path, files: Files, owner: User) -> None:
+    """Write the files as the owner's; what begins with `#!` may be run, what begins with `->` is a link."""
+    place.mkdir()
+    for name, text in files.items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text.startswith("->"):
+            path.symlink_to(text[2:])
+            continue
+        path.write_text(text)
+        path.chmod(0o755 if text.startswith("#!") else 0o644)
+    for path in (place, *place.rglob("*")):
+        os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+
+
+@pytest.fixture
+def process_backend(ordinary_user: User) -> Backend:
+    """Return the backend without isolation."""
+    return ProcessBackend(ordinary_user)
