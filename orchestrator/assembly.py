@@ -1,0 +1,256 @@
+"""The composition root: opens every part in order, runs them, and closes them in reverse.
+
+The nesting of the nurseries is the order of the shutdown: agents end first, then the API closes its streams,
+then the journal drains. A service that fails stops the process, and the service manager's restart heals by
+recovery.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from socket import socket
+
+import trio
+from quart_trio import QuartTrio
+
+from orchestrator.api.app import create_app
+from orchestrator.api.server import open_listeners, run_server
+from orchestrator.api.services import Services
+from orchestrator.config import Settings
+from orchestrator.core import events as e
+from orchestrator.errors import SettingsError
+from orchestrator.journal.store import Store, open_store
+from orchestrator.logline import set_up_logging
+from orchestrator.repo.bare import Identity
+from orchestrator.repo.repositories import Repositories
+from orchestrator.repo.url import UrlRules
+from orchestrator.supervise.desk import Desk
+from orchestrator.supervise.gear import Tools
+from orchestrator.supervise.reaper import recover
+from orchestrator.supervise.supervisor import Supervisor
+from orchestrator.version import VERSION
+from sandbox.base import Backend, Limits
+from sandbox.probe import default_user, probe, user_from_name
+
+log = logging.getLogger(__name__)
+
+#: From the signal to the last agent's end, and from there to the end of the last stream.
+AGENT_GRACE_S = 20.0
+API_GRACE_S = 5.0
+#: Below this much room the supervisor says that it is not ready.
+MIN_FREE_MB = 64
+MIN_TOKEN_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a running supervisor can be reached."""
+
+    url: str
+    socket: Path
+    sandbox: str
+
+
+def utc_now() -> datetime:
+    """Return the wall clock's time: for display and for retries' due times, never for durations."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """Return a fresh opaque id."""
+    return str(uuid.uuid4())
+
+
+async def serve(settings: Settings, *, ready: Callable[[Address], None] | None = None) -> None:
+    """Run the supervisor in the foreground until SIGTERM or SIGINT."""
+    set_up_logging(settings.log_level, settings.log_format)
+    for name in settings.unused:
+        log.warning("a setting has no effect in this version", extra={"setting": name})
+    backend = await find_backend(settings)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with (
+            open_store(settings.home, settings.database_path, clock=utc_now, new_id=new_id) as store,
+            trio.open_nursery() as services,
+        ):
+            await services.start(store.run)
+            await _serve_on(settings, backend, store, signals, ready)
+            services.cancel_scope.cancel(reason="shutdown")
+    log.info("stopped")
+
+
+async def find_backend(settings: Settings) -> Backend:
+    """Return the sandbox that works here; raise with every reason where none does."""
+    user = user_from_name(settings.sandbox_user) if settings.sandbox_user else default_user()
+    probed = await probe(
+        settings.sandbox_backend if settings.sandbox_enabled else "process",
+        user=user,
+        read_only=settings.sandbox_read_only,
+        path=settings.sandbox_path,
+        trusted=not settings.sandbox_enabled,
+    )
+    if not settings.sandbox_enabled:
+        log.warning("SANDBOX_ENABLED=false: agents run as plain processes, without isolation")
+    return probed.backend
+
+
+async def _serve_on(
+    settings: Settings,
+    backend: Backend,
+    store: Store,
+    signals: AsyncIterator[int],
+    ready: Callable[[Address], None] | None,
+) -> None:
+    """Recover, then run the supervisor and the API until a signal."""
+    repositories = open_repositories(settings, backend)
+    await recover(store, repositories)
+    await store.record(
+        e.SystemStarted(
+            version=VERSION,
+            sandbox=backend.name,
+            max_agents=settings.max_concurrent_agents,
+            queue_concurrency=settings.queue_concurrency,
+            max_queued=settings.max_queued_tasks,
+        )
+    )
+    limits = Limits(
+        memory_mb=settings.memory_mb,
+        cpus=settings.cpus,
+        pids=settings.pids,
+        disk_mb=settings.disk_mb,
+    )
+    tools = Tools(store, repositories, make_scratch(settings.home), limits, yolo=settings.yolo_mode)
+    supervisor = Supervisor(
+        store,
+        tools,
+        backend,
+        timeout_s=settings.agent_timeout_s,
+        takes_work=settings.enable_queue_processor,
+        clock=utc_now,
+        new_id=new_id,
+    )
+    desk = Desk(store, repositories, supervisor, sandboxed=settings.sandbox_enabled)
+    app = create_app(_services(settings, backend, store, supervisor, desk))
+    listeners = open_listeners(settings.host, settings.port, settings.socket_path)
+    port = listeners[0].getsockname()[1]
+    address = Address(f"http://{_bracketed(settings.host)}:{port}", settings.socket_path, backend.name)
+    shutdown = trio.Event()
+    async with trio.open_nursery() as front:
+        front.start_soon(_run_api, app, listeners, shutdown)
+        log.info("ready", extra={"url": address.url, "socket": str(address.socket), "sandbox": backend.name})
+        if ready is not None:
+            ready(address)
+        await _supervise_until_signal(supervisor, store, signals)
+        shutdown.set()
+    with suppress(FileNotFoundError):
+        settings.socket_path.unlink()
+
+
+def open_repositories(settings: Settings, backend: Backend) -> Repositories:
+    """Return the git side of this state directory."""
+    return Repositories(
+        settings.home,
+        user=backend.user,
+        layered=backend.layered,
+        rules=UrlRules(file_roots=(settings.projects_dir,), hosts=settings.repository_hosts),
+        identity=Identity(settings.git_user_name, settings.git_user_email),
+        workspaces=settings.workspaces_dir,
+    )
+
+
+def make_scratch(home: Path) -> Path:
+    """Return the directory for files that agents read by name only, emptied of what a crash left in it."""
+    scratch = home / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    scratch.chmod(0o711)
+    return scratch
+
+
+def _services(
+    settings: Settings, backend: Backend, store: Store, supervisor: Supervisor, desk: Desk
+) -> Services:
+    async def readiness() -> dict[str, str]:
+        free_mb = shutil.disk_usage(settings.home).free // 2**20
+        return {
+            "journal": "failed: the disk is short" if store.disk_short else "ok",
+            "sandbox": backend.name,
+            "disk": "ok" if free_mb >= MIN_FREE_MB else f"failed: only {free_mb} MB are free",
+            "valkey": "off",
+            "coordinator": "off",
+        }
+
+    return Services(
+        store=store,
+        kill_switch=supervisor,
+        check_task=desk.check_task,
+        diff=desk.diff,
+        resources=desk.resources,
+        enforced=tuple(sorted(backend.enforced)),
+        readiness=readiness,
+        allowed_hosts=settings.allowed_hosts,
+        allowed_origins=settings.allowed_origins,
+        api_key=admin_token(settings),
+        yolo=settings.yolo_mode,
+        version=VERSION,
+        new_id=new_id,
+        clock=utc_now,
+        started=trio.current_time(),
+    )
+
+
+def admin_token(settings: Settings) -> str:
+    """Return the admin token: the one that was set, else the one kept in the state directory, made once."""
+    if settings.api_key is not None:
+        return settings.api_key.get_secret_value()
+    path = settings.token_path
+    if not path.exists():
+        # Linked into place when it is whole: a crash in between leaves no empty token.
+        made = path.with_name(f"token.{secrets.token_hex(8)}")
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+            file.flush()
+            os.fsync(descriptor)
+        made.rename(path)
+        log.info("made an admin token", extra={"path": str(path)})
+    token = path.read_text().strip()
+    if len(token) < MIN_TOKEN_LENGTH:
+        raise SettingsError(f"{path} holds no token: remove it, and a new one is made at the next start")
+    return token
+
+
+async def _run_api(app: QuartTrio, listeners: list[socket], shutdown: trio.Event) -> None:
+    await run_server(app, listeners, shutdown=shutdown, grace_s=API_GRACE_S)
+
+
+async def _supervise_until_signal(supervisor: Supervisor, store: Store, signals: AsyncIterator[int]) -> None:
+    """Run agents until the first signal, then give them a deadline; a second signal ends them at once."""
+    async with trio.open_nursery() as nursery:
+
+        async def stop_on_signals() -> None:
+            async for number in signals:
+                if supervisor.stopping:
+                    nursery.cancel_scope.cancel(reason="second signal")
+                    return
+                log.info("stopping", extra={"signal": signal.Signals(number).name})
+                supervisor.stop()  # before anything is written
+                nursery.cancel_scope.deadline = trio.current_time() + AGENT_GRACE_S
+                nursery.start_soon(store.record, e.SystemStopping())
+
+        nursery.start_soon(stop_on_signals)
+        await supervisor.run()
+        nursery.cancel_scope.cancel(reason="every agent is gone")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

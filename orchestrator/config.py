@@ -1,0 +1,250 @@
+"""Environment and file to one frozen `Settings`: nobody else reads `os.environ`.
+
+Every setting of the contract is one row of `ROWS`. The environment wins over the file, and the first of
+several names over the others; an empty variable counts as unset. Whatever cannot be used is a `SettingsError`
+of one line that names the variable, its value (never a secret's) and what would do. Called by the commands,
+which hand the settings down.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from orchestrator.errors import SettingsError
+from orchestrator.settings import reader as to
+from orchestrator.settings.reader import Setting
+from orchestrator.settings.source import Found, default_home, find, read_file, shown
+
+#: What fits into a unix socket's address.
+MAX_SOCKET_PATH_BYTES = 107
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+MEMORY_MB = 256
+#: Claude Code crashes below 3 GiB.
+MEMORY_CLAUDE_CODE_MB = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that an operator can set, with the defaults filled in."""
+
+    home: Path
+    host: str
+    port: int
+    database_path: Path
+    claude_api_key: SecretStr | None
+    anthropic_base_url: str | None
+    claude_model: str | None
+    valkey_url: SecretStr | None
+    coordinator_url: str | None
+    sandbox_enabled: bool
+    #: auto, podman, bubblewrap or process.
+    sandbox_backend: str
+    sandbox_image: str | None
+    #: Name or number of the host's user that agents run as; None is our own.
+    sandbox_user: str | None
+    sandbox_read_only: tuple[Path, ...]
+    sandbox_path: str
+    sandbox_egress: tuple[str, ...]
+    #: None leaves it to the runtime: see `memory_mb_for`.
+    memory_mb: int | None
+    cpus: float
+    pids: int
+    disk_mb: int
+    max_concurrent_agents: int
+    queue_concurrency: int
+    agent_timeout_s: int
+    yolo_mode: bool
+    git_user_name: str
+    git_user_email: str
+    github_token: SecretStr | None
+    github_owner: str | None
+    github_api_url: str | None
+    gitea_token: SecretStr | None
+    gitea_url: str | None
+    event_dir: Path
+    #: The `file://` root that repositories may be under.
+    projects_dir: Path
+    workspaces_dir: Path
+    #: Empty means public addresses and the hosts of the configured forges.
+    repository_hosts: tuple[str, ...]
+    max_queued_tasks: int
+    enable_queue_processor: bool
+    use_multi_agent_events: bool
+    #: None until the first start has made one, which is kept in `token_path`.
+    api_key: SecretStr | None
+    #: Host names and addresses, without ports; IPv6 without brackets.
+    allowed_hosts: tuple[str, ...]
+    #: Hosts, which stand for their origins, or whole origins.
+    allowed_origins: tuple[str, ...]
+    log_level: str
+    #: auto (console on a terminal, else json), console or json.
+    log_format: str
+    #: The variables that are set although this version does nothing with them yet.
+    unused: tuple[str, ...]
+
+    @property
+    def token_path(self) -> Path:
+        """Where the admin token is kept."""
+        return self.home / "token"
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the unix socket is."""
+        return self.home / "orchestrator.sock"
+
+    def memory_mb_for(self, runtime: str) -> int:
+        """Return the memory ceiling of an agent of this runtime."""
+        return self.memory_mb or (MEMORY_CLAUDE_CODE_MB if runtime == "claude-code" else MEMORY_MB)
+
+
+HTTP = to.url("https", "http")
+VALKEY = to.secret_url("valkey", "redis", "rediss")
+BACKENDS = to.one_of("auto", "podman", "bubblewrap", "process")
+LIST_OF_HOSTS = to.each(to.host_pattern)
+
+ROWS = (
+    Setting("home", ("ORCHESTRATOR_HOME",), to.path),
+    Setting("host", ("ORCHESTRATOR_HOST",), to.host_name, "127.0.0.1"),
+    Setting("port", ("ORCHESTRATOR_PORT", "PORT"), to.whole(0, 65535), 3001),
+    Setting("database_path", ("DATABASE_PATH",), to.path),
+    Setting("claude_api_key", ("CLAUDE_API_KEY", "ANTHROPIC_API_KEY"), to.secret, secret=True, unused=True),
+    Setting("anthropic_base_url", ("ANTHROPIC_BASE_URL",), HTTP, unused=True),
+    Setting("claude_model", ("CLAUDE_MODEL",), to.line, unused=True),
+    Setting("valkey_url", ("VALKEY_URL",), VALKEY, secret=True, unused=True),
+    Setting("valkey_host", ("VALKEY_HOST",), to.host_name, unused=True),
+    Setting("valkey_port", ("VALKEY_PORT",), to.whole(1, 65535), 6379, unused=True),
+    Setting("coordinator_url", ("COORDINATOR_URL",), HTTP, unused=True),
+    Setting("sandbox_enabled", ("SANDBOX_ENABLED",), to.flag, default=True),
+    Setting("sandbox_backend", ("SANDBOX_BACKEND",), BACKENDS, "auto"),
+    Setting("sandbox_image", ("SANDBOX_IMAGE",), to.line, unused=True),
+    Setting("sandbox_user", ("SANDBOX_USER",), to.line),
+    Setting("sandbox_read_only", ("SANDBOX_READ_ONLY",), to.each(to.toolchain, ":"), (), separator=":"),
+    Setting("sandbox_path", ("SANDBOX_PATH",), to.search_path, "/usr/local/bin:/usr/bin:/bin", separator=":"),
+    Setting("sandbox_egress", ("SANDBOX_EGRESS",), LIST_OF_HOSTS, (), unused=True),
+    Setting("memory_mb", ("SANDBOX_DEFAULT_MEMORY_MB",), to.whole(16, 1 << 24)),
+    Setting("cpus", ("SANDBOX_DEFAULT_CPUS",), to.decimal(0.05, 4096), 1.0),
+    Setting("pids", ("SANDBOX_DEFAULT_PIDS",), to.whole(8, 1 << 22), 512),
+    Setting("disk_mb", ("SANDBOX_DEFAULT_DISK_MB",), to.whole(16, 1 << 30), 10240),
+    Setting("max_concurrent_agents", ("MAX_CONCURRENT_AGENTS",), to.whole(1, 10_000), 2),
+    Setting("queue_concurrency", ("ORCHESTRATOR_QUEUE_CONCURRENCY",), to.whole(1, 10_000), 1),
+    Setting("agent_timeout_s", ("AGENT_TIMEOUT_SECONDS",), to.whole(1, 30 * 86400), 3600),
+    Setting("yolo_mode", ("YOLO_MODE",), to.flag, default=False),
+    Setting("git_user_name", ("GIT_USER_NAME",), to.identity, "Orchestrator"),
+    Setting("git_user_email", ("GIT_USER_EMAIL",), to.identity, "orchestrator@localhost"),
+    Setting("github_token", ("GITHUB_TOKEN",), to.secret, secret=True, unused=True),
+    Setting("github_owner", ("GITHUB_OWNER",), to.line, unused=True),
+    Setting("github_api_url", ("GITHUB_API_URL",), HTTP, unused=True),
+    Setting("gitea_token", ("GITEA_TOKEN",), to.secret, secret=True, unused=True),
+    Setting("gitea_url", ("GITEA_URL",), HTTP, unused=True),
+    Setting("event_dir", ("EVENT_DIR",), to.path, unused=True),
+    Setting("projects_dir", ("PROJECTS_DIR",), to.path),
+    Setting("workspaces_dir", ("WORKSPACES_DIR",), to.path),
+    Setting("repository_hosts", ("REPOSITORY_HOSTS",), LIST_OF_HOSTS, ()),
+    Setting("max_queued_tasks", ("MAX_QUEUED_TASKS",), to.whole(1, 10_000_000), 100_000),
+    Setting("enable_queue_processor", ("ENABLE_QUEUE_PROCESSOR",), to.flag, default=True),
+    Setting("use_multi_agent_events", ("USE_MULTI_AGENT_EVENTS",), to.flag, default=False, unused=True),
+    Setting("api_key", ("ORCHESTRATOR_API_KEY",), to.token, secret=True),
+    Setting("allowed_hosts", ("ALLOWED_HOSTS",), to.each(to.host_name), LOOPBACK_NAMES),
+    Setting("allowed_origins", ("ALLOWED_ORIGINS",), to.each(to.origin), LOOPBACK_NAMES),
+    Setting("log_level", ("LOG_LEVEL",), to.one_of("debug", "info", "warning", "error"), "info"),
+    Setting("log_format", ("LOG_FORMAT",), to.one_of("auto", "console", "json"), "auto"),
+)
+
+
+def read_settings() -> Settings:
+    """Read this process's settings."""
+    return load_settings(os.environ, uid=os.getuid())
+
+
+def load_settings(environ: Mapping[str, str], *, uid: int) -> Settings:
+    """Read the settings of a process with this environment and user; raises `SettingsError`."""
+    file = read_file(environ, uid, ROWS)
+    values: dict[str, Any] = {}
+    used: dict[str, Found] = {}
+    for row in ROWS:
+        values[row.attribute] = row.default
+        if found := find(row, environ, file):
+            used[row.attribute] = found
+            values[row.attribute] = value_of(row, found)
+    fill_in(values, default_home(environ, uid) if values["home"] is None else values["home"], uid)
+    values["unused"] = tuple(used[row.attribute].name for row in ROWS if row.unused and row.attribute in used)
+    settings = Settings(**values)
+    judge(settings, used, uid)
+    return settings
+
+
+def value_of(row: Setting, found: Found) -> object:
+    """Read one setting's text."""
+    try:
+        return row.read(found.text)
+    except ValueError as error:
+        raise refusal(found, str(error), hidden=row.secret) from None  # its cause may show a secret
+
+
+def refusal(found: Found, why: str, *, hidden: bool = False) -> SettingsError:
+    """Return the one line that says what is wrong with a setting."""
+    value = " (not shown)" if hidden else f"={shown(found.text)}"
+    return SettingsError(f"{found.name}{value}{found.where} {why}")
+
+
+def fill_in(values: dict[str, Any], home: Path, uid: int) -> None:
+    """Fill in the defaults that follow from other settings."""
+    follow: dict[str, object] = {
+        "home": home,
+        "database_path": home / "orchestrator.db",
+        "event_dir": home / "events",
+        "projects_dir": home / "projects",
+        "workspaces_dir": home / "workspaces",
+        "sandbox_user": "nobody" if uid == 0 else None,
+    }
+    host, port = values.pop("valkey_host"), values.pop("valkey_port")
+    if host is not None:
+        bracketed = f"[{host}]" if ":" in host else host
+        follow["valkey_url"] = SecretStr(f"valkey://{bracketed}:{port}")
+    for attribute, value in follow.items():
+        if values[attribute] is None:
+            values[attribute] = value
+
+
+def judge(settings: Settings, used: Mapping[str, Found], uid: int) -> None:
+    """Refuse what is well written, one by one, but must not be."""
+    if not to.is_loopback(settings.host):
+        # Nothing here speaks TLS: a token would cross the network in the open.
+        why = "is reachable from other machines, and there is no TLS: use 127.0.0.1 behind a TLS proxy"
+        raise refusal(used["host"], why)
+    if len(os.fsencode(settings.socket_path)) > MAX_SOCKET_PATH_BYTES:
+        least = MAX_SOCKET_PATH_BYTES - len("/orchestrator.sock")
+        shown_home = shown(str(settings.home))
+        raise SettingsError(
+            f"ORCHESTRATOR_HOME={shown_home} is too long for a unix socket: use {least} bytes"
+        )
+    home = settings.home.resolve()
+    for path in settings.sandbox_read_only:
+        if home.is_relative_to(path.resolve()):
+            why = f"would show ORCHESTRATOR_HOME ({home}) to agents: name a directory that does not hold it"
+            raise refusal(used["sandbox_read_only"], why)
+    if "sandbox_user" in used:
+        judge_sandbox_user(used["sandbox_user"], uid)
+
+
+def judge_sandbox_user(found: Found, uid: int) -> None:
+    """Refuse a user that agents must not, or cannot, run as."""
+    try:
+        wanted = (
+            int(found.text) if re.fullmatch("[0-9]{1,9}", found.text) else pwd.getpwnam(found.text).pw_uid
+        )
+    except KeyError:
+        raise refusal(found, "is no user of this host: use a name or a number of one") from None
+    if wanted == 0:
+        raise refusal(found, "will not do: agents never run as root; use nobody")
+    if uid not in {0, wanted}:
+        raise refusal(found, "will not do: only root may run agents as another user; leave it out")

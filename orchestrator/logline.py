@@ -1,0 +1,62 @@
+"""The process's own log: one event a line, JSON for machines, plain words on a terminal.
+
+Whatever an agent or a client wrote can stand in a log line, so control characters never reach the output raw
+(S16). Set up once by `assembly`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+from orchestrator.core.moment import iso
+
+#: The attributes that every record has; what is beyond them was given as `extra`.
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def set_up_logging(level: str, form: str) -> None:
+    """Send the log to standard error, in the given form (`auto` is console on a terminal, else JSON)."""
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    out = logging.StreamHandler(sys.stderr)
+    out.setFormatter(ConsoleLine() if console else JsonLine())
+    root = logging.getLogger()
+    root.handlers[:] = [out]
+    root.setLevel(level.upper())
+    logging.getLogger("hypercorn.access").setLevel(logging.WARNING)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return {name: value for name, value in vars(record).items() if name not in _PLAIN}
+
+
+class JsonLine(logging.Formatter):
+    """A record as one line of JSON; JSON escapes every control character by itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line: dict[str, object] = {
+            "time": iso(datetime.fromtimestamp(record.created, UTC)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class ConsoleLine(logging.Formatter):
+    """A record as one line for a person."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with control characters escaped."""
+        moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
+        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        text = f"{moment} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip()
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)

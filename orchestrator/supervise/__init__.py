@@ -1,0 +1,1 @@
+"""The heart: what runs, when it starts, how it ends."""

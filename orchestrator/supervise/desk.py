@@ -1,0 +1,77 @@
+"""What the API asks of the rooms below it: may this task come in, what did that agent change.
+
+Checks made here are made before a task is accepted, so a client learns at once, by the name of the field,
+what can never work. Given to `api` as callables at assembly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.agents.registry import default_runtime, find_runtime
+from orchestrator.core.model import Agent, AgentId
+from orchestrator.core.spec import TaskSpec
+from orchestrator.errors import FieldRefused, RepositoryError, RuntimeUnknown, UrlRefused
+from orchestrator.gates.base import check_gates
+from orchestrator.journal.store import Store
+from orchestrator.repo.repositories import Repositories
+from orchestrator.supervise.resources import Resources, measure
+from orchestrator.supervise.supervisor import Supervisor
+
+#: Bytes of a diff that are ever shown.
+MAX_DIFF_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Answers about tasks and agents that need more than the journal."""
+
+    store: Store
+    repositories: Repositories
+    supervisor: Supervisor
+    #: Whether every agent runs in a sandbox, whatever its task asks.
+    sandboxed: bool
+
+    def check_task(self, spec: TaskSpec) -> str:
+        """Return the runtime that will serve the task; raise `FieldRefused` for what can never work here."""
+        try:
+            self.repositories.check_url(spec.context.repository)
+        except UrlRefused as refused:
+            raise FieldRefused("context.repository", refused.detail) from refused
+        if self.sandboxed and not spec.options.sandbox:
+            raise FieldRefused("options.sandbox", "every agent runs in a sandbox here (SANDBOX_ENABLED)")
+        if spec.options.landing.pull_request:
+            raise FieldRefused("options.landing.pullRequest", "no forge is configured that could take one")
+        runtime = spec.options.runtime or default_runtime(spec)
+        try:
+            find_runtime(runtime).check(spec)
+        except RuntimeUnknown as unknown:
+            raise FieldRefused("options.runtime", unknown.detail) from unknown
+        check_gates(spec)
+        return runtime
+
+    async def diff(self, agent: Agent) -> bytes | None:
+        """Return the agent's candidate as a diff against its base, or None where there is none to see."""
+        live = self.supervisor.live(agent.id)
+        if live is not None and (worktree := live.run.progress.worktree) and live.run.progress.sealed:
+            return await worktree.quarantine.diff(live.run.progress.sealed.commit, max_bytes=MAX_DIFF_BYTES)
+        task = await self.store.find_task(agent.task_id)
+        if task is None or agent.base is None:
+            return None
+        commit = agent.commit or f"refs/salvage/{agent.id}"
+        try:
+            return await self.repositories.diff(
+                task.spec.context.repository, agent.base, commit, max_bytes=MAX_DIFF_BYTES
+            )
+        except RepositoryError:
+            return None
+
+    def resources(self, agent_id: AgentId) -> dict[str, float]:
+        """Return what the agent's processes use now."""
+        live = self.supervisor.live(agent_id)
+        used = measure(live.run.tree.processes()) if live else Resources()
+        return {
+            "memoryBytes": used.memory_bytes,
+            "cpuSeconds": used.cpu_seconds,
+            "processes": used.processes,
+        }

@@ -1,0 +1,115 @@
+"""How an agent is finished: what is done after its run is over, in which order, and what is journaled.
+
+Invariant: one end a run, journaled by us and not by the run (J6); work that landed is an agent that
+completed, whatever cut it afterwards (J11); nothing unlanded is removed before it was tried to be kept.
+Called by `supervisor`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import trio
+
+from orchestrator.core import commands as c
+from orchestrator.core.model import Agent, AgentId, Reason
+from orchestrator.core.policy import backoff_s
+from orchestrator.core.reports import KillReport
+from orchestrator.journal.store import AuditEntry, Store
+from orchestrator.supervise.ending import Done, Ending, Failed, Interrupted, Killed
+from orchestrator.supervise.live import Live
+from orchestrator.supervise.salvage import Aftermath, needs_salvage, remove, salvage, settle_push
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Where ends are written down, and what writing one down needs."""
+
+    store: Store
+    clock: Callable[[], datetime]
+    new_id: Callable[[], str]
+
+
+async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledger) -> None:
+    """Salvage, remove and journal, in the order that the ending asks for."""
+    run, aftermath, proven_at = live.run, Aftermath(), trio.current_time()
+    ending = await _settle(live, ending, aftermath)
+    if isinstance(ending, Killed):
+        # Removed before the answer where that is quick; the answer is not kept waiting for a salvage.
+        quick = not needs_salvage(run)
+        if quick:
+            await remove(run, keep, aftermath)
+        await _journal_kill(live, ending, proven_at, ledger.store)
+        live.ended.set()
+        await settle_push(run, aftermath)
+        if not quick:
+            await salvage(run, aftermath)
+    await remove(run, keep, aftermath)
+    if isinstance(ending, Failed) and isinstance(live.end, Killed):  # up to the last moment a kill wins
+        await _journal_kill(live, live.end, proven_at, ledger.store)
+    elif not isinstance(ending, Killed):
+        await _journal_end(live, ending, ledger)
+    if not isinstance(ending, Interrupted):
+        await ledger.store.record(aftermath.event(run))
+
+
+async def _settle(live: Live, ending: Ending, aftermath: Aftermath) -> Ending:
+    """Return how the agent really ended: work that landed is done, and a kill overtakes a failure."""
+    run = live.run
+    if not isinstance(ending, Failed | Interrupted):
+        return ending
+    await settle_push(run, aftermath)
+    if run.progress.push is not None and run.progress.pushed:  # it landed, whatever came after
+        return Done(Reason.DONE, run.progress.push.new, run.spec.landing_branch)
+    if isinstance(ending, Failed):
+        with live.salvaging:
+            await salvage(run, aftermath)
+        if isinstance(live.end, Killed):  # it came while there was still a retry to prevent
+            return live.end
+    return ending
+
+
+async def _journal_end(live: Live, ending: Done | Failed | Interrupted, ledger: Ledger) -> None:
+    agent_id = live.run.agent.id
+    match ending:
+        case Done():
+            command = c.CompleteAgent(agent_id, ending.reason, ending.commit, ending.branch)
+            await ledger.store.submit(command)
+        case Failed():
+            await ledger.store.submit(_failure(live.run.agent, ending, ledger))
+        case Interrupted():
+            await ledger.store.submit(c.ResumeAgent(agent_id, crashed=False))
+
+
+def _failure(agent: Agent, ending: Failed, ledger: Ledger) -> c.FailAgent:
+    wait = timedelta(seconds=backoff_s(agent.attempt, random.random()))  # noqa: S311 - jitter, no secret
+    return c.FailAgent(
+        agent.id,
+        ending.reason,
+        ending.error,
+        ending.retryable,
+        AgentId(ledger.new_id()),
+        ledger.clock() + wait,
+    )
+
+
+async def _journal_kill(live: Live, ending: Killed, proven_at: float, store: Store) -> None:
+    tree, agent_id = live.run.tree, live.run.agent.id
+    elapsed_ms = round(max(0.0, proven_at - live.cut_at) * 1000, 1)
+    report = KillReport(agent_id, tree.killed, tree.remaining, elapsed_ms)
+    command = c.KillAgent(
+        agent_id,
+        ending.reason,
+        f"killed by {ending.actor}",
+        report.killed_processes,
+        report.remaining,
+        elapsed_ms,
+    )
+    detail = f"{report.killed_processes} processes killed, {report.remaining} remaining, {elapsed_ms} ms"
+    entry = AuditEntry(ending.actor, "agent.kill", agent_id, "killed", detail)
+    await store.submit(command, audit=entry)
+    live.report = report

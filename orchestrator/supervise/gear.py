@@ -1,0 +1,61 @@
+"""What a run works with, and how far it has come: the parts that `run`, `delivery` and `salvage` share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.core import events as e
+from orchestrator.core.model import Agent, PushIntent
+from orchestrator.core.spec import TaskSpec
+from orchestrator.journal.store import Store
+from orchestrator.repo.quarantine import Sealed
+from orchestrator.repo.repositories import Repositories
+from orchestrator.repo.worktree import Worktree
+from orchestrator.supervise.tree import Tree
+from sandbox.base import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a run works with; made once at assembly, shared by all runs."""
+
+    store: Store
+    repositories: Repositories
+    scratch: Path
+    default_limits: Limits
+    yolo: bool
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come, for those who look at it from outside (diff, salvage, settling a push)."""
+
+    worktree: Worktree | None = None
+    sealed: Sealed | None = None
+    push: PushIntent | None = None
+    pushed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One agent's run: its identity, its processes, and its tools."""
+
+    agent: Agent
+    spec: TaskSpec
+    tree: Tree
+    tools: Tools
+    progress: Progress
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The two ids that every event of the run carries."""
+        return {"task_id": self.agent.task_id, "agent_id": self.agent.id}
+
+    async def record(self, *events: e.Event) -> None:
+        """Journal facts of this run; durable on return."""
+        await self.tools.store.record(*events)
+
+    async def output(self, stream: str, line: str) -> None:
+        """Write a line into the agent's log."""
+        await self.tools.store.logs.write(self.agent.id, stream, line)

@@ -1,0 +1,44 @@
+"""One agent that runs now, as its killers see it.
+
+Invariant: the first cut decides why it ends, and a cut reaches every process before anything is written.
+Made and dropped by `supervisor`; the API's side looks at it through `desk`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from orchestrator.core.reports import KillReport
+from orchestrator.supervise.ending import Interrupted, Killed
+from orchestrator.supervise.gear import Run
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """One agent that runs now, or is being tidied up after."""
+
+    run: Run
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    #: Set by the first who ends it from outside.
+    end: Killed | Interrupted | None = None
+    cut_at: float = 0.0
+    #: Whether its run is over: what runs in its name then is ours.
+    over: bool = False
+    #: Around the salvage of a run that failed by itself: a kill is answered first, and salvages anew.
+    salvaging: trio.CancelScope = field(default_factory=trio.CancelScope)
+    report: KillReport | None = None
+    #: Set when its end is durable (or, for an interruption, its return to the queue).
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    def cut(self, end: Killed | Interrupted) -> None:
+        """End it now: cancel, then SIGKILL, without a checkpoint; the first cut decides why."""
+        if self.end is None:
+            self.end = end
+            self.cut_at = trio.current_time()
+        if not self.over:
+            self.scope.cancel(reason=str(end))
+            self.run.tree.kill_nowait()
+        elif isinstance(end, Killed):
+            self.salvaging.cancel(reason=str(end))

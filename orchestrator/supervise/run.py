@@ -1,0 +1,212 @@
+"""One agent, top to bottom: check out, think, judge, land.
+
+The control flow of `carry_out` *is* the agent's state machine; each step journals before its effect (J1) and
+the journal's own machine refuses what cannot follow. It never journals the end: `supervisor` does, outside
+the cancelled scope. What must outlive a kill (the worktree, for salvage) is opened on the stack that the
+caller gives.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import trio
+
+from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
+from orchestrator.agents.prompt import feedback_prompt, task_prompt
+from orchestrator.agents.registry import find_runtime
+from orchestrator.core import events as e
+from orchestrator.core.commands import StartAgent
+from orchestrator.core.model import Phase, PushIntent, Reason, Verdict
+from orchestrator.core.policy import MAX_ROUNDS
+from orchestrator.core.spec import TaskSpec
+from orchestrator.gates.base import Exhibit, plan_gates, run_gates
+from orchestrator.repo.quarantine import Sealed
+from orchestrator.repo.worktree import Worktree
+from orchestrator.supervise.delivery import deliver
+from orchestrator.supervise.ending import Done, RunFailed
+from orchestrator.supervise.gear import Run
+from orchestrator.supervise.message import commit_message
+from sandbox.base import Limits
+
+#: Deadlines of the steps that are not the agent's own thinking.
+COLLECT_S = 120.0
+GATE_S = 900.0
+#: Violations of the policy that are told to the agent and journaled, of each round.
+MAX_VIOLATIONS = 20
+
+
+async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
+    """Carry the task to its end or raise; `keep` owns what must outlive a cancelled run."""
+    tools, spec = run.tools, run.spec
+    earlier = run.agent.push  # of a life that ended before the remote's answer was known
+    if earlier is not None and await _arrived(run, earlier):
+        return Done(Reason.DONE, earlier.new, spec.landing_branch)
+    base = await tools.repositories.resolve(spec.context.repository, spec.context.branch)
+    intent = e.AgentPhase(
+        **run.ids, phase=Phase.STARTING, base=base.commit, branch=spec.landing_branch, sandbox=run.tree.name
+    )
+    async with trio.open_nursery() as nursery:  # nothing runs there before both are done
+        nursery.start_soon(run.record, intent)
+        worktree = await keep.enter_async_context(
+            tools.repositories.open_worktree(
+                base, agent_id=run.agent.id, task_id=run.agent.task_id, backend=run.tree
+            )
+        )
+    run.progress.worktree = worktree
+    runtime = find_runtime(run.agent.runtime)
+    async with runtime.open(_session(run, worktree)) as turns:
+        sealed = await _think_until_approved(run, turns, worktree)
+    if sealed is None:
+        return Done(Reason.NO_CHANGES)
+    await deliver(run, worktree, sealed)
+    return Done(Reason.DONE, sealed.commit, spec.landing_branch)
+
+
+async def _arrived(run: Run, push: PushIntent) -> bool:
+    if run.agent.pushed:
+        return True
+    if await run.tools.repositories.observe(push.remote, push.ref) != push.new:
+        return False
+    await run.record(e.PushCompleted(**run.ids, push=push))
+    return True
+
+
+def _session(run: Run, worktree: Worktree) -> Session:
+    async def started() -> None:
+        await run.tools.store.submit(StartAgent(run.agent.id, run.tree.name))
+
+    return Session(
+        agent_id=run.agent.id,
+        task_id=run.agent.task_id,
+        attempt=run.agent.attempt,
+        spec=run.spec,
+        backend=run.tree,
+        workspace=worktree.workspace,
+        binds=worktree.binds,
+        limits=limits_for(run.spec, run.tools.default_limits),
+        base=worktree.base.commit,
+        branch=run.spec.landing_branch,
+        scratch=run.tools.scratch,
+        resumed=run.agent.crashes > 0 or run.agent.started_at is not None,
+        output=run.output,
+        started=started,
+    )
+
+
+def limits_for(spec: TaskSpec, default: Limits) -> Limits:
+    """Return the ceilings of a task's sandbox: what it asks for, else the host's defaults."""
+    asked = spec.options.resources
+    return replace(
+        default,
+        memory_mb=asked.memory_mb or default.memory_mb,
+        cpus=asked.cpus or default.cpus,
+        pids=asked.pids or default.pids,
+        disk_mb=asked.disk_mb or default.disk_mb,
+    )
+
+
+async def _think_until_approved(run: Run, turns: Turns, worktree: Worktree) -> Sealed | None:
+    """Give the agent turns until a candidate is approved; None where it changed nothing."""
+    prompt = task_prompt(run.spec)
+    number = 0
+    while True:
+        number += 1
+        most = run.spec.options.budget.turns
+        if most is not None and number > most:
+            raise RunFailed(Reason.BUDGET_EXCEEDED, f"the budget allows {most} turns")
+        await _take_turn(run, turns, Prompt(prompt, number))
+        await run.record(e.AgentPhase(**run.ids, phase=Phase.CHECKING))
+        candidate = await worktree.collect(
+            limits=run.tools.default_limits, deadline_s=COLLECT_S, message=f"Work on {run.agent.task_id}"
+        )
+        if candidate is None:
+            return None
+        sealed, reason, complaints = await _judge(run, worktree, candidate, number)
+        if sealed is not None and not complaints:
+            return sealed
+        if number >= MAX_ROUNDS:
+            raise RunFailed(reason, f"rejected {number} times; last: " + "; ".join(complaints))
+        prompt = feedback_prompt(run.spec, complaints, round=number, rounds_left=MAX_ROUNDS - number)
+        await run.record(e.AgentPhase(**run.ids, phase=Phase.WORKING))
+
+
+async def _take_turn(run: Run, turns: Turns, prompt: Prompt) -> None:
+    result = await turns.turn(prompt)
+    await run.record(
+        e.AgentTurn(
+            **run.ids,
+            turn=prompt.number,
+            stop_reason=result.stop_reason,
+            exit_code=result.exit.code if result.exit else None,
+            duration_ms=round(result.duration_ms, 1),
+            text=result.text,
+        ),
+        *([e.AgentUsage(**run.ids, usage=result.usage)] if result.usage != type(result.usage)() else []),
+    )
+    if not result.ok:
+        raise _turn_failed(result)
+
+
+def _turn_failed(result: TurnResult) -> RunFailed:
+    oom = result.exit is not None and result.exit.oom_killed
+    how = str(result.exit) if result.exit else result.stop_reason
+    return RunFailed(
+        Reason.OOM if oom else Reason.AGENT_ERROR, f"the agent's program ended with {how}", retryable=True
+    )
+
+
+async def _judge(
+    run: Run, worktree: Worktree, candidate: str, number: int
+) -> tuple[Sealed | None, Reason, list[str]]:
+    """Seal and judge a candidate; return the sealed commit and, where it was rejected, why."""
+    quarantine = worktree.quarantine
+    violations = (await quarantine.judge(candidate))[:MAX_VIOLATIONS]
+    if violations:
+        facts = [
+            e.PolicyViolated(**run.ids, rule=found.rule, path=found.path, detail=found.detail)
+            for found in violations
+        ]
+        await run.record(*facts)
+        complaints = [f"policy {found.rule}: {found.path}: {found.detail}" for found in violations]
+        return None, Reason.POLICY_VIOLATION, complaints
+    subject = await quarantine.subject_of(candidate)
+    sealed = await quarantine.seal(candidate, commit_message(run.spec, run.agent.id, subject))
+    run.progress.sealed = sealed
+    verdicts = await _run_gates(run, worktree, sealed, number)
+    complaints = [_complaint(verdict) for verdict in verdicts if not verdict.approved]
+    return sealed, Reason.GATE_REJECTED, complaints
+
+
+def _complaint(verdict: Verdict) -> str:
+    tail = f"\n{verdict.output_tail}" if verdict.output_tail else ""
+    return f"gate {verdict.gate}: {verdict.message}{tail}"
+
+
+async def _run_gates(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> tuple[Verdict, ...]:
+    plan = plan_gates(run.spec.profile, run.spec.gates)
+    if run.tools.yolo:
+        await run.record(e.YoloUsed(**run.ids))
+        return ()
+    if plan.skipped and number == 1:
+        message = "this gate of the profile is not in this version"
+        await run.record(*(e.GateSkipped(**run.ids, gate=gate, message=message) for gate in plan.skipped))
+
+    async def judged(verdict: Verdict) -> None:
+        event = e.GatePassed if verdict.approved else e.GateRejected
+        await run.record(event(**run.ids, verdict=verdict))
+
+    quarantine = worktree.quarantine
+    exhibit = Exhibit(
+        commit=sealed.commit,
+        base=worktree.base.commit,
+        read_base=quarantine.read_base,
+        names_base=quarantine.list_base,
+        open_checkout=lambda: quarantine.open_checkout(sealed.commit, backend=run.tree),
+        backend=run.tree,
+        limits=run.tools.default_limits,
+        output=run.output,
+        round=number,
+    )
+    return await run_gates(plan.run, exhibit, deadline_s=GATE_S, judged=judged)

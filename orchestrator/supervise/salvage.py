@@ -1,0 +1,95 @@
+"""After the end: settle what is uncertain, keep what is worth keeping, remove the rest.
+
+Nothing here may hang or raise: each step has a deadline, and what a step could not do is told in the agent's
+`agent.cleanup` event, for the reaper and for people. Called by `finish`, outside the agent's cancelled
+scope; a step that is cancelled may be begun again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import trio
+
+from orchestrator.core import events as e
+from orchestrator.errors import JournalError
+from orchestrator.supervise.ending import failure_of
+from orchestrator.supervise.gear import Run
+
+log = logging.getLogger(__name__)
+
+SALVAGE_S = 60.0
+SETTLE_S = 10.0
+REMOVE_S = 60.0
+
+
+@dataclass(slots=True)
+class Aftermath:
+    """What became of an agent's belongings."""
+
+    salvage: str | None = None
+    #: What could not be done, step by step; empty where all is well.
+    left_behind: list[str] = field(default_factory=list)
+
+    def event(self, run: Run) -> e.AgentCleanup:
+        """Return the fact to be journaled."""
+        return e.AgentCleanup(**run.ids, salvage=self.salvage, left_behind=tuple(self.left_behind))
+
+
+def needs_salvage(run: Run) -> bool:
+    """Return whether the worktree may hold anything that has not landed."""
+    worktree = run.progress.worktree
+    return worktree is not None and not run.progress.pushed and worktree.touched()
+
+
+async def settle_push(run: Run, aftermath: Aftermath) -> None:
+    """Ask the remote about a push whose outcome the end cut off, and journal what is true."""
+    push = run.progress.push
+    if push is None or run.progress.pushed:
+        return
+
+    async def ask() -> None:
+        if await run.tools.repositories.observe(push.remote, push.ref) == push.new:
+            run.progress.pushed = True
+            await run.record(e.PushCompleted(**run.ids, push=push))
+
+    await _step("push", SETTLE_S, ask, run, aftermath)
+
+
+async def salvage(run: Run, aftermath: Aftermath) -> None:
+    """Keep unlanded work as a ref in the mirror, by sandboxes of our own: the agent's are over."""
+    worktree = run.progress.worktree
+    if worktree is None or not needs_salvage(run):
+        return
+    run.tree.reopen()
+
+    async def keep_files() -> None:
+        aftermath.salvage = await worktree.salvage(limits=run.tools.default_limits, deadline_s=SALVAGE_S)
+
+    await _step("salvage", SALVAGE_S, keep_files, run, aftermath)
+
+
+async def remove(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
+    """Close what `keep` owns: the worktree and all that came with it."""
+    await _step("worktree", REMOVE_S, keep.aclose, run, aftermath)
+
+
+async def _step(
+    name: str, deadline_s: float, step: Callable[[], Awaitable[None]], run: Run, aftermath: Aftermath
+) -> None:
+    """Take one step within its deadline; whatever goes wrong is noted and ends nothing but the step."""
+    trouble = f"{name}: not done within {deadline_s:g} s"
+    with trio.move_on_after(deadline_s):
+        try:
+            await step()
+        except JournalError:  # the process has to end
+            raise
+        except Exception as error:
+            trouble = f"{name}: {failure_of(error).error}"
+        else:
+            return
+    log.warning("agent left something behind", extra={"agent_id": run.agent.id, "left": trouble})
+    aftermath.left_behind.append(trouble[:1000])

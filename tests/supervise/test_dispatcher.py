@@ -1,0 +1,95 @@
+"""The dispatcher assigns by priority and age, within the ceilings, and never misses a wake-up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import trio
+import trio.testing
+
+from orchestrator.core import commands as c
+from orchestrator.core.model import AgentId, Phase, Reason
+from orchestrator.journal.store import Store, utc_now
+from orchestrator.supervise.dispatcher import run_dispatcher
+from tests.supervise.conftest import OpenStore, submit
+
+
+class Starts:
+    """Remembers what the dispatcher started, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self.agents: list[AgentId] = []
+        self._send, self._receive = trio.open_memory_channel[AgentId](1000)
+
+    def __call__(self, agent_id: AgentId) -> None:
+        self.agents.append(agent_id)
+        self._send.send_nowait(agent_id)
+
+    async def take(self) -> AgentId:
+        """Wait for the next start."""
+        with trio.fail_after(10):
+            return await self._receive.receive()
+
+
+async def end(store: Store, agent_id: AgentId) -> None:
+    """Let an agent run and end well."""
+    await store.submit(c.StartAgent(agent_id, "bubblewrap"))
+    await store.submit(c.CompleteAgent(agent_id, Reason.NO_CHANGES))
+
+
+async def test_higher_priority_goes_first_and_then_the_older(opened: OpenStore) -> None:
+    async with opened(slots=1) as store, trio.open_nursery() as nursery:
+        low = await submit(store, "low", priority=1)
+        first = await submit(store, "first", priority=5)
+        second = await submit(store, "second", priority=5)
+        high = await submit(store, "high", priority=10)
+        starts = Starts()
+        nursery.start_soon(lambda: run_dispatcher(store, starts, clock=utc_now))
+        for expected in (high, first, second, low):
+            assert await starts.take() == expected
+            assert store.state.active == 1
+            await end(store, expected)
+        nursery.cancel_scope.cancel()
+
+
+async def test_ceiling_holds_and_a_freed_slot_is_taken_at_once(opened: OpenStore) -> None:
+    async with opened(slots=3) as store, trio.open_nursery() as nursery:
+        starts = Starts()
+        nursery.start_soon(lambda: run_dispatcher(store, starts, clock=utc_now))
+        for number in range(8):
+            await submit(store, f"t{number}")
+        running = [await starts.take() for _ in range(3)]
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert len(starts.agents) == 3
+        for _ in range(5):
+            await end(store, running.pop(0))
+            running.append(await starts.take())
+            assert store.state.active <= 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_paused_queue_starts_nothing_until_resumed(opened: OpenStore) -> None:
+    async with opened() as store, trio.open_nursery() as nursery:
+        starts = Starts()
+        nursery.start_soon(lambda: run_dispatcher(store, starts, clock=utc_now))
+        await store.submit(c.PauseQueue())
+        agent = await submit(store, "waits")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert starts.agents == []
+        await store.submit(c.ResumeQueue())
+        assert await starts.take() == agent
+        nursery.cancel_scope.cancel()
+
+
+async def test_retry_starts_when_its_backoff_is_over_and_not_before(opened: OpenStore) -> None:
+    async with opened() as store, trio.open_nursery() as nursery:
+        starts = Starts()
+        nursery.start_soon(lambda: run_dispatcher(store, starts, clock=utc_now))
+        failing = await submit(store, "retries")
+        assert await starts.take() == failing
+        due = utc_now() + timedelta(seconds=0.3)
+        await store.submit(c.FailAgent(failing, Reason.AGENT_ERROR, "x", True, AgentId("next"), due))
+        assert await starts.take() == AgentId("next")
+        assert utc_now() >= due
+        assert store.state.agents[AgentId("next")].phase is Phase.PREPARING
+        nursery.cancel_scope.cancel()
