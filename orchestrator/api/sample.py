@@ -1,0 +1,153 @@
+"""The examples in openapi.json: one small story, whose values fit the schemas (a test validates each)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+AGENT_ID = "0b9a5a8e-6d0e-4c57-9d38-5a1f0d3c2b11"
+TASK_ID = "US-001.3"
+TIME = "2026-01-31T12:00:00.000Z"
+COMMIT = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+
+TASK: dict[str, Any] = {
+    "taskId": TASK_ID,
+    "agentType": "worker",
+    "gateProfile": "standard",
+    "priority": 5,
+    "context": {
+        "repository": "https://git.example.com/repo.git",
+        "branch": "main",
+        "workItems": ["US-001"],
+        "skills": ["typescript"],
+        "instructions": "Make the login page remember the user.",
+    },
+    "options": {"timeout": 3600, "maxRetries": 3, "runtime": "command", "command": ["./agent.sh"]},
+}
+SPAWNED = {"agentId": AGENT_ID, "taskId": TASK_ID, "status": "spawning", "queuePosition": 1}
+SUBMITTED = {**SPAWNED, "status": "pending"}
+USAGE = {"inputTokens": 1200, "outputTokens": 340, "costUsd": 0.02, "turns": 1, "toolCalls": 4}
+AGENT: dict[str, Any] = {
+    "agentId": AGENT_ID,
+    "taskId": TASK_ID,
+    "status": "running",
+    "phase": "working",
+    "role": "worker",
+    "runtime": "command",
+    "priority": 5,
+    "attempt": 1,
+    "spawnedAt": TIME,
+    "startedAt": TIME,
+    "reason": None,
+    "usage": USAGE,
+    "branch": "agent/US-001.3",
+    "commit": None,
+    "pullRequest": None,
+    "nextAgentId": None,
+}
+GATE = {
+    "gate": "tests",
+    "approved": True,
+    "message": "12 tests passed",
+    "commit": COMMIT,
+    "round": 1,
+    "exitCode": 0,
+    "durationMs": 2140.5,
+    "tests": 12,
+}
+STATUS = {
+    **AGENT,
+    "queuePosition": None,
+    "resources": {
+        "memoryBytes": 52428800,
+        "cpuSeconds": 1.2,
+        "processes": 3,
+        "enforced": ["namespace", "wall-clock"],
+    },
+    "gates": [GATE],
+}
+KILLED = {
+    "agentId": AGENT_ID,
+    "status": "killed",
+    "killedProcesses": 7,
+    "remaining": 0,
+    "elapsedMs": 14.2,
+}
+KILLED_ALL = {
+    "message": "Kill all completed: 3 killed, 0 failed",
+    "total": 3,
+    "killed": 3,
+    "failed": 0,
+    "errors": [],
+    "remaining": 0,
+    "elapsedMs": 31.7,
+}
+VERDICTS = {
+    "agentId": AGENT_ID,
+    "gates": [{**GATE, "command": ["pytest"], "outputTail": "12 passed in 1.9s"}],
+}
+EVENT = {
+    "seq": 17,
+    "id": "5f0c1f6e-9d5e-4a39-8f57-8f6f0f6b7f10",
+    "type": "agent.running",
+    "time": TIME,
+    "agentId": AGENT_ID,
+    "taskId": TASK_ID,
+    "data": {"sandbox": "bubblewrap", "runtime": "command"},
+}
+LOG_LINE = {"seq": 42, "time": TIME, "stream": "stdout", "content": "reading src/login.ts"}
+TASK_SUMMARY: dict[str, Any] = {
+    "taskId": TASK_ID,
+    "status": "executing",
+    "agentId": AGENT_ID,
+    "attempt": 1,
+    "agentType": "worker",
+    "priority": 5,
+    "repository": "https://git.example.com/repo.git",
+    "branch": "main",
+    "submittedAt": TIME,
+    "reason": None,
+}
+TASK_DETAIL = {**TASK_SUMMARY, "spec": TASK, "attempts": [AGENT], "events": [EVENT]}
+CANCELLED = {
+    "taskId": TASK_ID,
+    "agentId": AGENT_ID,
+    "status": "cancelled",
+    "killedProcesses": 0,
+    "remaining": 0,
+    "elapsedMs": 0.0,
+}
+STATS = {
+    "pending": 4,
+    "active": 1,
+    "completed": 12,
+    "failed": 1,
+    "delayed": 0,
+    "paused": False,
+    "concurrency": 1,
+}
+HEALTH = {
+    "status": "healthy",
+    "uptime": 12.3,
+    "timestamp": TIME,
+    "version": "0.1.0",
+    "yolo": False,
+    "frozen": False,
+}
+READY = {
+    "status": "ready",
+    "checks": {
+        "journal": "ok",
+        "sandbox": "bubblewrap",
+        "valkey": "off",
+        "coordinator": "off",
+        "disk": "ok",
+    },
+}
+DIFF = """\
+diff --git a/new.txt b/new.txt
+new file mode 100644
+--- /dev/null
++++ b/new.txt
+@@ -0,0 +1 @@
++new
+"""

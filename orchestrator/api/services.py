@@ -1,0 +1,76 @@
+"""What the API is given: the rooms beside and below it, as values and functions.
+
+The assembly fills this in; so the API imports neither `supervise` nor any runtime, and a test can serve
+it from a real store and a scripted kill switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from orchestrator.core.model import Agent, AgentId
+from orchestrator.core.reports import KillAllReport, KillReport
+from orchestrator.core.spec import TaskSpec
+from orchestrator.journal.store import Store
+
+
+class KillSwitch(Protocol):
+    """Ends agents, with proof."""
+
+    async def kill(self, agent_id: AgentId, *, actor: str) -> KillReport:
+        """End one agent; raises `AgentUnknown` or `AlreadyEnded`."""
+        ...
+
+    async def kill_all(self, *, actor: str) -> KillAllReport:
+        """End every live agent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one client may ask for; generous, so that only a runaway meets them."""
+
+    requests_per_s: float = 500.0
+    burst: int = 2000
+    #: Requests with a wrong token or none, by address.
+    refusals_per_s: float = 20.0
+    refusals_burst: int = 300
+    body_bytes: int = 1024 * 1024
+    #: Seconds for a whole body to arrive.
+    body_deadline_s: float = 30.0
+    #: Events that a stream's reader may be behind before it gets a gap.
+    stream_capacity: int = 1024
+    #: Seconds between two comments on a quiet stream.
+    heartbeat_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything that the endpoints need."""
+
+    store: Store
+    kill_switch: KillSwitch
+    #: Refuses (422) a repository, runtime or gate that cannot be used here; returns the name of the runtime.
+    check_task: Callable[[TaskSpec], str]
+    #: The diff of the agent's candidate, None where there is none.
+    diff: Callable[[Agent], Awaitable[bytes | None]]
+    #: Live figures: memoryBytes, cpuSeconds, processes.
+    resources: Callable[[AgentId], dict[str, Any]]
+    #: The limits that the sandbox really enforces on this host.
+    enforced: tuple[str, ...]
+    #: The parts' conditions by name; one beginning with `failed` makes the whole not ready.
+    readiness: Callable[[], Awaitable[dict[str, str]]]
+    allowed_hosts: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
+    yolo: bool
+    #: The admin token.
+    api_key: str
+    version: str
+    new_id: Callable[[], str]
+    clock: Callable[[], datetime]
+    #: When the process started, by `trio.current_time`.
+    started: float
+    limits: Limits = field(default_factory=Limits)

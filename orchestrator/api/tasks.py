@@ -1,0 +1,121 @@
+"""What can be asked about tasks and the queue, and done to them."""
+
+from __future__ import annotations
+
+from quart import Response
+
+from orchestrator.api import view
+from orchestrator.api.agents import Cursor, Limit
+from orchestrator.api.route import Call, Query, answer
+from orchestrator.core.answer import Cancelled, QueueStats, QueueSwitch, TaskPage
+from orchestrator.core.commands import CancelTask, PauseQueue, ResumeQueue
+from orchestrator.core.model import Task, TaskStatus
+from orchestrator.errors import AgentUnknown, AlreadyEnded, CommandRefused, TaskUnknown
+from orchestrator.journal.store import AuditEntry
+
+MAX_EVENTS = 1000
+
+
+class TaskFilter(Query):
+    """Which tasks to list."""
+
+    status: TaskStatus | None = None
+    limit: Limit = 100
+    after: Cursor | None = None
+
+
+async def list_tasks(call: Call) -> Response:
+    """List tasks, newest first."""
+    asked = call.query(TaskFilter)
+    tasks, following = await call.services.store.list_tasks(
+        status=asked.status, limit=asked.limit, after=asked.after
+    )
+    return answer(TaskPage(tasks=tuple(map(view.task_summary, tasks)), next=following))
+
+
+async def show(call: Call) -> Response:
+    """Tell everything about a task: its specification, attempts and first 1,000 events."""
+    call.query(Query)
+    task = await _find(call)
+    store = call.services.store
+    attempts = await store.agents_of(task.id)
+    events = await store.events_after(0, limit=MAX_EVENTS, task_id=task.id)
+    return answer(view.task_detail(task, attempts, events))
+
+
+async def cancel(call: Call) -> Response:
+    """Cancel a task: one that waits leaves the queue, one that runs is killed."""
+    call.query(Query)
+    task = await _find(call)
+    store, actor = call.services.store, call.principal.name
+    if task.status.ended:
+        raise AlreadyEnded(f"task {task.id} is {task.status} already")
+    try:
+        await store.submit(
+            CancelTask(task.id), audit=AuditEntry(actor, "task.cancel", task.id, "cancelled", task.agent_id)
+        )
+    except (TaskUnknown, AlreadyEnded):
+        raise AlreadyEnded(f"task {task.id} has ended meanwhile") from None
+    except CommandRefused:
+        return await _kill(call, task)
+    return answer(Cancelled(task_id=task.id, agent_id=task.agent_id))
+
+
+async def _kill(call: Call, task: Task) -> Response:
+    """Kill the agent that works on the task now: it may be a later one than the task was found with."""
+    present = call.services.store.state.tasks.get(task.id, task)
+    try:
+        report = await call.services.kill_switch.kill(present.agent_id, actor=call.principal.name)
+    except (AgentUnknown, AlreadyEnded):
+        raise AlreadyEnded(f"task {task.id} has ended meanwhile") from None
+    return answer(
+        Cancelled(
+            task_id=task.id,
+            agent_id=report.agent_id,
+            killed_processes=report.killed_processes,
+            remaining=report.remaining,
+            elapsed_ms=report.elapsed_ms,
+        )
+    )
+
+
+async def _find(call: Call) -> Task:
+    task_id = call.variables["taskId"]
+    task = await call.services.store.find_task(task_id)
+    if task is None:
+        raise TaskUnknown(f"there is no task {task_id[:128]}")
+    return task
+
+
+async def stats(call: Call) -> Response:
+    """Tell how the queue stands."""
+    call.query(Query)
+    store = call.services.store
+    counts = await store.counts()
+    return answer(
+        QueueStats(
+            pending=counts.pending,
+            active=counts.active,
+            completed=counts.completed,
+            failed=counts.failed,
+            delayed=counts.delayed,
+            paused=store.state.control.paused,
+            concurrency=store.state.control.queue_concurrency,
+        )
+    )
+
+
+async def pause(call: Call) -> Response:
+    """Take nothing more from the queue; running agents go on, and a restart changes nothing."""
+    call.query(Query)
+    entry = AuditEntry(call.principal.name, "queue.pause", "queue", "paused")
+    await call.services.store.submit(PauseQueue(), audit=entry)
+    return answer(QueueSwitch(paused=call.services.store.state.control.paused))
+
+
+async def resume(call: Call) -> Response:
+    """Take work from the queue again."""
+    call.query(Query)
+    entry = AuditEntry(call.principal.name, "queue.resume", "queue", "resumed")
+    await call.services.store.submit(ResumeQueue(), audit=entry)
+    return answer(QueueSwitch(paused=call.services.store.state.control.paused))

@@ -1,0 +1,183 @@
+"""HTTP/1.1 as the client needs it: one request a connection, the answer whole or piece by piece.
+
+A general HTTP client reads a body through nested generators, and a reader that leaves in the middle leaves
+them to the garbage collector; here, leaving is closing a socket. Used by the other `client` modules.
+"""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
+
+import h11
+import trio
+
+CONNECT_S = 10.0
+PIECE_BYTES = 64 * 1024
+#: Bytes of an answer that is read whole.
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+NOBODY = {errno.ECONNREFUSED, errno.ENOENT}
+
+
+class Broken(Exception):
+    """The connection could not be made, or broke; `refused` says that nobody listens there."""
+
+    def __init__(self, why: str, *, refused: bool = False) -> None:
+        super().__init__(why)
+        self.refused = refused
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the supervisor is, and the headers that open its door."""
+
+    url: str
+    socket: Path | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def netloc(self) -> str:
+        """The host and the port, as the Host header has them."""
+        return urlsplit(self.url).netloc
+
+    def target(self, path: str, query: Mapping[str, str]) -> str:
+        """Return the target of a request."""
+        return urlsplit(self.url).path.rstrip("/") + path + (f"?{urlencode(query)}" if query else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+class Answer:
+    """A response whose body is still to come."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._http = h11.Connection(h11.CLIENT)
+        self.status = 0
+        self.headers: dict[str, str] = {}
+
+    async def begin(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Send the request and read the head of the response."""
+        request = h11.Request(method=method, target=target, headers=list(headers.items()))
+        parts: list[h11.Event] = [request, h11.Data(data=body), h11.EndOfMessage()]
+        sent = b"".join(self._http.send(part) or b"" for part in parts)
+        with suppress(trio.BrokenResourceError):  # refused in the middle of the body: the answer says why
+            await self._stream.send_all(sent)
+        while not isinstance(event := await self._next(), h11.Response):
+            if not isinstance(event, h11.InformationalResponse):
+                raise Broken("it closed the connection")
+        self.status = event.status_code
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
+
+    async def read_some(self) -> bytes:
+        """Return the next piece of the body, nothing at its end."""
+        while True:
+            event = await self._next()
+            if isinstance(event, h11.Data) and event.data:
+                return bytes(event.data)
+            if isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
+                return b""
+
+    async def read_all(self) -> Response:
+        """Return the whole answer."""
+        body = bytearray()
+        while piece := await self.read_some():
+            body += piece
+            if len(body) > MAX_ANSWER_BYTES:
+                raise Broken(f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
+        return Response(self.status, self.headers, bytes(body))
+
+    async def _next(self) -> h11.Event:
+        """Return the next event of the connection."""
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                self._http.receive_data(bytes(await self._stream.receive_some(PIECE_BYTES)))
+        except (h11.RemoteProtocolError, trio.BrokenResourceError, OSError) as error:
+            raise Broken(str(error) or "the connection broke") from error
+        if isinstance(event, h11.Event):
+            return event
+        raise Broken("it sent more than one answer")
+
+    def close_nowait(self) -> None:
+        """Close the connection, without a word to the other side."""
+        close_nowait(self._stream)
+
+
+def close_nowait(stream: trio.abc.Stream) -> None:
+    """Close a connection that `connect` made."""
+    inner = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    if isinstance(inner, trio.SocketStream):
+        inner.socket.close()
+
+
+async def open_answer(
+    address: Address, target: str, headers: Mapping[str, str], *, method: str = "GET", body: bytes = b""
+) -> Answer:
+    """Connect, ask, and return the answer, which the caller closes; raises `Broken`."""
+    answer = Answer(await connect(address))
+    done = False
+    length = {"Content-Length": str(len(body))} if body or method == "POST" else {}
+    try:
+        await answer.begin(
+            method, target, {"Host": address.netloc, **length, **address.headers, **headers}, body
+        )
+        done = True
+    finally:
+        if not done:
+            answer.close_nowait()
+    return answer
+
+
+async def ask(
+    address: Address, method: str, target: str, headers: Mapping[str, str], *, body: bytes, timeout_s: float
+) -> Response:
+    """Ask, and return the whole answer; raises `Broken`."""
+    with trio.move_on_after(timeout_s):
+        answer = await open_answer(address, target, headers, method=method, body=body)
+        try:
+            return await answer.read_all()
+        finally:
+            answer.close_nowait()
+    raise Broken(f"no answer within {timeout_s:g} s")
+
+
+async def connect(address: Address) -> trio.abc.Stream:
+    """Open a connection to the supervisor; raises `Broken`."""
+    try:
+        with trio.move_on_after(CONNECT_S):
+            return await _connect(address)
+    except OSError as error:
+        raise Broken(str(error), refused=_nobody(error)) from error
+    raise Broken(f"no connection within {CONNECT_S:g} s")
+
+
+async def _connect(address: Address) -> trio.abc.Stream:
+    if address.socket is not None:
+        return await trio.open_unix_socket(str(address.socket))
+    parts = urlsplit(address.url)
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        return await trio.open_ssl_over_tcp_stream(host, parts.port or 443, ssl_context=context)
+    return await trio.open_tcp_stream(host, parts.port or 80)
+
+
+def _nobody(error: BaseException | None) -> bool:
+    """Return whether every reason below the error is that nobody listens."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_nobody(each) for each in error.exceptions)
+    if isinstance(error, OSError) and error.errno in NOBODY:
+        return True
+    return error is not None and _nobody(error.__cause__)
