@@ -1,0 +1,37 @@
+"""The command `orchestrator`: which commands there are, and where each is.
+
+The invariant: nothing is imported here that a command does not need; see `orchestrator.cli.program`. Called
+by the console script, by `python -m orchestrator` and by `orchestrator.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from orchestrator.cli.program import Entry, run
+
+COMMANDS = {
+    "serve": Entry("orchestrator.cli.serve:serve", "Run the supervisor."),
+    "spawn": Entry("orchestrator.cli.spawn:spawn", "Hand a task over to a new agent."),
+    "status": Entry("orchestrator.cli.agents:status", "Show one agent."),
+    "list": Entry("orchestrator.cli.agents:list_agents", "List agents, the newest first."),
+    "logs": Entry("orchestrator.cli.streams:logs", "Print what an agent wrote; -f follows."),
+    "events": Entry("orchestrator.cli.streams:events", "Print what happened; -f follows."),
+    "kill": Entry("orchestrator.cli.agents:kill", "End agents now, with proof."),
+    "kill-all": Entry("orchestrator.cli.agents:kill_all", "End every live agent now, with proof."),
+    "retry": Entry("orchestrator.cli.agents:retry", "Start a new agent for a task that has ended."),
+    "diff": Entry("orchestrator.cli.agents:diff", "Show what an agent changed."),
+    "queue": Entry("orchestrator.cli.queue:queue", "Look at the queue, pause it, resume it."),
+    "doctor": Entry("orchestrator.cli.doctor:doctor", "Say what works here, and what to do about the rest."),
+    "demo": Entry("orchestrator.demo.command:demo", "Watch three agents work, and leave nothing behind."),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    return run(COMMANDS, sys.argv[1:] if arguments is None else arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The commands about the queue: stats, pause, resume. Callers: `orchestrator.__main__`, by its table."""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.cli.session import Session, supervised
+
+
+@click.group()
+def queue() -> None:
+    """Look at the queue, pause it, resume it."""
+
+
+@queue.command()
+@supervised
+def stats(session: Session) -> None:
+    """Show how much waits, runs and has ended."""
+    answer = session.run(lambda client: client.queue_stats(), doing="asking for the queue")
+    if session.output.as_json:
+        session.output.json(answer)
+    else:
+        session.output.fields(answer.items())
+
+
+@queue.command()
+@supervised
+def pause(session: Session) -> None:
+    """Take nothing more from the queue; what runs goes on, also across a restart."""
+    _switch(session, session.run(lambda client: client.queue_pause(), doing="pausing the queue"))
+
+
+@queue.command()
+@supervised
+def resume(session: Session) -> None:
+    """Take work from the queue again."""
+    _switch(session, session.run(lambda client: client.queue_resume(), doing="resuming the queue"))
+
+
+def _switch(session: Session, answer: dict[str, object]) -> None:
+    if session.output.as_json:
+        session.output.json(answer)
+    elif answer.get("paused"):
+        session.output.line(("the queue is paused", "yellow"))
+    else:
+        session.output.line(("the queue is open", "green"))

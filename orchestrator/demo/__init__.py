@@ -1,0 +1,1 @@
+"""The demo: three agents at work on a repository made for them."""
