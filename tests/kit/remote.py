@@ -1,0 +1,48 @@
+"""Real bare repositories for tests to work against, made with the git of the host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+FILES = {"README.md": "hello\n", "src/app.sh": "echo app\n"}
+
+
+def git(*args: str, cwd: Path | None = None) -> str:
+    """Run git as a person would, with an identity and no configuration of the host, and return its output."""
+    identity = {f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    env = {**os.environ, **identity, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
+    done = subprocess.run(
+        ["git", *args], cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, f"git {' '.join(args)}: {done.stderr}"
+    return done.stdout
+
+
+def make_remote(root: Path, name: str = "repo", files: Mapping[str, str] = FILES) -> Path:
+    """Make a bare repository with one commit on main."""
+    bare, seed = root / f"{name}.git", root / f"{name}.seed"
+    git("init", "-q", "--bare", "-b", "main", str(bare))
+    git("init", "-q", "-b", "main", str(seed))
+    for path, text in files.items():
+        (seed / path).parent.mkdir(parents=True, exist_ok=True)
+        (seed / path).write_text(text)
+    git("add", "-A", cwd=seed)
+    git("commit", "-qm", "base", cwd=seed)
+    git("push", "-q", str(bare), "main", cwd=seed)
+    return bare
+
+
+def branches(bare: Path) -> dict[str, str]:
+    """Return the branches of a bare repository and their commits."""
+    out = git("for-each-ref", "--format=%(refname:short) %(objectname)", "refs/heads", cwd=bare)
+    return dict(line.split() for line in out.splitlines())
+
+
+def hook(bare: Path, name: str, script: str) -> None:
+    """Let the remote run a script of ours, to be slow or to refuse."""
+    path = bare / "hooks" / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
