@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,22 +63,6 @@ async def run_in(backend: Backend, spec: Spec, stdin: bytes = b"") -> Outcome:
         ended = await sandbox.wait()
     assert sandbox.proof is not None
     return Outcome(ended, b"".join(out).decode(), b"".join(err).decode(), sandbox.proof)
-
-
-def marked(mark: str) -> list[int]:
-    """Return the live processes that carry a mark in their command line or environment."""
-    found = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208 - names
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
-        try:
-            state = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()[0]
-            blob = Path(f"/proc/{entry}/cmdline").read_bytes() + Path(f"/proc/{entry}/environ").read_bytes()
-        except OSError:
-            continue
-        if state not in "ZX" and mark.encode() in blob:
-            found.append(int(entry))
-    return found
 
 
 def read_status(pid: int) -> dict[str, str]:

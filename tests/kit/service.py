@@ -192,18 +192,3 @@ class Service:
         """Return what lies in the directory of the agents' worktrees."""
         place = self.home / "workspaces"
         return sorted(entry.name for entry in place.iterdir()) if place.exists() else []
-
-
-def marked(marker: str) -> list[int]:
-    """Return the live processes that carry the marker in their environment or command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-                said = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if state not in "ZX" and marker.encode() in said:
-                found.append(int(entry.name))
-    return found

@@ -19,7 +19,8 @@ import trio
 
 from sandbox.base import Directory, Layers, Spec, User
 from sandbox.bubblewrap import BubblewrapBackend
-from tests.kit.sandboxes import ZOO, marked, read_until
+from tests.kit.processes import marked
+from tests.kit.sandboxes import ZOO, read_until
 
 PATIENCE_S = 3.0
 

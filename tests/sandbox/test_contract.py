@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from sandbox.base import Backend, Bind, CommandNotFound, Directory, Exit, SandboxError, Spec
-from tests.kit.sandboxes import ZOO, Run, marked, read_status, read_until, run_in
+from tests.kit.processes import fresh_mark, marked
+from tests.kit.sandboxes import ZOO, Run, read_status, read_until, run_in
 
 
 async def test_command_ends_with_its_own_exit_status(run: Run) -> None:
@@ -103,7 +104,8 @@ async def test_wait_answers_many_and_always_the_same(backend: Backend, workspace
 
 
 async def test_kill_ends_the_zoo_and_proves_it(backend: Backend, workspace: Directory) -> None:
-    async with backend.open(Spec("zoo", ("sh", "-c", ZOO), workspace, {"MARK": "zoo-contract"})) as sandbox:
+    mark = fresh_mark("zoo-contract")
+    async with backend.open(Spec("zoo", ("sh", "-c", ZOO), workspace, {"MARK": mark})) as sandbox:
         await read_until(sandbox, b"zoo-open")
         alive = len(sandbox.processes())
         sandbox.kill_nowait()
@@ -111,7 +113,7 @@ async def test_kill_ends_the_zoo_and_proves_it(backend: Backend, workspace: Dire
         proof = await sandbox.prove_gone(5)
         assert proof.remaining == 0
         assert 10 <= proof.killed <= alive + 25
-        assert not marked("zoo-contract")
+        assert not marked(mark)
         assert sandbox.processes() == []
         assert await sandbox.wait() == Exit(signal=9)
         assert await sandbox.prove_gone(5) == proof
@@ -119,9 +121,10 @@ async def test_kill_ends_the_zoo_and_proves_it(backend: Backend, workspace: Dire
 
 
 async def test_leaving_the_block_kills_what_lives(backend: Backend, workspace: Directory) -> None:
-    async with backend.open(Spec("left", ("sh", "-c", ZOO), workspace, {"MARK": "zoo-left"})) as sandbox:
+    mark = fresh_mark("zoo-left")
+    async with backend.open(Spec("left", ("sh", "-c", ZOO), workspace, {"MARK": mark})) as sandbox:
         await read_until(sandbox, b"zoo-open")
-    assert not marked("zoo-left")
+    assert not marked(mark)
     assert sandbox.proof is not None
     assert sandbox.proof.remaining == 0
     assert sandbox.proof.killed >= 10
@@ -131,7 +134,8 @@ async def test_leaving_the_block_kills_what_lives(backend: Backend, workspace: D
 async def test_leaving_by_an_error_or_a_cancellation_kills_too(
     backend: Backend, workspace: Directory
 ) -> None:
-    spec = Spec("left", ("sh", "-c", "setsid sleep 1000 & echo up; wait"), workspace, {"MARK": "left-by"})
+    mark = fresh_mark("left-by")
+    spec = Spec("left", ("sh", "-c", "setsid sleep 1000 & echo up; wait"), workspace, {"MARK": mark})
 
     async def fail() -> None:
         async with backend.open(spec) as sandbox:
@@ -140,25 +144,28 @@ async def test_leaving_by_an_error_or_a_cancellation_kills_too(
 
     with pytest.raises(ZeroDivisionError):
         await fail()
-    assert not marked("left-by")
+    assert not marked(mark)
     with trio.CancelScope() as scope:
         async with backend.open(spec) as sandbox:
             await read_until(sandbox, b"up")
             scope.cancel()
             await trio.sleep_forever()
-    assert not marked("left-by")
+    assert not marked(mark)
     assert sandbox.proof is not None
     assert sandbox.proof.remaining == 0
 
 
 async def test_descendants_do_not_outlive_the_block_of_an_ended_command(run: Run) -> None:
-    outcome = await run("(setsid sleep 1000 >/dev/null 2>&1 &) ; echo done", env={"MARK": "outlive"})
+    mark = fresh_mark("outlive")
+    outcome = await run("(setsid sleep 1000 >/dev/null 2>&1 &) ; echo done", env={"MARK": mark})
     assert outcome.stdout == "done\n"
     assert outcome.exit.ok
-    assert not marked("outlive")
+    assert not marked(mark)
 
 
 async def test_nothing_is_left_wherever_it_is_cancelled(backend: Backend, workspace: Directory) -> None:
+    mark = fresh_mark("cancelled-at")
+
     class CancelAt(trio.abc.Instrument):
         def __init__(self, step: int, scope: trio.CancelScope) -> None:
             self.left, self.scope = step, scope
@@ -168,7 +175,7 @@ async def test_nothing_is_left_wherever_it_is_cancelled(backend: Backend, worksp
             if self.left == 0:
                 self.scope.cancel()
 
-    spec = Spec("cancelled", ("sh", "-c", "echo up; exec sleep 1000"), workspace, {"MARK": "cancelled-at"})
+    spec = Spec("cancelled", ("sh", "-c", "echo up; exec sleep 1000"), workspace, {"MARK": mark})
     for step in range(1, 100):
         reached = False
         with trio.CancelScope() as scope:
@@ -180,7 +187,7 @@ async def test_nothing_is_left_wherever_it_is_cancelled(backend: Backend, worksp
                     reached = True
             finally:
                 trio.lowlevel.remove_instrument(instrument)
-        assert not marked("cancelled-at"), f"cancelled at step {step}"
+        assert not marked(mark), f"cancelled at step {step}"
         if reached and not scope.cancel_called:
             return
     pytest.fail("the sandbox never came to its end")

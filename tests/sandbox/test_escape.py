@@ -15,7 +15,8 @@ import pytest
 from sandbox.base import HOME, Backend, Bind, Directory, Layers, Limits, SandboxError, Spec, User
 from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.trusted import ProcessBackend
-from tests.kit.sandboxes import Run, marked, read_status, read_until, run_in
+from tests.kit.processes import marked
+from tests.kit.sandboxes import Run, read_status, read_until, run_in
 
 PRELUDE = """
 import ctypes, fcntl, os, socket, stat, sys

@@ -11,7 +11,8 @@ import trio
 from sandbox.base import Directory, Layers, Limits, SandboxLaunchFailed, Spec, User
 from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.process import run_child
-from tests.kit.sandboxes import marked, read_until
+from tests.kit.processes import fresh_mark, marked
+from tests.kit.sandboxes import read_until
 from tests.kit.until import seen
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,7 @@ async def test_kill_at_any_moment_of_the_launch_leaves_nothing(
 
 
 async def test_fork_loop_is_dead_with_proof(bubblewrap: BubblewrapBackend, workspace: Directory) -> None:
+    mark = fresh_mark("fork-loop")
     bomb = """
 import contextlib, os
 print("up", flush=True)
@@ -47,9 +49,7 @@ while True:
     with contextlib.suppress(OSError):
         os.fork()
 """
-    spec = Spec(
-        "fork-loop", ("python3", "-c", bomb), workspace, {"MARK": "fork-loop"}, limits=Limits(pids=200)
-    )
+    spec = Spec("fork-loop", ("python3", "-c", bomb), workspace, {"MARK": mark}, limits=Limits(pids=200))
     async with bubblewrap.open(spec) as sandbox:
         await read_until(sandbox, b"up")
         await seen(lambda: len(sandbox.processes()) >= 100, "a hundred processes run")
@@ -57,7 +57,7 @@ while True:
         proof = await sandbox.prove_gone(5)
     assert proof.remaining == 0
     assert proof.killed >= 50
-    assert not marked("fork-loop")
+    assert not marked(mark)
 
 
 async def test_proof_that_the_deadline_cuts_off_says_so(

@@ -14,7 +14,7 @@ import trio
 from sandbox.base import Exit, SandboxLaunchFailed
 from sandbox.process import DEVNULL, open_child, run_child
 from sandbox.procfs import read_stat, same, signal_process
-from tests.kit.sandboxes import marked
+from tests.kit.processes import fresh_mark, marked
 from tests.kit.until import seen
 
 ENV = {"PATH": "/usr/bin:/bin"}
@@ -50,18 +50,20 @@ async def test_endless_command_ends_at_its_deadline() -> None:
 
 
 async def test_deadline_ends_what_ignores_every_signal_it_can() -> None:
+    mark = fresh_mark("ignores")
     script = "trap '' TERM HUP INT; (setsid sleep 1000 &); while :; do sleep 1000; done"
-    done = await run_child(shell(script), env={**ENV, "MARK": "ignores"}, deadline_s=0.1)
+    done = await run_child(shell(script), env={**ENV, "MARK": mark}, deadline_s=0.1)
     assert done.timed_out
-    assert not marked("ignores")
+    assert not marked(mark)
 
 
 async def test_descendant_that_holds_the_pipe_delays_and_dies() -> None:
+    mark = fresh_mark("holds")
     began = trio.current_time()
-    done = await run_child(shell("(setsid sleep 1000 &) ; echo x"), env={**ENV, "MARK": "holds"})
+    done = await run_child(shell("(setsid sleep 1000 &) ; echo x"), env={**ENV, "MARK": mark})
     assert (done.exit.ok, done.stdout, done.timed_out) == (True, b"x\n", False)
     assert trio.current_time() - began < 10
-    assert not marked("holds")
+    assert not marked(mark)
 
 
 async def test_descriptors_of_the_callers_take_the_place_of_pipes() -> None:
@@ -116,38 +118,42 @@ async def test_signals_that_we_ignore_are_not_ignored_by_children() -> None:
 
 
 async def test_daemon_that_fled_into_its_own_session_is_found_and_killed() -> None:
+    mark = fresh_mark("fled")
     script = "(setsid sh -c '(setsid sleep 1000 >/dev/null 2>&1 &) ; sleep 1000' &) ; echo up; read x"
-    async with open_child(shell(script), env={**ENV, "MARK": "fled"}) as child:
+    async with open_child(shell(script), env={**ENV, "MARK": mark}) as child:
         assert await child.stdout.receive_some() == b"up\n"
-        await seen(lambda: len(marked("fled")) >= 4, "four processes run")
-        assert set(child.processes()) == set(marked("fled"))
+        await seen(lambda: len(marked(mark)) >= 4, "four processes run")
+        assert set(child.processes()) == set(marked(mark))
         child.kill_nowait()
         proof = await child.prove_gone(5)
     assert (proof.killed, proof.remaining) == (4, 0)
-    assert not marked("fled")
+    assert not marked(mark)
 
 
 async def test_kill_of_one_tree_does_not_touch_another() -> None:
+    this_tree = fresh_mark("this-tree")
+    other_tree = fresh_mark("other-tree")
     script = "(setsid sleep 1000 &) ; echo up; exec cat"
-    async with open_child(shell(script), env={**ENV, "MARK": "other-tree"}) as other:
+    async with open_child(shell(script), env={**ENV, "MARK": other_tree}) as other:
         assert await other.stdout.receive_some() == b"up\n"
-        async with open_child(shell(script), env={**ENV, "MARK": "this-tree"}) as child:
+        async with open_child(shell(script), env={**ENV, "MARK": this_tree}) as child:
             assert await child.stdout.receive_some() == b"up\n"
-        assert not marked("this-tree")
+        assert not marked(this_tree)
         assert len(other.processes()) == 2
         await other.stdin.aclose()
         assert (await other.wait()).ok
-    assert not marked("other-tree")
+    assert not marked(other_tree)
 
 
 async def test_tree_that_forks_all_the_time_comes_to_its_end() -> None:
+    mark = fresh_mark("forks-on")
     script = "echo up; for i in 1 2 3; do (while :; do sh -c 'sleep 0.01 &' ; done) & done; wait"
-    async with open_child(shell(script), env={**ENV, "MARK": "forks-on"}) as child:
+    async with open_child(shell(script), env={**ENV, "MARK": mark}) as child:
         assert await child.stdout.receive_some() == b"up\n"
         await seen(lambda: len(child.processes()) >= 5, "five processes run")
         child.kill_nowait()
         assert (await child.prove_gone(10)).remaining == 0
-    assert not marked("forks-on")
+    assert not marked(mark)
 
 
 def start_foreign() -> subprocess.Popen[bytes]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tests.kit.processes import marked
 from tests.kit.remote import branches, hook, make_remote
-from tests.kit.service import Service, marked
+from tests.kit.service import Service
 from tests.kit.until import until
 
 #: Leaves work that takes a while to salvage.

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.processes import marked
 from tests.kit.remote import branches, git, hook, make_remote
-from tests.kit.service import Service, marked
+from tests.kit.service import Service
 from tests.kit.until import pause, until
 
 SETTINGS = {"REPOSITORY_HOSTS": "127.0.0.1"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
+from tests.kit.processes import marked
 from tests.kit.remote import branches, git, make_remote
-from tests.kit.service import Service, marked
+from tests.kit.service import Service
 
 GATED = {
     "README.md": "hello\n",

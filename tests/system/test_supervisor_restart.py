@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.kit.processes import fresh_mark, marked
 from tests.kit.remote import branches, git, hook, make_remote
-from tests.kit.service import Service, marked
+from tests.kit.service import Service
 from tests.kit.until import until
 
 
@@ -15,14 +16,15 @@ def wait_gone(marker: str, within_s: float) -> None:
 
 
 def test_stop_interrupts_agents_and_the_next_start_resumes_them(own_service: Service) -> None:
+    mark = fresh_mark("stop-mark")
     service = own_service
     service.start()
     remote = make_remote(service.remotes)
     script = 'if [ "$ORCHESTRATOR_RESUMED" = 1 ]; then echo again > again.txt; else sleep 1000; fi'
-    agent = service.spawn(remote, script, "stop-1", options={"env": {"MARK": "stop-mark"}})
+    agent = service.spawn(remote, script, "stop-1", options={"env": {"MARK": mark}})
     service.wait_phase(agent, "working")
     assert service.stop() == 0
-    assert not marked("stop-mark")
+    assert not marked(mark)
     assert not service.agent_directories()
     assert not (service.home / "orchestrator.sock").exists()
     service.start()
@@ -32,17 +34,16 @@ def test_stop_interrupts_agents_and_the_next_start_resumes_them(own_service: Ser
 
 
 def test_sigkill_leaves_no_process_and_the_next_start_resumes(own_service: Service) -> None:
+    mark = fresh_mark("crash-mark")
     service = own_service
     service.start()
     remote = make_remote(service.remotes)
     script = '[ "$ORCHESTRATOR_RESUMED" = 1 ] && echo again > again && exit; setsid sleep 1000 & sleep 1000'
-    agents = [
-        service.spawn(remote, script, f"crash-{n}", options={"env": {"MARK": "crash-mark"}}) for n in range(5)
-    ]
+    agents = [service.spawn(remote, script, f"crash-{n}", options={"env": {"MARK": mark}}) for n in range(5)]
     for agent in agents:
         service.wait_phase(agent, "working")
     service.kill9()
-    wait_gone("crash-mark", 2)
+    wait_gone(mark, 2)
     service.start()
     for agent in agents:
         assert service.wait(agent)["status"] == "completed"
