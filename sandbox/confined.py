@@ -16,7 +16,7 @@ import struct
 import trio
 
 from sandbox.base import CommandNotFound, Exit, Proof, SandboxError, SandboxLaunchFailed
-from sandbox.procfs import Stat, descendants, ended, open_pidfd, read_stat, same, snapshot
+from sandbox.procfs import Stat, below, ended, open_pidfd, read_stat, same
 from sandbox.spawn import Spawned, reap_pidfd, wait_pidfd
 
 #: How long the way to the first instruction may take, on a busy disk with cold caches.
@@ -151,7 +151,7 @@ class ConfinedSandbox:
     def _inside(self) -> list[Stat]:
         if self._init is None or not self._started or self._init_pidfd < 0 or ended(self._init_pidfd):
             return []
-        found = descendants(snapshot(), [self._init.pid])
+        found = below(self._init.pid)
         return [stat for stat in found.values() if stat.alive and stat.ppid != self._init.pid]
 
     def kill_nowait(self) -> None:

@@ -1,8 +1,8 @@
 """What /proc says about processes: who lives, who descends from whom, and when each one started.
 
 Keeps one invariant: a process is named by (pid, start time), never by its pid alone, so that a
-number which the kernel has given to somebody else is never signalled. Callers: `sandbox.process`,
-`sandbox.trusted` and `sandbox.bubblewrap`.
+number which the kernel has given to somebody else is never signalled. Callers: the
+backends, and `orchestrator.supervise`, which kills many trees at once.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import os
 import select
 import signal
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 #: More than any line of /proc/PID/stat.
 _STAT_BYTES = 1024
+#: Whether the kernel lists a process's children, so that a tree can be read without all the others.
+_TELLS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110 - a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +67,71 @@ def snapshot() -> dict[int, Stat]:
 
 def descendants(processes: Mapping[int, Stat], roots: Iterable[int]) -> dict[int, Stat]:
     """Return the processes below `roots` (without them), however deep."""
-    below: defaultdict[int, list[Stat]] = defaultdict(list)
+    return _reach(_by_parent(processes), roots)
+
+
+def _by_parent(processes: Mapping[int, Stat]) -> dict[int, list[Stat]]:
+    children: defaultdict[int, list[Stat]] = defaultdict(list)
     for stat in processes.values():
-        below[stat.ppid].append(stat)
+        children[stat.ppid].append(stat)
+    return dict(children)
+
+
+def _reach(by_parent: Mapping[int, list[Stat]], roots: Iterable[int]) -> dict[int, Stat]:
     found: dict[int, Stat] = {}
     waiting = list(roots)
     while waiting:
-        for stat in below[waiting.pop()]:
+        for stat in by_parent.get(waiting.pop(), ()):
             if stat.pid not in found:
                 found[stat.pid] = stat
                 waiting.append(stat.pid)
     return found
+
+
+#: Within `one_look`: what every `below` is answered from.
+_looks: list[dict[int, list[Stat]]] = []
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Answer every `below` in the block from one snapshot, taken now: for many trees at the same moment.
+
+    The block must have no checkpoint, lest somebody else is answered from what is long over.
+    """
+    _looks.append(_by_parent(snapshot()))
+    try:
+        yield
+    finally:
+        _looks.pop()
+
+
+def below(root: int) -> dict[int, Stat]:
+    """Return the processes below `root` (without it), however deep, reading of /proc no others than these.
+
+    As little atomic as `snapshot`: what was forked or adopted meanwhile may be missing.
+    """
+    if _looks:
+        return _reach(_looks[-1], [root])
+    if not _TELLS_CHILDREN:  # pragma: no cover - a kernel without CONFIG_PROC_CHILDREN
+        return descendants(snapshot(), [root])
+    found: dict[int, Stat] = {}
+    waiting = [root]
+    while waiting:
+        for pid in children(waiting.pop()):
+            if pid not in found and (stat := read_stat(pid)) is not None:
+                found[pid] = stat
+                waiting.append(pid)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of all threads of a process; none where it is gone."""
+    told: list[bytes] = []
+    with contextlib.suppress(OSError):  # it has just ended
+        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", "rb") as file:  # noqa: PTH123 - it is quicker
+                told.append(file.read())
+    return [int(number) for line in told for number in line.split()]
 
 
 def same(stat: Stat) -> bool:

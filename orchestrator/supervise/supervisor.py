@@ -36,6 +36,7 @@ from orchestrator.supervise.live import Live
 from orchestrator.supervise.run import carry_out
 from orchestrator.supervise.tree import Tree
 from sandbox.base import Backend, SandboxError
+from sandbox.procfs import one_look
 
 log = logging.getLogger(__name__)
 
@@ -177,9 +178,10 @@ class Supervisor:
     async def _kill_each(
         self, victims: list[AgentId], end: Killed, reports: list[KillReport], errors: list[str]
     ) -> None:
-        for agent_id in victims:  # every tree first, synchronously; then the proofs and the journal
-            if live := self._lives.get(agent_id):
-                live.cut(end)
+        with one_look():  # every tree first, synchronously; then the proofs and the journal
+            for agent_id in victims:
+                if live := self._lives.get(agent_id):
+                    live.cut(end)
 
         async def finish(agent_id: AgentId) -> None:
             try:

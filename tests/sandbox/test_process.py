@@ -13,7 +13,7 @@ import trio
 
 from sandbox.base import Exit, SandboxLaunchFailed
 from sandbox.process import DEVNULL, open_child, run_child
-from sandbox.procfs import read_stat, same, signal_process
+from sandbox.procfs import below, descendants, one_look, read_stat, same, signal_process, snapshot
 from tests.kit.processes import fresh_mark, marked
 from tests.kit.until import seen
 
@@ -182,3 +182,25 @@ async def test_number_of_the_dead_is_never_signalled() -> None:
     child.kill_nowait()
     child.signal_nowait(signal.SIGKILL)
     assert child.processes() == []
+
+
+async def test_tree_is_read_without_the_other_processes_of_the_host() -> None:
+    script = "(setsid sleep 1000 & sleep 1000 & echo up; wait) & wait"
+    async with open_child(shell(script), env=ENV) as child:
+        assert await child.stdout.receive_some() == b"up\n"
+        await seen(lambda: len(below(child.pid)) == 3, "a shell and two sleeps run")
+        assert below(child.pid).keys() == descendants(snapshot(), [child.pid]).keys()
+        child.kill_nowait()
+        await child.prove_gone(5)
+        assert below(child.pid) == {}
+
+
+async def test_many_trees_are_read_in_one_look() -> None:
+    async with open_child(("cat",), env=ENV) as one, open_child(shell("sleep 1000 & wait"), env=ENV) as other:
+        await seen(lambda: len(below(other.pid)) == 1, "its sleep runs")
+        with one_look():
+            assert [len(below(tree.pid)) for tree in (one, other)] == [0, 1]
+            assert set(below(os.getpid())) >= {one.pid, other.pid}
+            other.kill_nowait()
+            still = below(other.pid)
+        assert len(still) == 1, "within a look nothing changes"
