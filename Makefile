@@ -53,6 +53,7 @@ dependencies: .venv/.check
 	$(BIN)/python -m pip check
 
 bench: .venv/.test
+	@$(PIP) -e '.[test,bench]'
 	@set -e; for script in bench/[!_]*.py; do [ -e "$$script" ] || continue; $(BIN)/python "$$script"; done
 
 clean:
