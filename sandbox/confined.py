@@ -17,7 +17,7 @@ import trio
 
 from sandbox.base import CommandNotFound, Exit, Proof, SandboxError, SandboxLaunchFailed
 from sandbox.procfs import Stat, below, ended, open_pidfd, read_stat, same
-from sandbox.spawn import Spawned, reap_pidfd, wait_pidfd
+from sandbox.spawn import Spawned, give_way, reap_pidfd, wait_pidfd
 
 #: How long the way to the first instruction may take, on a busy disk with cold caches.
 LAUNCH_S = 60.0
@@ -126,6 +126,7 @@ class ConfinedSandbox:
         if pidfd is None:
             raise ChannelClosed
         self._init, self._init_pidfd = stat, pidfd
+        give_way(pid)
 
     async def _complaint(self) -> str:
         """Return what the launch wrote to its standard error before it died, or how it ended."""

@@ -29,6 +29,7 @@ from sandbox.base import (
 )
 from sandbox.layout import SYSTEM_PATH, check_spec, check_user, find_tool
 from sandbox.process import TREE_VARIABLE, open_child
+from sandbox.spawn import give_way
 
 #: The environment variable under which the label can be found in /proc.
 LABEL_VARIABLE = "SANDBOX_LABEL"
@@ -83,6 +84,7 @@ class ProcessBackend:
                 },
                 pass_fds=spec.pass_fds,
             ) as child:
+                give_way(child.pid)
                 yield child
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

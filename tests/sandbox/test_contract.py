@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from sandbox.base import Backend, Bind, CommandNotFound, Directory, Exit, SandboxError, Spec
+from sandbox.spawn import NICER_BY
 from tests.kit.processes import fresh_mark, marked
 from tests.kit.sandboxes import ZOO, Run, read_status, read_until, run_in
 
@@ -161,6 +162,11 @@ async def test_descendants_do_not_outlive_the_block_of_an_ended_command(run: Run
     assert outcome.stdout == "done\n"
     assert outcome.exit.ok
     assert not marked(mark)
+
+
+async def test_agents_give_way_to_the_orchestrator(run: Run) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert (await run("sh -c nice")).stdout == f"{min(19, own + NICER_BY)}\n"
 
 
 async def test_nothing_is_left_wherever_it_is_cancelled(backend: Backend, workspace: Directory) -> None:
