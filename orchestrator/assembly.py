@@ -13,10 +13,11 @@ import secrets
 import shutil
 import signal
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from socket import socket
 
@@ -36,6 +37,7 @@ from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.url import UrlRules
 from orchestrator.supervise.desk import Desk
 from orchestrator.supervise.gear import Tools
+from orchestrator.supervise.host import compare, look_around, watch_host
 from orchestrator.supervise.reaper import recover
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.version import VERSION
@@ -122,13 +124,9 @@ async def _serve_on(
             max_queued=settings.max_queued_tasks,
         )
     )
-    limits = Limits(
-        memory_mb=settings.memory_mb,
-        cpus=settings.cpus,
-        pids=settings.pids,
-        disk_mb=settings.disk_mb,
+    tools = Tools(
+        store, repositories, make_scratch(settings.home), _ceilings(settings), yolo=settings.yolo_mode
     )
-    tools = Tools(store, repositories, make_scratch(settings.home), limits, yolo=settings.yolo_mode)
     supervisor = Supervisor(
         store,
         tools,
@@ -149,10 +147,18 @@ async def _serve_on(
         log.info("ready", extra={"url": address.url, "socket": str(address.socket), "sandbox": backend.name})
         if ready is not None:
             ready(address)
-        await _supervise_until_signal(supervisor, store, signals)
+        look = partial(look_around, (settings.home, settings.workspaces_dir))
+        await _supervise_until_signal(supervisor, store, signals, look)
         shutdown.set()
     with suppress(FileNotFoundError):
         settings.socket_path.unlink()
+
+
+def _ceilings(settings: Settings) -> Limits:
+    """Return what an agent may use where its task asks for nothing else."""
+    return Limits(
+        memory_mb=settings.memory_mb, cpus=settings.cpus, pids=settings.pids, disk_mb=settings.disk_mb
+    )
 
 
 def open_repositories(settings: Settings, backend: Backend) -> Repositories:
@@ -180,11 +186,13 @@ def _services(
     settings: Settings, backend: Backend, store: Store, supervisor: Supervisor, desk: Desk
 ) -> Services:
     async def readiness() -> dict[str, str]:
+        short = store.state.control.short
         free_mb = shutil.disk_usage(settings.home).free // 2**20
         return {
             "journal": "failed: the disk is short" if store.disk_short else "ok",
             "sandbox": backend.name,
             "disk": "ok" if free_mb >= MIN_FREE_MB else f"failed: only {free_mb} MB are free",
+            "host": f"degraded: short of {', '.join(sorted(short))}" if short else "ok",
             "valkey": "off",
             "coordinator": "off",
         }
@@ -233,8 +241,14 @@ async def _run_api(app: QuartTrio, listeners: list[socket], shutdown: trio.Event
     await run_server(app, listeners, shutdown=shutdown, grace_s=API_GRACE_S)
 
 
-async def _supervise_until_signal(supervisor: Supervisor, store: Store, signals: AsyncIterator[int]) -> None:
+async def _supervise_until_signal(
+    supervisor: Supervisor,
+    store: Store,
+    signals: AsyncIterator[int],
+    look: Callable[[], Mapping[str, float]],
+) -> None:
     """Run agents until the first signal, then give them a deadline; a second signal ends them at once."""
+    await compare(store, look())  # before anything is started
     async with trio.open_nursery() as nursery:
 
         async def stop_on_signals() -> None:
@@ -248,6 +262,7 @@ async def _supervise_until_signal(supervisor: Supervisor, store: Store, signals:
                 nursery.start_soon(store.record, e.SystemStopping())
 
         nursery.start_soon(stop_on_signals)
+        nursery.start_soon(watch_host, store, look)
         await supervisor.run()
         nursery.cancel_scope.cancel(reason="every agent is gone")
 

@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.core import events as e
 from orchestrator.core.fold import FOLDS
 from orchestrator.core.model import Control, State, changed
+from orchestrator.core.watermark import WATERMARKS
 from orchestrator.errors import IllegalTransition
 
 
@@ -51,14 +52,24 @@ def _settings(control: Control, event: e.QueueSettings) -> Control:
 
 
 def _started(control: Control, event: e.SystemStarted) -> Control:
-    """Take the ceilings of this start; a pause and a freeze stay, a drain ended with its process."""
+    """Take the ceilings of this start; a pause and a freeze stay; a drain and a shortage do not."""
     return replace(
         control,
         draining=False,
+        short=frozenset(),
         max_agents=event.max_agents,
         queue_concurrency=event.queue_concurrency,
         max_queued=event.max_queued,
     )
+
+
+def _degraded(control: Control, event: e.SystemDegraded) -> Control:
+    short = event.part in WATERMARKS
+    return replace(control, short=control.short | {event.part}) if short else control
+
+
+def _recovered(control: Control, event: e.SystemRecovered) -> Control:
+    return replace(control, short=control.short - {event.part}) if event.part in control.short else control
 
 
 _SWITCHES: dict[type[e.Event], Callable[[Control, Any], Control]] = {
@@ -69,4 +80,6 @@ _SWITCHES: dict[type[e.Event], Callable[[Control, Any], Control]] = {
     e.ControlDraining: lambda control, _: replace(control, draining=True),
     e.QueueSettings: _settings,
     e.SystemStarted: _started,
+    e.SystemDegraded: _degraded,
+    e.SystemRecovered: _recovered,
 }

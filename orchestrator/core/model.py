@@ -237,6 +237,8 @@ class Control:
     queue_concurrency: int = 1
     max_agents: int = 2
     max_queued: int = 100_000
+    #: What the host has too little of to start another agent (`core.watermark`).
+    short: frozenset[str] = frozenset()
 
     @property
     def slots(self) -> int:

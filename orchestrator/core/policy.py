@@ -42,7 +42,7 @@ def order_key(agent: Agent) -> tuple[int, int]:
 
 def may_leave_queue(control: Control) -> bool:
     """Return whether anything may be taken from the queue at all."""
-    return not (control.paused or control.frozen or control.draining)
+    return not (control.paused or control.frozen or control.draining or control.short)
 
 
 def free_slots(state: State) -> int:

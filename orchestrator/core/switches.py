@@ -60,16 +60,17 @@ class SystemStarted(Event):
 
 
 class SystemRecovered(Event):
-    """What the last run left behind has been dealt with."""
+    """What the last run left behind has been dealt with; or, with `part`, that part is there again."""
 
     name = "system.recovered"
-    resumed: int
-    ended: int
-    reaped: int
+    part: str | None = None
+    resumed: int = 0
+    ended: int = 0
+    reaped: int = 0
 
 
 class SystemDegraded(Event):
-    """A part that is not needed for truth is away."""
+    """A part that is not needed for truth is away, or the host is short of something (`core.watermark`)."""
 
     name = "system.degraded"
     part: str

@@ -48,6 +48,7 @@ BANNED_BUT = {
 SLEEPS = {
     "bench/journal.py": "it plays a slower disk",
     "orchestrator/client_stream.py": "a client that lost its server tries again after a while",
+    "orchestrator/supervise/host.py": "nobody tells when a host gets short of something",
     "tests/kit/until.py": "the world outside can only be looked at, again and again, until a deadline",
 }
 

@@ -1,0 +1,82 @@
+"""Looks after the host's room: disk, memory and process numbers; too little of one stops the admission.
+
+What it finds is journaled as `system.degraded` and `system.recovered`, and the state machine holds the queue
+by it, so that whoever assigns needs to know nothing of it. Started by `assembly`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import trio
+
+from orchestrator.core import events as e
+from orchestrator.core.watermark import describe, shortages
+from orchestrator.journal.store import Store
+
+#: Seconds between two looks.
+LOOK_EVERY_S = 2.0
+_MIB = 1024 * 1024
+_PROC = Path("/proc")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+async def watch_host(
+    store: Store, look: Callable[[], Mapping[str, float]], *, every_s: float = LOOK_EVERY_S
+) -> None:
+    """Compare what is left with the watermarks, again and again, and journal each change."""
+    while True:
+        await compare(store, look())
+        await trio.sleep(every_s)
+
+
+async def compare(store: Store, left: Mapping[str, float]) -> None:
+    """Journal what has become short since the last look, and what no longer is."""
+    before = store.state.control.short
+    now = shortages(left, before)
+    facts: list[e.Event] = [
+        *(e.SystemDegraded(part=part, detail=describe(part, left)) for part in sorted(now - before)),
+        *(e.SystemRecovered(part=part) for part in sorted(before - now)),
+    ]
+    if facts:
+        await store.record(*facts)
+
+
+def look_around(directories: Iterable[Path]) -> dict[str, float]:
+    """Return what is left: the least of the given directories' disks, MB of memory, process numbers."""
+    disks = [os.statvfs(directory) for directory in directories]
+    left = {"disk": min(disk.f_bavail * disk.f_frsize / _MIB for disk in disks)}
+    if counted := [disk.f_favail for disk in disks if disk.f_files]:  # some file systems have no such limit
+        left["inodes"] = min(counted)
+    left["memory"] = _available_memory() / _MIB
+    left["pids"] = _free_pids()
+    own = _own_cgroup()
+    for part, file, unit in (("memory", "memory", _MIB), ("pids", "pids", 1)):
+        with contextlib.suppress(OSError, ValueError):  # no such controller here, or no limit ("max")
+            ceiling, current = ((own / f"{file}.{which}").read_text() for which in ("max", "current"))
+            left[part] = min(left[part], (int(ceiling) - int(current)) / unit)
+    return left
+
+
+def _available_memory() -> int:
+    for line in (_PROC / "meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/meminfo does not tell MemAvailable")
+
+
+def _free_pids() -> int:
+    used = int((_PROC / "loadavg").read_text().split()[3].partition("/")[2])
+    ceilings = (_PROC / "sys/kernel" / name for name in ("pid_max", "threads-max"))
+    return min(int(ceiling.read_text()) for ceiling in ceilings) - used
+
+
+def _own_cgroup() -> Path:
+    """Return the directory of the version 2 cgroup that this process lives in."""
+    for line in (_PROC / "self/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            return _CGROUPS / line.removeprefix("0::").strip("/")
+    return _CGROUPS
