@@ -22,7 +22,7 @@ from orchestrator.repo.bare import PrivateGit, make_directory, write_private_git
 from orchestrator.repo.git import REMOTE_S, Extra
 from orchestrator.repo.mirrors import Mirror
 from orchestrator.repo.removal import remove_tree
-from orchestrator.repo.single_flight import SingleFlight
+from orchestrator.repo.single_flight import Flights
 from sandbox.base import User
 
 #: Checkouts of one remote that nobody holds are kept up to this number, the newest.
@@ -63,7 +63,7 @@ class Checkouts:
         self._root = root
         self._user = user
         self._holders: Counter[Path] = Counter()
-        self._makers: dict[Path, SingleFlight[None]] = {}
+        self._makers: Flights[Path, None] = Flights()
         #: Half made or half removed, by a call that is still at it.
         self._busy: set[Path] = set()
 
@@ -84,19 +84,11 @@ class Checkouts:
         await self.prune(place.parent)
 
     async def _make_once(self, place: Path, mirror: Mirror, commit: str) -> None:
-        flight = self._makers.get(place)
-        if flight is None:
+        async def work() -> None:
+            if not place.exists():  # noqa: ASYNC240 - a stat on the local disk
+                await self._make(place, mirror, commit)
 
-            async def work() -> None:
-                if not place.exists():  # noqa: ASYNC240 - a stat on the local disk
-                    await self._make(place, mirror, commit)
-
-            flight = self._makers[place] = SingleFlight(work)
-        try:
-            await flight.get()
-        finally:
-            if self._holders[place] <= 1:  # the last who wanted it
-                self._makers.pop(place, None)
+        await self._makers.get(place, work)
 
     async def _make(self, place: Path, mirror: Mirror, commit: str) -> None:
         make_directory(place.parent, 0o711)

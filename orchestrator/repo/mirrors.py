@@ -18,7 +18,7 @@ from orchestrator.errors import BranchMissing, GitFailed, GitTimeout, Repository
 from orchestrator.repo.access import Access, Gateway
 from orchestrator.repo.bare import write_bare
 from orchestrator.repo.git import REMOTE_S, Extra, Git, complaint
-from orchestrator.repo.single_flight import SingleFlight
+from orchestrator.repo.single_flight import Flights
 from orchestrator.repo.unmoved import stands_at
 from orchestrator.repo.url import Remote
 from sandbox.process import Completed
@@ -50,7 +50,7 @@ class Mirror:
         self.remote = remote
         self.git = Git(directory)
         self._gateway = gateway
-        self._refreshes: dict[str, SingleFlight[str]] = {}
+        self._refreshes: Flights[str, str] = Flights()
         self._running = 0
         self._littered = True  # by the process before us
 
@@ -76,14 +76,7 @@ class Mirror:
         Many who ask at once share one run that began after they asked. Raises `BranchMissing`,
         `RepositoryUnreachable`, `UrlRefused`, or `RepositoryError` for what is no repository.
         """
-        flight = self._refreshes.get(branch)
-        if flight is None:
-
-            async def work() -> str:
-                return await self._refresh(branch)
-
-            flight = self._refreshes[branch] = SingleFlight(work)
-        return await flight.get()
+        return await self._refreshes.get(branch, lambda: self._refresh(branch))
 
     async def _refresh(self, branch: str) -> str:
         source = f"refs/heads/{branch}"

@@ -1,19 +1,21 @@
 """One run of a piece of work for all who ask for it meanwhile.
 
 The invariant: whoever asks gets the outcome of a run that began after the asking, and at most one runs at a
-time. A runner that is cancelled hands the work to the next in line. Callers: `mirrors` (a fetch) and
-`checkouts`.
+time. A runner that is cancelled hands the work to the next in line. Nothing is remembered of a key that
+nobody asks for. Callers: `mirrors` (a fetch of each branch) and `checkouts` (the making of each).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 import trio
 
 from orchestrator.errors import RepositoryError
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -47,3 +49,29 @@ class SingleFlight(Generic[T]):
         except RepositoryError as error:
             self._outcome = error
         self._ended = number
+
+
+class Flights(Generic[K, T]):
+    """One flight a key, forgotten when the last who asked has landed."""
+
+    def __init__(self) -> None:
+        self._flights: dict[K, SingleFlight[T]] = {}
+        self._asking: Counter[K] = Counter()
+
+    def __len__(self) -> int:
+        """Return how many keys are being asked for."""
+        return len(self._flights)
+
+    async def get(self, key: K, work: Callable[[], Awaitable[T]]) -> T:
+        """Return the outcome of the first run for this key that begins from now on; see `SingleFlight`.
+
+        `work` has to be the same for all who ask for a key: the first one's is run for everybody.
+        """
+        flight = self._flights.setdefault(key, SingleFlight(work))
+        self._asking[key] += 1
+        try:
+            return await flight.get()
+        finally:
+            self._asking[key] -= 1
+            if not self._asking[key]:
+                del self._asking[key], self._flights[key]

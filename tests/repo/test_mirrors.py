@@ -7,86 +7,13 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from orchestrator.errors import BranchMissing, RepositoryError, RepositoryUnreachable
 from orchestrator.repo.landing import land
-from orchestrator.repo.single_flight import SingleFlight
 from orchestrator.repo.worktree import Base
 from sandbox.base import User
 from tests.kit.remote import git, make_remote
 from tests.repo.stage import Stage, intent
-
-
-async def test_many_who_ask_at_once_share_a_run_that_began_after_they_asked() -> None:
-    runs: list[trio.Event] = []
-
-    async def work() -> int:
-        runs.append(trio.Event())
-        await runs[-1].wait()
-        return len(runs)
-
-    flight = SingleFlight(work)
-    got: list[int] = []
-
-    async def ask() -> None:
-        got.append(await flight.get())
-
-    async with trio.open_nursery() as askers:
-        askers.start_soon(ask)
-        await trio.testing.wait_all_tasks_blocked()
-        for _ in range(20):
-            askers.start_soon(ask)
-        await trio.testing.wait_all_tasks_blocked()
-        runs[0].set()
-        await trio.testing.wait_all_tasks_blocked()
-        runs[1].set()
-    assert got == [1] + [2] * 20
-
-
-async def test_a_cancelled_runner_hands_over_and_a_failure_is_told_to_all() -> None:
-    fail = False
-    runs = 0
-
-    async def work() -> str:
-        nonlocal runs
-        runs += 1
-        if runs == 1:
-            await trio.sleep_forever()
-        if fail:
-            raise BranchMissing("no such branch")
-        return "done"
-
-    flight = SingleFlight(work)
-    refused = 0
-
-    async def ask() -> None:
-        nonlocal refused
-        try:
-            assert await flight.get() == "done"
-        except BranchMissing:
-            refused += 1
-
-    async with trio.open_nursery() as askers:
-        first = trio.CancelScope()
-
-        async def cancelled() -> None:
-            with first:
-                await flight.get()
-
-        askers.start_soon(cancelled)
-        await trio.testing.wait_all_tasks_blocked()
-        askers.start_soon(ask)
-        askers.start_soon(ask)
-        await trio.testing.wait_all_tasks_blocked()
-        first.cancel()
-    assert runs == 2
-    fail = True
-    async with trio.open_nursery() as askers:
-        for _ in range(5):
-            askers.start_soon(ask)
-    assert refused == 5
-    assert runs == 3
 
 
 async def test_fifty_agents_of_one_commit_share_one_mirror(stage: Stage) -> None:
