@@ -110,7 +110,8 @@ class Checkouts:
         user = self._user if os.geteuid() == 0 else None
         # As the user that agents run as: an overlay can copy up only what belongs to a mapped user.
         extra = Extra({"GIT_INDEX_FILE": index, "GIT_WORK_TREE": str(half / "tree")}, user=user)
-        await mirror.git.run("read-tree", "--reset", "-u", commit, deadline_s=REMOTE_S, extra=extra)
+        with mirror.hold():
+            await mirror.git.run("read-tree", "--reset", "-u", commit, deadline_s=REMOTE_S, extra=extra)
         if not (half / "index").exists():
             raise GitFailed(f"git checked {commit} out and wrote no index")
 

@@ -1,7 +1,8 @@
 """The mirror repository of one remote: the only place from which git speaks to the network.
 
 The invariant: only this process writes it, one command a ref at a time; what a killed git left (locks, half
-packs) is gone before the next command that it could hinder. Callers: `repositories`, `landing` and
+packs) is gone before the next command that it could hinder. It is there while anybody uses it, and stays only
+if it got anything: a remote that gave nothing leaves nothing. Callers: `repositories`, `landing` and
 `worktree`.
 """
 
@@ -9,22 +10,31 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
+import secrets
+import shutil
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from orchestrator.errors import BranchMissing, GitFailed, GitTimeout, RepositoryError, RepositoryUnreachable
 from orchestrator.repo.access import Access, Gateway
-from orchestrator.repo.bare import write_bare
+from orchestrator.repo.bare import make_directory, write_bare
 from orchestrator.repo.git import REMOTE_S, Extra, Git, complaint
+from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.single_flight import Flights
 from orchestrator.repo.unmoved import stands_at
 from orchestrator.repo.url import Remote
+from sandbox.base import User
 from sandbox.process import Completed
 
 #: How long a question may take that moves no objects.
 ASK_S = 60.0
+#: Mirrors that nobody uses are remembered up to this number, so that their next use need not look for litter.
+RECENT = 32
 #: Faults of old commits that harm nobody and that the base of a real project may well have.
 _HARMLESS = (
     *("badDate", "badDateOverflow", "badEmail", "badName", "badTimezone", "missingEmail", "zeroPaddedDate"),
@@ -39,36 +49,29 @@ _CONFIG = (
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_REPOSITORY = re.compile(r"does not appear to be a git repository|not a git repository|dubious ownership")
+_KEY = re.compile(r"[0-9a-f]{64}")
+_GONE = "gone-"
 _NO_REF = re.compile(r"couldn't find remote ref|not our ref")
 
 
 class Mirror:
-    """A bare copy of what was asked of a remote; made once a process by `repositories`."""
+    """A bare copy of what was asked of a remote; never two of one remote at once, see `Mirrors`."""
 
-    def __init__(self, directory: Path, remote: Remote, gateway: Gateway) -> None:
+    def __init__(self, directory: Path, remote: Remote, gateway: Gateway, readers: int) -> None:
         self.directory = directory
         self.remote = remote
         self.git = Git(directory)
         self._gateway = gateway
+        self._readers = readers  # the group that agents are in
         self._refreshes: Flights[str, str] = Flights()
-        self._running = 0
+        self._users = 0
+        self._complete = False
         self._littered = True  # by the process before us
 
     @property
     def objects(self) -> Path:
         """The directory that agents read."""
         return self.directory / "objects"
-
-    @property
-    def unused(self) -> bool:
-        """Whether nothing was ever fetched here and nothing runs."""
-        refs = self.directory / "refs"
-        kept = any(path.is_file() for kind in ("base", "salvage") for path in (refs / kind).rglob("*"))
-        return self._running == 0 and not kept
-
-    def write(self) -> None:
-        """Make the repository, or put right what a crash left of it."""
-        write_bare(self.directory, _CONFIG)
 
     async def refresh(self, branch: str) -> str:
         """Return the commit that the remote has under a branch, with all its objects here.
@@ -86,7 +89,7 @@ class Mirror:
         if known is not None and self._stands_at(branch, known):
             return known
         addresses = await self._gateway.resolve(self.remote)
-        with self._at_work(kept), self._gateway.open(self.remote, addresses) as access:
+        with self.hold(kept), self._gateway.open(self.remote, addresses) as access:
             if known is not None:
                 # Mostly nothing has changed, and the question costs less than a fetch that finds so.
                 now = await self._ask(access, source)
@@ -119,7 +122,7 @@ class Mirror:
     async def observe(self, ref: str) -> str | None:
         """Return the commit that the remote has under `ref` now, or None."""
         addresses = await self._gateway.resolve(self.remote)
-        with self._at_work(), self._gateway.open(self.remote, addresses) as access:
+        with self.hold(), self._gateway.open(self.remote, addresses) as access:
             return await self._ask(access, ref)
 
     async def _ask(self, access: Access, ref: str) -> str | None:
@@ -138,7 +141,7 @@ class Mirror:
     async def push(self, commit: str, ref: str, *, expected: str) -> Completed:
         """Push a commit onto a ref that must be at `expected` (empty: not exist); return git's answer."""
         addresses = await self._gateway.resolve(self.remote)
-        with self._at_work(), self._gateway.open(self.remote, addresses) as access:
+        with self.hold(), self._gateway.open(self.remote, addresses) as access:
             return await self._attempt(
                 *("push", "--porcelain", "--no-verify", "--no-progress", "--no-follow-tags"),
                 *("--no-recurse-submodules", "--no-signed", f"--force-with-lease={ref}:{expected}"),
@@ -149,7 +152,7 @@ class Mirror:
 
     async def adopt(self, source: Path, commit: str, ref: str | None = None) -> None:
         """Copy a commit with all that it needs from a repository of ours, and keep it under `ref`."""
-        with self._at_work(*([ref] if ref else [])):
+        with self.hold(*([ref] if ref else [])):
             done = await self._attempt(
                 *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"),
                 *("--no-recurse-submodules", "--", str(source), f"+{commit}:{ref}" if ref else commit),
@@ -174,31 +177,93 @@ class Mirror:
         raise RepositoryUnreachable(f"{self.remote.url}: {said}")
 
     @contextmanager
-    def _at_work(self, *refs: str) -> Iterator[None]:
-        """Mark a command as running; remove first what a killed one left, where it could be in the way."""
-        if self._littered and self._running == 0:
-            self._sweep()
-        for ref in refs:
-            # Nobody else is at this ref now, so its lock is a dead command's.
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                (self.directory / f"{ref}.lock").unlink()
-        self._running += 1
+    def hold(self, *refs: str) -> Iterator[None]:
+        """Keep the repository in its place as long as the block, made now if it is not there.
+
+        What a killed command left is removed first, where it could be in the way of a command on `refs`.
+        """
+        self._users += 1
         try:
+            if self._users == 1:
+                self._prepare()
+            for ref in refs:
+                # Nobody else is at this ref now, so its lock is a dead command's.
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    (self.directory / f"{ref}.lock").unlink()
             yield
         except BaseException:
             self._littered = True
             raise
         finally:
-            self._running -= 1
+            self._users -= 1
+            if self._users == 0 and not got_anything(self.directory):
+                self._remove()
+
+    def _prepare(self) -> None:
+        """Make the repository, or put right what a crash left of it; only while nobody uses it."""
+        if not self._complete:
+            make_directory(self.directory, 0o750, group=self._readers)
+            write_bare(self.directory, _CONFIG)
+            self._complete = True
+        if self._littered:
+            self._sweep()
+
+    def _remove(self) -> None:
+        """Remove the repository, synchronously: whoever comes next finds none, and makes a new one."""
+        self._complete = False
+        gone = self.directory.with_name(f"{_GONE}{secrets.token_hex(8)}")
+        with contextlib.suppress(OSError):  # then it stays, and goes at the next start
+            self.directory.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)  # a few small files; the next start takes what resists
 
     def _sweep(self) -> None:
-        """Remove half packs, half objects and locks; only while no command runs here."""
+        """Remove half packs, half objects and locks; only while nobody uses the repository."""
         self._littered = False
         for pattern in ("*.lock", "objects/pack/tmp_*", "objects/pack/*.keep", "objects/??/tmp_obj_*"):
             for path in self.directory.glob(pattern):
                 path.unlink(missing_ok=True)
         for path in (self.directory / "refs").rglob("*.lock"):
             path.unlink(missing_ok=True)
+
+
+class Mirrors:
+    """The mirrors of a state directory; a remote's is made when it is needed."""
+
+    def __init__(self, root: Path, gateway: Gateway, user: User) -> None:
+        self._root = root
+        self._gateway = gateway
+        self._user = user
+        #: Whoever works on one refers to it, so there are never two of a remote at work.
+        self._known: WeakValueDictionary[str, Mirror] = WeakValueDictionary()
+        self._recent: deque[Mirror] = deque(maxlen=RECENT)
+
+    def of(self, remote: Remote) -> Mirror:
+        """Return the mirror of a remote; nothing is written before it is used."""
+        mirror = self._known.get(remote.key)
+        if mirror is None:
+            mirror = Mirror(self._root / remote.key, remote, self._gateway, self._user.gid)
+            self._known[remote.key] = mirror
+            self._recent.append(mirror)
+        return mirror
+
+    def has(self, remote: Remote) -> bool:
+        """Return whether anything was ever fetched from a remote."""
+        return got_anything(self._root / remote.key)
+
+    async def sweep(self) -> None:
+        """Remove what a crash left that never got anything, or was half removed; before any is used."""
+        for path in list(self._root.iterdir()):
+            if path.name.startswith(_GONE) or (_KEY.fullmatch(path.name) and not got_anything(path)):
+                await remove_tree(path)
+
+
+def got_anything(mirror: Path) -> bool:
+    """Return whether a mirror keeps any commit: a branch's, or what was salvaged."""
+    for kind in ("base", "salvage"):
+        with contextlib.suppress(FileNotFoundError), os.scandir(mirror / "refs" / kind) as names:
+            if any(not entry.name.endswith(".lock") for entry in names):
+                return True
+    return False
 
 
 def _with(extra: Extra, config: tuple[str, ...]) -> Extra:

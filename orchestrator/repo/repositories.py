@@ -8,8 +8,6 @@ that everything under `mirrors`, `checkouts`, `workspaces` and `quarantine` is t
 from __future__ import annotations
 
 import re
-import secrets
-import shutil
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,12 +17,11 @@ from orchestrator.repo.access import Gateway, no_tokens, write_askpass
 from orchestrator.repo.address import check_addresses
 from orchestrator.repo.bare import Identity, make_directory
 from orchestrator.repo.checkouts import Checkouts
-from orchestrator.repo.mirrors import Mirror
+from orchestrator.repo.mirrors import Mirrors
 from orchestrator.repo.policy import Policy
 from orchestrator.repo.quarantine import Origin, checked_commit, read_diff
-from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.strays import end_strays
-from orchestrator.repo.url import Remote, UrlRules, as_address, parse_url
+from orchestrator.repo.url import UrlRules, as_address, parse_url
 from orchestrator.repo.worktree import Base, Worktree, open_worktree, remove_room
 from sandbox.base import Backend, User
 
@@ -68,7 +65,7 @@ class Repositories:
         self._layered = layered and not set(f"{home}{self._agents}") & _UNMOUNTABLE
         self._identity = identity
         self._policy = policy or Policy()
-        self._mirrors: dict[str, Mirror] = {}
+        self._mirrors = Mirrors(self._mirrors_at, self._gateway, user)
 
     def check_url(self, url: str) -> None:
         """Raise `UrlRefused` for a URL that no task may name; asks no network."""
@@ -83,42 +80,16 @@ class Repositories:
         Raises `UrlRefused`, `BranchMissing`, `RepositoryUnreachable`, or `RepositoryError`.
         """
         remote = parse_url(url, self._gateway.rules)
-        mirror = self._mirror(remote)
-        fresh = False
-        try:
-            commit = await mirror.refresh(branch)
-            fresh = True
-        finally:
-            if not fresh:
-                self._set_aside(mirror)
+        mirror = self._mirrors.of(remote)
+        commit = await mirror.refresh(branch)
         return Base(remote.url, branch, commit, mirror)
-
-    def _set_aside(self, mirror: Mirror) -> None:
-        """Take the mirror of a remote that never gave us anything out of use, whatever cut its fetch."""
-        if self._mirrors.get(mirror.remote.key) is not mirror or not mirror.unused:
-            return
-        del self._mirrors[mirror.remote.key]
-        # Renamed first: whoever comes next makes a new one beside its removal.
-        gone = self._mirrors_at / f"gone-{secrets.token_hex(8)}"
-        mirror.directory.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)  # a few small files; the next start takes what resists
 
     async def sweep(self) -> None:
         """Remove what a crash left half made or half removed, and end what a killed git left running."""
         for root in (self._mirrors_at, self._quarantine):
             await end_strays(root)
-        for gone in self._mirrors_at.glob("gone-*"):
-            await remove_tree(gone)
+        await self._mirrors.sweep()
         await self._checkouts.sweep()
-
-    def _mirror(self, remote: Remote) -> Mirror:
-        mirror = self._mirrors.get(remote.key)
-        if mirror is None:
-            directory = self._mirrors_at / remote.key
-            make_directory(directory, 0o750, group=self._user.gid)
-            mirror = self._mirrors[remote.key] = Mirror(directory, remote, self._gateway)
-            mirror.write()
-        return mirror
 
     @asynccontextmanager
     async def open_worktree(
@@ -163,15 +134,16 @@ class Repositories:
     async def diff(self, url: str, base_commit: str, commit: str, *, max_bytes: int) -> bytes:
         """Return the change of a landed commit, or of a salvage ref, cut with a mark at `max_bytes`."""
         remote = parse_url(url, self._gateway.rules)
-        if not (self._mirrors_at / remote.key).exists():
+        if not self._mirrors.has(remote):
             raise GitFailed(f"there is no mirror of {remote.url}")
         if not _SALVAGE_REF.fullmatch(commit):
             checked_commit(commit)
-        git = self._mirror(remote).git
-        return await read_diff(git, checked_commit(base_commit), commit, max_bytes=max_bytes)
+        mirror = self._mirrors.of(remote)
+        with mirror.hold():
+            return await read_diff(mirror.git, checked_commit(base_commit), commit, max_bytes=max_bytes)
 
     async def observe(self, url: str, ref: str) -> str | None:
         """Return the commit that the remote has under a full ref now, or None where it has none."""
         if not _REF.fullmatch(ref):
             raise GitFailed(f"{ref[:200]!r} is not a full ref")
-        return await self._mirror(parse_url(url, self._gateway.rules)).observe(ref)
+        return await self._mirrors.of(parse_url(url, self._gateway.rules)).observe(ref)
