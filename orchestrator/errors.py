@@ -180,6 +180,13 @@ class UrlRefused(RepositoryError):
     code = "repository_refused"
 
 
+class DirectoryMissing(UrlRefused):
+    """The directory of a file:// URL is not there, or cannot be read, now."""
+
+    #: No task with such a URL is accepted, so it was there when the task was.
+    retryable = True
+
+
 class RepositoryUnreachable(RepositoryError):
     """The repository did not answer."""
 
@@ -211,6 +218,12 @@ class PushRejected(RepositoryError):
     """The remote refused the push."""
 
     reason = "push_failed"
+
+
+class BranchBlocked(PushRejected):
+    """Another branch's name leaves no room for this one."""
+
+    reason = "conflict"
 
 
 class LeaseLost(PushRejected):

@@ -48,10 +48,12 @@ _CONFIG = (
     "[gc]\n\tauto = 0\n[fetch]\n\tunpackLimit = 20\n"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_NO_REPOSITORY = re.compile(r"does not appear to be a git repository|not a git repository|dubious ownership")
+_NO_REPOSITORY = re.compile(r"does not appear to be a git repository|not a git repository")
+_FOREIGN = re.compile(r"dubious ownership")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _GONE = "gone-"
-_NO_REF = re.compile(r"couldn't find remote ref|not our ref")
+#: "Not our ref", by contrast, is a branch that moved while we asked.
+_NO_REF = re.compile(r"couldn't find remote ref")
 
 
 class Mirror:
@@ -115,7 +117,7 @@ class Mirror:
             extra=_with(access.extra, _TOLERANT),
             deadline_s=REMOTE_S,
         )
-        if _NO_REF.search(complaint(done.stderr)):
+        if not done.exit.ok and _NO_REF.search(complaint(done.stderr)):
             raise BranchMissing(f"{self.remote.url} has no branch {branch}")
         self._check(done)
 
@@ -169,10 +171,14 @@ class Mirror:
             raise GitTimeout(f"{self.remote.url}: {error.detail}") from error
 
     def _check(self, done: Completed) -> None:
+        """Raise for a command that failed; `RepositoryUnreachable` only where a retry can help."""
         if done.exit.ok:
             return
         said = complaint(done.stderr)
-        if _NO_REPOSITORY.search(said):
+        # A repository that gave us something, or a directory that was there, vanished: perhaps for a moment.
+        gone = self.remote.directory is not None and not self.remote.directory.is_dir()
+        never = not gone and not got_anything(self.directory)
+        if _FOREIGN.search(said) or (never and _NO_REPOSITORY.search(said)):
             raise RepositoryError(f"{self.remote.url} is not a git repository that can be read here: {said}")
         raise RepositoryUnreachable(f"{self.remote.url}: {said}")
 

@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from orchestrator.errors import UrlRefused
+from orchestrator.errors import DirectoryMissing, UrlRefused
 
 #: In `UrlRules.hosts`: every host whose addresses are all public.
 PUBLIC = "public"
@@ -94,7 +94,10 @@ def as_address(host: str) -> Address | None:
 
 
 def parse_url(url: str, rules: UrlRules) -> Remote:
-    """Return what the URL stands for; raises `UrlRefused` with the one thing that is wrong with it."""
+    """Return what the URL stands for; raises `UrlRefused` with the one thing that is wrong with it.
+
+    Only `DirectoryMissing`, for a path below the roots, can be otherwise a moment later.
+    """
     if len(url) > MAX_URL:
         raise UrlRefused(f"the repository URL is longer than {MAX_URL} characters")
     if not url.isascii() or not url.isprintable() or set(url) & set(" \"'<>\\^`{|}"):
@@ -172,11 +175,11 @@ def _file_remote(netloc: str, path: str, rules: UrlRules) -> Remote:
         directory = text.resolve(strict=True)
         is_directory = stat.S_ISDIR(directory.stat().st_mode)
     except (OSError, RuntimeError):
-        raise UrlRefused("the file:// URL names no directory that can be read here") from None
+        raise DirectoryMissing("the file:// URL names no directory that can be read here") from None
     if not any(root.resolve() in directory.parents for root in rules.file_roots):
         raise outside
     if not is_directory:
-        raise UrlRefused("the file:// URL names no directory that can be read here")
+        raise DirectoryMissing("the file:// URL names no directory that can be read here")
     if any(ord(character) < 0x20 for character in str(directory)):
         raise UrlRefused("the file:// URL leads to a name with a control character")
     return Remote(f"file://{directory}", "file", path=str(directory), directory=directory)

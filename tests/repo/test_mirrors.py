@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from orchestrator.errors import BranchMissing, RepositoryError, RepositoryUnreachable
+from orchestrator.errors import BranchMissing, RepositoryError, RepositoryUnreachable, UrlRefused
 from orchestrator.repo.landing import land
 from orchestrator.repo.worktree import Base
 from sandbox.base import User
@@ -63,6 +63,26 @@ async def test_what_is_no_repository_is_told_apart_from_what_does_not_answer(sta
         await stage.repositories.observe(stage.url, "refs/heads/main")
     with pytest.raises(RepositoryUnreachable):
         await stage.repositories.resolve("https://nowhere.invalid/r", "main")
+
+
+async def test_a_remote_that_vanished_may_come_back(stage: Stage) -> None:
+    away = stage.bare.with_name("away")
+    stage.bare.rename(away)
+    with pytest.raises(UrlRefused, match="names no directory") as refused:
+        await stage.repositories.resolve(stage.url, "main")
+    assert (refused.value.retryable, refused.value.status) == (True, 422)
+    away.rename(stage.bare)
+    await stage.repositories.resolve(stage.url, "main")
+    stage.bare.rename(away)
+    stage.bare.mkdir()  # as where a file system is not mounted
+    with pytest.raises(RepositoryUnreachable, match="git repository") as unreachable:
+        await stage.repositories.resolve(stage.url, "main")
+    assert unreachable.value.retryable
+    with pytest.raises(RepositoryUnreachable):
+        await stage.repositories.observe(stage.url, "refs/heads/main")
+    stage.bare.rmdir()
+    away.rename(stage.bare)
+    assert await stage.repositories.observe(stage.url, "refs/heads/main") == stage.main
 
 
 async def test_litter_of_a_killed_git_is_no_hindrance(stage: Stage) -> None:
