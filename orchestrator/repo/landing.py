@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from orchestrator.core.model import PushIntent
-from orchestrator.errors import LeaseLost, PushRejected, RepositoryError, RepositoryUnreachable
+from orchestrator.errors import BranchBlocked, LeaseLost, PushRejected, RepositoryError, RepositoryUnreachable
 from orchestrator.repo.git import complaint
 from orchestrator.repo.mirrors import Mirror
 from orchestrator.repo.quarantine import Quarantine, checked_commit
@@ -23,13 +23,16 @@ _LOST = re.compile(
     r"stale info|fetch first|non-fast-forward|already exists|cannot lock ref|failed to update ref|"
     r"failed to lock|incorrect old value|reference (already )?exists|needs force"
 )
+#: Beside it, where a branch would have to be a directory and a file at once.
+_BLOCKED = re.compile(r"cannot lock ref '([^']+)': '([^']+)' exists")
 
 
 async def land(base: Base, quarantine: Quarantine, push: PushIntent) -> None:
     """Carry out the push that was journaled; returns where the remote has the commit, also from before.
 
-    Raises `LeaseLost` where the ref is not where it was expected, `PushRejected` where the remote will not
-    have it, `RepositoryUnreachable` where its answer is not known: then ask `Repositories.observe`.
+    Raises `LeaseLost` where the ref is not where it was expected, `BranchBlocked` where the name of another
+    leaves no room for it, `PushRejected` where the remote will not have it, `RepositoryUnreachable` where its
+    answer is not known: then ask `Repositories.observe`.
     """
     if not _REF.fullmatch(push.ref) or not _COMMIT_OR_NOTHING.fullmatch(push.old):
         raise PushRejected(f"the push names no branch, or no commit to expect there: {push.ref[:200]!r}")
@@ -47,7 +50,21 @@ def _failure(done: Completed, push: PushIntent) -> RepositoryError:
         flag, _, rest = line.partition("\t")
         if flag == "!":
             answer = complaint(rest.partition("\t")[2].encode())
+            if blocker := _blocker(f"{answer}\n{done.stderr.decode(errors='replace')}", push.ref):
+                return BranchBlocked(
+                    f"{push.remote} has {blocker}, beside which there can be no {push.ref}: "
+                    "remove it or set options.landing.branch"
+                )
             if _LOST.search(answer):
                 return LeaseLost(f"{push.ref} of {push.remote} was moved by somebody else: {answer}")
             return PushRejected(f"{push.remote} refused {push.ref}: {answer}")
     return RepositoryUnreachable(f"{push.remote}: {said}")
+
+
+def _blocker(said: str, ref: str) -> str | None:
+    """Return the branch that the remote names as the one in the way, if it can be in the way of `ref`."""
+    for wanted, there in _BLOCKED.findall(said):
+        nested = there.startswith(f"{ref}/") or ref.startswith(f"{there}/")
+        if wanted == ref and nested and _REF.fullmatch(there):
+            return str(there)
+    return None

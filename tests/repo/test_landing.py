@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from orchestrator.errors import GitFailed, LeaseLost, PushRejected, RepositoryUnreachable
+from orchestrator.errors import BranchBlocked, GitFailed, LeaseLost, PushRejected, RepositoryUnreachable
 from orchestrator.repo.landing import land
 from orchestrator.repo.worktree import Worktree
 from tests.kit.remote import branches, git, hook
@@ -53,6 +53,21 @@ async def test_a_remote_that_refuses_is_quoted_without_its_escapes(stage: Stage)
         assert not isinstance(refused.value, LeaseLost)
         assert refused.value.detail.isprintable()
     assert "agent/T-1" not in branches(stage.bare)
+
+
+@pytest.mark.parametrize("there", ["agent/T-1/deeper", "agent"])
+@pytest.mark.parametrize("packed", [False, True])
+async def test_a_branch_whose_name_another_takes_up_is_told_by_that_name(
+    stage: Stage, there: str, packed: bool
+) -> None:
+    stage.advance(branch=there)
+    if packed:
+        git("pack-refs", "--all", cwd=stage.bare)
+    async with stage.open_worktree() as worktree:
+        commit = await sealed_commit(stage, worktree)
+        with pytest.raises(BranchBlocked, match=f"has refs/heads/{there}, beside which") as refused:
+            await land(worktree.base, worktree.quarantine, intent(stage.url, REF, commit))
+    assert (refused.value.reason, refused.value.retryable) == ("conflict", False)
 
 
 async def test_a_remote_that_is_gone_is_unreachable(stage: Stage) -> None:
