@@ -22,7 +22,7 @@ from orchestrator.repo.git import Extra, Git
 from orchestrator.repo.inside import CHECKOUT, run_script, script_spec
 from orchestrator.repo.objects import ObjectTooLarge, open_reader
 from orchestrator.repo.policy import Policy, Violation, judge
-from orchestrator.repo.removal import remove_tree
+from orchestrator.repo.removal import open_ways, remove_tree
 from orchestrator.repo.workspace import make_workspace
 from sandbox.base import MIB, Backend, Bind, Directory, Layers, Spec, User
 from sandbox.process import Child
@@ -215,6 +215,7 @@ class Quarantine:
         alternates = tuple(backend.seen(bind.source, bind.target) for bind in objects)
         # The quarantine's own alternates name a path of the host, which git inside would complain about.
         binds = (*objects, Bind(self.directory / _NOTHING, f"{QUARANTINE_AT}/info/alternates"))
+        open_ways(self._room.parent, self._room.name)  # an agent or a gate may have closed it
         workspace = await make_workspace(
             place,
             origin.shared,
@@ -230,6 +231,7 @@ class Quarantine:
             raise GitFailed(f"{commit} could not be checked out for a gate: {claim.detail or 'no word'}")
         yield Checkout(workspace, binds)
         # Where this is cut short, the worktree's own removal takes it along.
+        open_ways(self._room.parent, self._room.name)
         await remove_tree(place)
 
 

@@ -2,7 +2,8 @@
 
 The invariant: every step is relative to a descriptor of a directory below the one named, opened without
 following links, so nothing outside can be touched, however deep or hostile the tree; and the event loop is
-not held. Callers: `worktree`, `checkouts` and `repositories`.
+not held. Callers: `worktree`, `checkouts`, `mirrors`
+and `workspace`.
 """
 
 from __future__ import annotations
@@ -99,3 +100,14 @@ def open_anyway(name: str, parent: int) -> int:
     finally:
         os.close(path_fd)
     return os.open(name, _OPEN, dir_fd=parent)
+
+
+def open_ways(start: Path, *names: str) -> None:
+    """Make a directory of ours below `start` enterable, and each on the way to it, as `open_anyway` does."""
+    at = os.open(start, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in names:
+            above, at = at, open_anyway(name, at)
+            os.close(above)
+    finally:
+        os.close(at)

@@ -14,7 +14,7 @@ from orchestrator.errors import GitFailed
 from orchestrator.repo.bare import PrivateGit, make_directory, write_private_git, write_remote_branch
 from orchestrator.repo.checkouts import SharedCheckout
 from orchestrator.repo.git import REMOTE_S, as_user, complaint
-from orchestrator.repo.removal import open_anyway
+from orchestrator.repo.removal import open_ways
 from sandbox.base import Directory, Layers, User
 from sandbox.process import run_child
 
@@ -73,11 +73,10 @@ def is_touched(workspace: Layers | Directory) -> bool:
 
 
 def open_up(workspace: Layers | Directory) -> None:
-    """Make the top of the workspace enterable again for its owner, who may have locked himself out."""
+    """Make the top of the workspace enterable again for its owner, who may have locked himself out.
+
+    Its room, too: without a namespace an agent finds it one step up.
+    """
     top = workspace.path if isinstance(workspace, Directory) else workspace.upper
     with contextlib.suppress(OSError):
-        parent = os.open(top.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.close(open_anyway(top.name, parent))
-        finally:
-            os.close(parent)
+        open_ways(top.parent.parent, top.parent.name, top.name)

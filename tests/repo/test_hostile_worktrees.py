@@ -15,6 +15,7 @@ from orchestrator.repo.landing import land
 from orchestrator.repo.worktree import Worktree
 from sandbox.base import Directory, Limits, User
 from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.trusted import ProcessBackend
 from tests.kit.remote import git
 from tests.repo.hostile import ROWS, RUINS, TOOLS, Row
 from tests.repo.stage import Stage, intent
@@ -152,3 +153,21 @@ async def test_work_that_cannot_be_collected_in_time_is_refused_in_time(stage: S
         await stage.must(worktree, "echo x > x; rm -rf .git; seq 1 2000 | xargs touch")
         with trio.fail_after(SLACK_S), pytest.raises(ImportRefused, match=r"not done within 0\.01 s"):
             await stage.collect(worktree, 0.01)
+
+
+async def test_an_agent_that_closes_its_room_without_a_namespace_loses_no_work(
+    reachable_path: Path, ordinary_user: User
+) -> None:
+    stage = Stage(reachable_path, ProcessBackend(ordinary_user))
+    async with stage.open_worktree() as worktree:
+        await stage.must(worktree, "echo precious > work.txt; chmod 000 .. .")
+        candidate = await stage.collect(worktree)
+        assert candidate is not None
+        sealed = await worktree.quarantine.seal(candidate, "hostile")
+        for _ in range(2):  # a gate can do the same
+            seen = await stage.look(worktree, sealed.commit, "cat work.txt; chmod 000 ../.. .. .")
+            assert seen == "precious\n"
+        assert await worktree.salvage(limits=Limits(), deadline_s=SLACK_S)
+        await stage.must(worktree, "chmod 000 .. .")
+    assert stage.repositories.directories() == []
+    assert list((stage.home / "workspaces").iterdir()) == []
