@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -49,10 +50,14 @@ class SharedCheckout:
         key = repr((_COVER_VERSION, content.commit, content.alternates, content.identity))
         place = self.tree.with_name(f"git-{hashlib.sha256(key.encode()).hexdigest()[:32]}")
         if not place.exists():
-            half = place.with_name(f"{_HALF}{secrets.token_hex(8)}")  # goes with the checkout
-            make_directory(half, 0o755, owner)
-            write_private_git(half / ".git", replace(content, branch=""), owner, link_index=True)
-            half.rename(place)
+            half = place.with_name(f"{_HALF}{secrets.token_hex(8)}")
+            try:
+                make_directory(half, 0o755, owner)
+                write_private_git(half / ".git", replace(content, branch=""), owner, link_index=True)
+                half.rename(place)
+            except BaseException:
+                shutil.rmtree(half, ignore_errors=True)  # a dozen small files
+                raise
         return place
 
 
@@ -117,17 +122,18 @@ class Checkouts:
 
     async def sweep(self) -> None:
         """Remove what a crash left half made, of every remote."""
-        for place in list(self._root.iterdir()):
+        for place in [path for path in self._root.iterdir() if path.is_dir()]:
             await self.prune(place)
 
     async def prune(self, place: Path) -> None:
         """Remove what a crash or a cancellation left, and the oldest that nobody holds beyond `KEEP`."""
-        for path in self._retire(place):
-            self._busy.add(path)
-            try:
+        retired = self._retire(place)
+        self._busy.update(retired)  # all of them at once: another call must not come to one that waits here
+        try:
+            for path in retired:
                 await remove_tree(path)
-            finally:
-                self._busy.discard(path)
+        finally:
+            self._busy.difference_update(retired)
 
     def _retire(self, place: Path) -> list[Path]:
         """Rename what has to go, so that nobody can come to hold it; return the new names."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.repo.bare import Identity
+import pytest
+
+from orchestrator.repo.bare import Identity, PrivateGit
+from orchestrator.repo.checkouts import Checkouts
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.url import UrlRules
 from orchestrator.repo.worktree import Worktree
@@ -105,3 +108,13 @@ async def test_half_a_cover_of_a_crash_is_not_used_and_goes_with_its_checkout(st
         async with stage.open_worktree():
             pass
     assert not half.exists()
+
+
+async def test_a_cover_that_could_not_be_written_leaves_nothing(stage: Stage) -> None:
+    base = await stage.repositories.resolve(stage.url, "main")
+    checkouts = Checkouts(stage.home / "checkouts", stage.backend.user)
+    async with checkouts.hold(base.mirror, base.commit) as shared:
+        content = PrivateGit(base.commit, shared.index.with_name("none"), ("/x",), Identity("a", "b"))
+        with pytest.raises(FileNotFoundError):
+            shared.git_cover(content, stage.backend.user)
+        assert sorted(path.name for path in shared.tree.parent.iterdir()) == ["index", "tree"]

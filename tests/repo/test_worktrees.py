@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from orchestrator.errors import RepositoryError
+from orchestrator.repo.checkouts import Checkouts
 from orchestrator.repo.landing import land
 from sandbox.base import Layers, Limits
 from tests.kit.remote import branches, git
@@ -265,6 +266,20 @@ async def test_old_checkouts_go_and_those_in_use_stay(stage: Stage, monkeypatch:
         shared: list[Path] = list((stage.home / "checkouts").glob("*/*"))
         assert len(shared) == 3
         assert await stage.must(first, "ls") == "README.md\nsrc\n"
+
+
+async def test_many_who_tidy_checkouts_up_at_once_do_not_trip_over_each_other(stage: Stage) -> None:
+    checkouts = Checkouts(stage.home / "checkouts", stage.backend.user)
+    place = stage.home / "checkouts" / "remote"
+    for number in range(6):
+        for directory in range(3):
+            (place / f"old-{number}" / f"{directory}").mkdir(parents=True)
+            (place / f"old-{number}" / f"{directory}" / "file").touch()
+    (stage.home / "checkouts" / "note.txt").touch()
+    async with trio.open_nursery() as tidying:
+        for _ in range(4):
+            tidying.start_soon(checkouts.sweep)
+    assert list(place.iterdir()) == []
 
 
 async def test_a_checkout_cut_off_in_the_middle_is_no_checkout(stage: Stage) -> None:
