@@ -12,6 +12,7 @@ import sys
 from datetime import UTC, datetime
 
 from orchestrator.core.moment import iso
+from orchestrator.core.text import escaped
 
 #: The attributes that every record has; what is beyond them was given as `extra`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -33,7 +34,7 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 class JsonLine(logging.Formatter):
-    """A record as one line of JSON; JSON escapes every control character by itself."""
+    """A record as one line of JSON, which escapes every control character by itself but one: DEL."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -46,17 +47,17 @@ class JsonLine(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
 class ConsoleLine(logging.Formatter):
     """A record as one line for a person."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with control characters escaped."""
+        """Return the line, its control characters escaped: a line feed would make two records of one."""
         moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
         fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
-        text = f"{moment} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip()
+        text = escaped(f"{moment} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip())
         if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
-        return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+            text += "\n" + escaped(self.formatException(record.exc_info), keep="\n\t")
+        return text

@@ -1,7 +1,7 @@
 """What a command prints: tables and lines for a person, or JSON for a program.
 
 The invariants: under `--json` standard output holds JSON and nothing else; colour appears only on a
-terminal; text never passes through rich's markup, and a cell or line has been through `printable` before it
+terminal; text never passes through rich's markup, and a cell or line has been through `escaped` before it
 gets here or goes through it here. Rich is imported with the first line for a person, not before.
 """
 
@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.cli.failure import Failed
-from orchestrator.cli.printable import one_line, printable, to_json
+from orchestrator.cli.printable import one_line, to_json
+from orchestrator.core.text import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,7 +81,7 @@ class Output:
         text = Text()
         for part in parts:
             words, style = (part, "") if isinstance(part, str) else part
-            text.append(printable(words), style=style or None)
+            text.append(escaped(words), style=style or None)
         self.console.print(text, soft_wrap=True)
         self._stream.flush()
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.cli.printable import one_line, printable
+from orchestrator.cli.printable import one_line
+from orchestrator.core.text import escaped
 
 #: Tones, as styles of rich.
 PLAIN, QUIET, GOOD, BAD, WARN = "", "dim", "green", "red", "yellow"
@@ -34,9 +35,9 @@ def describe(event: Payload) -> Line:
         payload = {}
     known = _LINES.get(name)
     try:
-        return known(payload) if known else Line(printable(name), _leftover(payload), QUIET)
+        return known(payload) if known else Line(escaped(name), _leftover(payload), QUIET)
     except (AttributeError, KeyError, TypeError, ValueError):  # from another version, with other fields
-        return Line(printable(name), _leftover(payload), QUIET)
+        return Line(escaped(name), _leftover(payload), QUIET)
 
 
 def duration(ms: float) -> str:
@@ -61,20 +62,20 @@ def _leftover(payload: Payload) -> str:
 
 
 def _short(commit: object) -> str:
-    return printable(str(commit or ""))[:10]
+    return escaped(str(commit or ""))[:10]
 
 
 def _branch(payload: Payload) -> str:
-    return printable(str(payload["ref"]).removeprefix("refs/heads/"))
+    return escaped(str(payload["ref"]).removeprefix("refs/heads/"))
 
 
 def _phase(payload: Payload) -> Line:
-    phase = printable(str(payload["phase"]))
+    phase = escaped(str(payload["phase"]))
     match phase:
         case "preparing":
             about = f"checks out {_short(payload.get('base'))}" if payload.get("base") else ""
         case "starting":
-            about = f"in a {printable(str(payload['sandbox']))} sandbox" if payload.get("sandbox") else ""
+            about = f"in a {escaped(str(payload['sandbox']))} sandbox" if payload.get("sandbox") else ""
         case "working":
             about = "a further turn, with what was said against the last"
         case "checking":
@@ -88,7 +89,7 @@ def _phase(payload: Payload) -> Line:
 
 def _turn(payload: Payload) -> Line:
     number, code = int(payload["turn"]), payload.get("exitCode")
-    how = printable(str(payload["stopReason"])) if code is None else f"exit status {int(code)}"
+    how = escaped(str(payload["stopReason"])) if code is None else f"exit status {int(code)}"
     text = one_line(str(payload.get("text") or "").strip().rpartition("\n")[2], 80)
     said = f", last words: {text}" if text else ""
     tone = PLAIN if code in (0, None) else BAD
@@ -98,7 +99,7 @@ def _turn(payload: Payload) -> Line:
 def _gate(payload: Payload) -> Line:
     verdict = payload["verdict"]
     gate, round_, approved = (
-        printable(str(verdict["gate"])),
+        escaped(str(verdict["gate"])),
         int(verdict.get("round", 1)),
         verdict["approved"],
     )
@@ -113,7 +114,7 @@ def _commit(payload: Payload) -> Line:
     changed = plural(int(payload["files"]), "file")
     return Line(
         "commit",
-        f"{_short(payload['commit'])} for {printable(str(payload['branch']))}: {changed}, "
+        f"{_short(payload['commit'])} for {escaped(str(payload['branch']))}: {changed}, "
         f"+{int(payload['additions'])} -{int(payload['deletions'])}",
     )
 
@@ -122,19 +123,19 @@ def _completed(payload: Payload) -> Line:
     if payload.get("reason") == "no_changes":
         return Line("COMPLETED", "nothing to change, nothing pushed", GOOD)
     return Line(
-        "COMPLETED", f"{_short(payload.get('commit'))} is on {printable(str(payload.get('branch')))}", GOOD
+        "COMPLETED", f"{_short(payload.get('commit'))} is on {escaped(str(payload.get('branch')))}", GOOD
     )
 
 
 def _failed(payload: Payload) -> Line:
-    reason, error = printable(str(payload["reason"])), one_line(str(payload.get("error") or ""))
+    reason, error = escaped(str(payload["reason"])), one_line(str(payload.get("error") or ""))
     return Line("FAILED", f"{reason}: {error}" if error else reason, BAD)
 
 
 def _killed(payload: Payload) -> Line:
     processes = plural(int(payload.get("killedProcesses", 0)), "process")
     remaining, elapsed = int(payload.get("remaining", 0)), duration(float(payload.get("elapsedMs", 0)))
-    why = printable(str(payload["reason"]))
+    why = escaped(str(payload["reason"]))
     about = f"{processes} killed, {remaining} remaining, proven in {elapsed} ({why})"
     return Line("KILLED", about, WARN if remaining == 0 else BAD)
 
@@ -168,15 +169,15 @@ _LINES: dict[str, Callable[[Payload], Line]] = {
     "task.failed": _said("task failed", "reason", "error", tone=BAD),
     "task.cancelled": _said("task cancelled", "reason", tone=WARN),
     "task.retry_scheduled": lambda payload: Line(
-        "retry", f"attempt {int(payload['attempt'])} at {printable(str(payload['at']))}", WARN
+        "retry", f"attempt {int(payload['attempt'])} at {escaped(str(payload['at']))}", WARN
     ),
     "agent.spawning": lambda payload: Line(
-        "spawning", f"{printable(str(payload['role']))}, attempt {int(payload['attempt'])}", QUIET
+        "spawning", f"{escaped(str(payload['role']))}, attempt {int(payload['attempt'])}", QUIET
     ),
     "agent.phase": _phase,
     "agent.running": lambda payload: Line(
         "running",
-        f"{printable(str(payload['runtime']))} agent in a {printable(str(payload['sandbox']))} sandbox",
+        f"{escaped(str(payload['runtime']))} agent in a {escaped(str(payload['sandbox']))} sandbox",
     ),
     "agent.turn": _turn,
     "agent.attention": _said("attention", "message", tone=WARN),
@@ -206,7 +207,7 @@ _LINES: dict[str, Callable[[Payload], Line]] = {
     "yolo.used": _fixed("YOLO", "the quality gates were skipped", BAD),
     "system.started": lambda payload: Line(
         "supervisor up",
-        f"version {printable(str(payload['version']))}, {printable(str(payload['sandbox']))} sandbox",
+        f"version {escaped(str(payload['version']))}, {escaped(str(payload['sandbox']))} sandbox",
     ),
     "system.recovered": lambda payload: Line("recovered", _leftover(payload)),
     "system.degraded": _said("degraded", "part", "detail", tone=WARN),
