@@ -7,10 +7,28 @@ import configparser
 import math
 import re
 import tomllib
+from collections.abc import Callable, Iterable
 
 import pytest
 
-from tests.kit.architecture import ROOT, RULES, Module, Rule, grace_name, modules
+from tests.kit.architecture import (
+    BANNED_BUT,
+    NURSERIES,
+    ROOT,
+    RULES,
+    SHIELDS,
+    SLEEPS,
+    Module,
+    Rule,
+    Violations,
+    banned_names_only_where_they_belong,
+    grace_name,
+    modules,
+    nurseries_only_where_their_children_are_ended,
+    shields_only_with_a_deadline,
+    time_is_never_a_synchronisation,
+    uses,
+)
 
 EVERYTHING = modules("orchestrator", "sandbox", "migrations", "bench", "tests")
 NAMES = [rule.name for rule in RULES]
@@ -44,6 +62,37 @@ def test_rule_catches_its_violation(rule: Rule, path: str, text: str) -> None:
 def test_rules_allow_what_the_design_allows(path: str, text: str) -> None:
     module = Module.of(path, f'"""D."""\n{text}')
     assert [found for rule in RULES for found in rule.check(module)] == []
+
+
+def exceptions() -> list[tuple[Callable[[Module], Violations], str]]:
+    """Return each rule with exceptions beside each file that is one."""
+    lists: tuple[tuple[Callable[[Module], Violations], Iterable[str]], ...] = (
+        (nurseries_only_where_their_children_are_ended, NURSERIES),
+        (shields_only_with_a_deadline, SHIELDS),
+        (banned_names_only_where_they_belong, BANNED_BUT),
+        (time_is_never_a_synchronisation, SLEEPS),
+    )
+    return [(check, path) for check, paths in lists for path in sorted(paths)]
+
+
+@pytest.mark.parametrize(
+    ("check", "path"), exceptions(), ids=[f"{check.__name__}-{path}" for check, path in exceptions()]
+)
+def test_exception_names_a_file_that_still_needs_it(check: Callable[[Module], Violations], path: str) -> None:
+    text = (ROOT / path).read_text()
+    assert list(check(Module.of("orchestrator/repo/no_exception.py", text)))
+
+
+@pytest.mark.parametrize("path", BANNED_BUT)
+def test_file_uses_each_banned_name_that_it_may_use(path: str) -> None:
+    used = {name for _, name in uses(Module.of(path, (ROOT / path).read_text()))}
+    assert BANNED_BUT[path].keys() <= used
+
+
+def test_linter_lifts_its_ban_for_the_same_files() -> None:
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]["per-file-ignores"]
+    lifted = {path for path, codes in rules.items() if "TID251" in codes}
+    assert lifted == {*BANNED_BUT, "bench/*", "tests/*"}
 
 
 def test_every_room_has_its_layer() -> None:
