@@ -2,9 +2,10 @@
 
 Decide, journal, evolve: a command is decided against the *head* (what is committed and what is on its way),
 so that of two rivals one wins at once; its events join the group that the writer commits next; only when that
-is durable does the committed `state` move on, the bus publish, and the caller hear of it (J2). A commit error
-is an unknown outcome: nobody is answered, and the process has to end and read the journal anew. Supervise and
-the API call it; assembly opens it.
+is durable does the committed `state` move on, the bus publish, and the caller hear of it (J2). A commit that
+found the disk full is repeated on the room that the ballast gives up (`place`). After any other error its
+outcome is unknown: nobody is answered, and the process ends and reads the journal anew. Called by supervise
+and the API; opened by assembly.
 """
 
 from __future__ import annotations
