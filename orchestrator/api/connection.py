@@ -23,6 +23,11 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, H11SendableEvent, LifespanState
 
+from orchestrator.api import problem
+from orchestrator.api.door import CSP, SECURITY_HEADERS
+
+#: What the protocol's own parser refuses, by the status that it proposes.
+UNREADABLE = {431: problem.HeadersTooLarge, 501: problem.TransferCodingUnknown}
 #: Seconds that a client may leave what was sent to it unread.
 SEND_DEADLINE_S = 30.0
 KEEP_ALIVE_S = 30.0
@@ -52,6 +57,21 @@ class _Http1(H11Protocol):
         """Refuse HTTP/2 out of the blue; an offer to go over to it may be passed over, and is."""
         if event.method == b"PRI":
             await super()._check_protocol(event)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """Answer what cannot be read as a request with a problem document; the connection ends with it."""
+        kind = UNREADABLE.get(status_code, problem.RequestUnreadable)
+        body = problem.render(kind())
+        headers = [
+            (b"content-type", problem.MEDIA_TYPE.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            CSP,
+            *SECURITY_HEADERS,
+        ]
+        await self._send_h11_event(h11.Response(status_code=kind.status, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         """Send, unless the client has had the last word: a frame before its handshake was answered."""

@@ -29,6 +29,24 @@ class RequestRefused(OrchestratorError):
     status = 400
 
 
+class RequestUnreadable(RequestRefused):
+    """This is no HTTP/1.1 request that can be read."""
+
+
+class HeadersTooLarge(RequestRefused):
+    """The request line and its headers are too large."""
+
+    code = "headers_too_large"
+    status = 431
+
+
+class TransferCodingUnknown(RequestRefused):
+    """The only Transfer-Encoding that is understood is chunked."""
+
+    code = "transfer_encoding_unknown"
+    status = 501
+
+
 class BadJson(RequestRefused):
     """The body is not one JSON object as RFC 8259 has it."""
 

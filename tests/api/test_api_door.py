@@ -126,6 +126,34 @@ async def test_target_that_is_no_path_is_refused(served: Served, head: str, stat
 async def test_malformed_http_is_a_4xx(served: Served, head: str) -> None:
     answer = await served.raw(head)
     assert answer.status in {400, 403, 404, 414, 431, 501}
+    answer.problem()
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "code"),
+    [
+        ("nonsense\r\n\r\n", 400, "bad_request"),
+        ("GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + "x" * 70_000, 431, "headers_too_large"),
+        (
+            "POST /agents/spawn HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n",
+            501,
+            "transfer_encoding_unknown",
+        ),
+    ],
+)
+async def test_what_is_no_request_gets_a_problem_document_and_the_end(
+    served: Served, head: str, status: int, code: str
+) -> None:
+    answer = await served.raw(head)
+    assert (answer.status, answer.problem()["code"]) == (status, code)
+    assert answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("path", ["/health%2fready", "/api%2Fhealth", "/agents/x%2fstatus", "/queue%2fstats"])
+async def test_encoded_slash_is_no_boundary_of_another_path(served: Served, path: str) -> None:
+    assert (await served.raw(request("localhost", None, None, path=path))).problem()["code"] == "unauthorized"
+    assert (await served.ask("GET", path)).problem()["code"] == "not_found"
 
 
 @pytest.mark.parametrize(
