@@ -49,7 +49,10 @@ def open_listeners(host: str, port: int, socket_path: Path | None) -> list[socke
             try:
                 listener.bind(address)
             except OSError as error:
-                raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+                raise SettingsError(
+                    f"cannot listen on {host}:{port}: {error.strerror}"
+                    " (set ORCHESTRATOR_PORT to another port, or end what holds this one)"
+                ) from error
             listener.listen(BACKLOG)
             listeners.append(listener)
         if socket_path is not None:

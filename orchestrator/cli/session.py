@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -56,6 +57,8 @@ class Session:
             settings = dataclasses.replace(settings, home=self.home.absolute())
         if self.url is None and self.token_file is None and settings.socket_path.is_socket():
             return Address("http://localhost", settings.socket_path, None)
+        if self.url is not None:
+            _judge_url(self.url)
         url = self.url or f"http://{_reachable(settings.host)}:{settings.port}"
         return Address(url.rstrip("/"), None, _token(settings, self.token_file))
 
@@ -92,6 +95,18 @@ class Session:
             fix = "start it with `orchestrator serve`, or name another: --url, ORCHESTRATOR_PORT, --home"
         detail = f"cannot reach a supervisor at {address.socket or address.url}: {why}"
         return Failed(detail, code="unreachable", fix=fix, exit_status=UNREACHABLE)
+
+
+def _judge_url(url: str) -> None:
+    """Raise `Failed` for what can be no supervisor's address, whether one runs or not."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        detail = f"--url {url}: must be http://HOST:PORT or https://HOST:PORT"
+        raise Failed(detail, code="usage", exit_status=USAGE)
 
 
 def _reachable(host: str) -> str:

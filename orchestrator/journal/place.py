@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from orchestrator.errors import JournalInUse, JournalMisplaced
+from orchestrator.errors import JournalInUse, JournalMisplaced, SettingsError
 
 LOG = logging.getLogger(__name__)
 
@@ -62,7 +62,13 @@ def make_directories(home: Path, database: Path) -> None:
     home.mkdir(mode=mode, parents=True, exist_ok=True)
     if home.stat().st_uid == os.geteuid():
         home.chmod(mode)
-    database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:  # without its parents: a slip in the path would leave directories where nobody looks for them
+        database.parent.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"DATABASE_PATH: the directory {database.parent} cannot be made: {error.strerror}"
+            " (name a file in a directory that exists, or in a new one below it)"
+        ) from error
 
 
 def make_file(path: Path) -> None:

@@ -229,3 +229,53 @@ def test_interrupt_ends_with_130_and_without_a_word(tmp_path: Path) -> None:
                 command.send_signal(signal.SIGINT)
                 out, err = command.communicate(timeout=20)
     assert (command.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.parametrize("url", ["ftp://localhost:21", "localhost:3001", "http://", "http://localhost:99999"])
+def test_address_that_can_be_no_supervisors_is_a_usage_error(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "some-agent", "--url", url, "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "must be http://HOST:PORT" in json.loads(err)["detail"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_failure_under_json_is_one_document_of_every_command(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--json", "--no-such-option"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert json.loads(err)["code"] == "usage"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["spawn", "--repository", "https://git.example.org/a.git", "--", "true"],
+        ["status", "a"],
+        ["list"],
+        ["logs", "a"],
+        ["logs", "-f", "a"],
+        ["events"],
+        ["events", "-f"],
+        ["kill", "a"],
+        ["kill-all"],
+        ["retry", "a"],
+        ["diff", "a"],
+        ["queue", "stats"],
+        ["queue", "pause"],
+        ["queue", "resume"],
+    ],
+    ids=" ".join,
+)
+def test_supervisor_out_of_reach_is_one_document_of_every_command(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    assert main([*arguments[:at], "--url", "http://127.0.0.1:1", "--json", *arguments[at:]]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert json.loads(err)["code"] == "unreachable"

@@ -100,3 +100,15 @@ async def test_a_place_that_cannot_be_used_is_one_clear_error(tmp_path: Path) ->
     with pytest.raises(errors.JournalError, match="cannot be opened"):
         async with open_store(tmp_path / "file" / "home", tmp_path / "orchestrator.db"):
             pass
+
+
+def test_database_is_put_below_a_directory_that_exists_and_nowhere_else(tmp_path: Path) -> None:
+    home = tmp_path / "state" / "orchestrator"
+    place.make_directories(home, home / "orchestrator.db")
+    place.make_directories(home, tmp_path / "new" / "journal.db")
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    (tmp_path / "file").write_text("")
+    for far in ("slip/of/the/pen/journal.db", "file/journal.db", "file/new/journal.db"):
+        with pytest.raises(errors.SettingsError, match=r"DATABASE_PATH: the directory .* cannot be made"):
+            place.make_directories(home, tmp_path / far)
+    assert not (tmp_path / "slip").exists()
