@@ -30,7 +30,7 @@ from tests.kit.architecture import (
     uses,
 )
 
-EVERYTHING = modules("orchestrator", "sandbox", "migrations", "bench", "tests")
+EVERYTHING = modules("orchestrator", "sandbox", "bench", "tests")
 NAMES = [rule.name for rule in RULES]
 
 

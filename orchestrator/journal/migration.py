@@ -20,8 +20,14 @@ from orchestrator.errors import JournalError
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-#: Beside our own package, in a checkout as when installed; by its name alone, another could stand in for it.
-SCRIPTS = Path(__file__).parents[2] / "migrations"
+
+def find_scripts(package: Path) -> Path:
+    """Return where the SQL is: in the package as it is installed, beside it in a checkout."""
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
+
+
+SCRIPTS = find_scripts(Path(__file__).parents[1])
 
 
 def scripts(folder: str) -> dict[str, str]:
