@@ -52,6 +52,8 @@ API_GRACE_S = 5.0
 #: Below this much room the supervisor says that it is not ready.
 MIN_FREE_MB = 64
 MIN_TOKEN_LENGTH = 16
+#: What one agent could take from everybody else where its sandbox does not hold it.
+CEILINGS = {"memory_mb": "memory", "cpus": "CPU"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,12 @@ async def find_backend(settings: Settings) -> Backend:
     )
     if not settings.sandbox_enabled:
         log.warning("SANDBOX_ENABLED=false: agents run as plain processes, without isolation")
+    if loose := [what for name, what in CEILINGS.items() if name not in probed.backend.enforced]:
+        log.warning(
+            "ceilings of %s are not enforced by this sandbox: bound the service as a whole",
+            " and ".join(loose),
+            extra={"sandbox": probed.backend.name},
+        )
     return probed.backend
 
 

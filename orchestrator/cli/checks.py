@@ -167,9 +167,11 @@ def limits(backend: Backend, refusals: dict[str, str]) -> list[Check]:
     held = [word for name, word in LIMITS.items() if name in backend.enforced]
     loose = [word for name, word in LIMITS.items() if name not in backend.enforced]
     detail = f"the kernel enforces those of {', '.join(held) or 'nothing'}"
+    fix = ""
     if loose:
         detail += f"; not of {', '.join(loose)}"
-    checks.append(Check("limits", "warning" if loose else "ok", detail))
+        fix = "on a shared host bound the service as a whole, by a cgroup of its own (MemoryMax=, CPUQuota=)"
+    checks.append(Check("limits", "warning" if loose else "ok", detail, fix))
     return checks
 
 
