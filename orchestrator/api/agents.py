@@ -11,7 +11,7 @@ from orchestrator.api import view
 from orchestrator.api.problem import FieldError, Invalid, NoDiff
 from orchestrator.api.route import Call, Query, Switch, answer
 from orchestrator.core.answer import AgentPage, Killed, KilledAll, ResourceUse, Verdicts
-from orchestrator.core.model import Agent, AgentId, AgentStatus
+from orchestrator.core.model import Agent, AgentId, AgentStatus, changed
 from orchestrator.core.spec import Role
 from orchestrator.errors import AgentUnknown
 
@@ -61,6 +61,8 @@ async def status(call: Call) -> Response:
     services = call.services
     live = services.resources(agent.id) if agent.active else {}
     resources = ResourceUse.model_validate({"enforced": services.enforced, **live})
+    if agent.status.ended and agent.next_agent_id is None:  # a retry by hand comes after the end's own event
+        agent = changed(agent, next_agent_id=await services.store.next_attempt(agent))
     position = services.store.queue_position(agent.id)
     return answer(view.agent_detail(agent, queue_position=position, resources=resources))
 

@@ -16,7 +16,7 @@ import apsw
 import trio
 
 from orchestrator.core.events import Recorded, TaskSubmitted
-from orchestrator.core.model import Agent, State, Task, Verdict
+from orchestrator.core.model import Agent, AgentId, State, Task, Verdict
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import JournalCorrupt
 from orchestrator.journal import rows
@@ -125,6 +125,12 @@ class Archive:
         condition = "WHERE task_id = ? ORDER BY attempt DESC LIMIT ?"
         found = await self.read(lambda c: agents(c, condition, (task_id, MAX_ROWS)))
         return found[::-1]
+
+    async def next_attempt(self, agent: Agent) -> AgentId | None:
+        """Return the agent that tried the same task next, for whatever reason it was tried again."""
+        condition = "WHERE task_id = ? AND attempt > ? ORDER BY attempt LIMIT 1"
+        found = await self.read(lambda c: agents(c, condition, (agent.task_id, agent.attempt)))
+        return found[0].id if found else None
 
     async def list_agents(
         self,

@@ -113,6 +113,9 @@ async def test_retry_gives_the_same_task_to_a_new_agent(served: Served) -> None:
     shown = (await served.ask("GET", "/tasks/T-1")).json
     assert (shown["branch"], shown["attempt"]) == ("dev", 2)
     assert shown["agentId"] == answer.json["agentId"] != first
+    ended = (await served.ask("GET", f"/agents/{first}/status")).json
+    assert ended["nextAgentId"] == answer.json["agentId"]
+    assert (await served.ask("GET", f"/agents/{answer.json['agentId']}/status")).json["nextAgentId"] is None
 
 
 async def test_lists_are_paged_newest_first(served: Served) -> None:
