@@ -121,7 +121,8 @@ def _commit(payload: Payload) -> Line:
 
 def _completed(payload: Payload) -> Line:
     if payload.get("reason") == "no_changes":
-        return Line("COMPLETED", "nothing to change, nothing pushed", GOOD)
+        why = one_line(str(payload.get("error") or ""))
+        return Line("COMPLETED", why or "nothing to change, nothing pushed", WARN if why else GOOD)
     return Line(
         "COMPLETED", f"{_short(payload.get('commit'))} is on {escaped(str(payload.get('branch')))}", GOOD
     )

@@ -39,12 +39,13 @@ class StartAgent:
 
 @dataclass(frozen=True, slots=True)
 class CompleteAgent:
-    """Record that the agent ended well."""
+    """Record that the agent ended well; `error` says what of its work did not count."""
 
     agent_id: AgentId
     reason: Reason
     commit: str | None = None
     branch: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

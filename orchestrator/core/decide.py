@@ -111,7 +111,9 @@ def _complete(state: State, command: c.CompleteAgent, _now: datetime) -> list[e.
         raise errors.CommandRefused(f"agent {agent.id} never ran")
     ids = {"task_id": agent.task_id, "agent_id": agent.id}
     return [
-        e.AgentCompleted(**ids, reason=command.reason, commit=command.commit, branch=command.branch),
+        e.AgentCompleted(
+            **ids, reason=command.reason, commit=command.commit, branch=command.branch, error=command.error
+        ),
         e.TaskCompleted(**ids, reason=command.reason),
     ]
 

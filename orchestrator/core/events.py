@@ -217,12 +217,13 @@ class AgentResumed(AgentEvent):
 
 
 class AgentCompleted(AgentEvent):
-    """The agent ended well."""
+    """The agent ended well; `error` says what of its work did not count, where nothing landed."""
 
     name = "agent.completed"
     reason: Reason
     commit: str | None = None
     branch: str | None = None
+    error: str | None = None
 
 
 class AgentFailed(AgentEvent):

@@ -199,7 +199,8 @@ def _completed(state: State, recorded: e.Recorded, event: e.AgentCompleted) -> S
     agent = find_active(state, event)
     if agent.status is not AgentStatus.RUNNING:
         raise IllegalTransition(f"{event.name}: agent {agent.id} never ran")
-    return _end(state, agent, recorded, event, AgentStatus.COMPLETED, commit=event.commit)
+    change = {"commit": event.commit, "error": event.error}
+    return _end(state, agent, recorded, event, AgentStatus.COMPLETED, **change)
 
 
 @_folds(e.AgentFailed)

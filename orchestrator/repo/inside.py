@@ -63,7 +63,11 @@ tree=$(g write-tree) || say broken
 set -- $(g rev-parse "$BASE^{tree}" 'HEAD^{commit}' 'HEAD^{tree}' 2>/dev/null)
 [ $# = 3 ] || set -- "$1" "$BASE" "$1"
 [ -n "$1" ] || say broken
-[ "$tree" != "$1" ] || say unchanged
+if [ "$tree" = "$1" ]; then
+  g rev-parse -q --verify refs/stash >/dev/null 2>&1 && say stashed
+  [ -z "$(g ls-files -o -i --exclude-standard --directory 2>/dev/null | head -n 1)" ] || say ignored
+  say unchanged
+fi
 head=$2
 if [ "$tree" != "$3" ]; then
   head=$(printf '%s\\n' "$MESSAGE" | g commit-tree "$tree" -p "$head") || say broken

@@ -35,6 +35,11 @@ _FIRST_SHARE = 0.6
 #: How long the receiving end may take to end once the sending end is gone.
 _RECEIVED_S = 5.0
 _RESCUE_AT = "/rescue.git"
+#: What is said of files that a collection finds and leaves out, where there is nothing else, by its word.
+LEFT_OUT = {
+    "stashed": "nothing landed: the work is in a git stash, which is not collected and is gone now",
+    "ignored": "nothing landed: all files written are ignored by git (.gitignore, .git/info/exclude)",
+}
 SALVAGED = "Work that was not landed"
 
 log = logging.getLogger(__name__)
@@ -64,6 +69,8 @@ class Worktree:
         self._room = room
         self._tools = tools
         self._candidate: str | None = None
+        #: What the last collection left out, in words, where it found nothing else.
+        self.left_out: str | None = None
 
     def touched(self) -> bool:
         """Return whether any file was ever changed; True where that cannot be told without looking at all."""
@@ -78,13 +85,14 @@ class Worktree:
         self.quarantine.note_message(message)
         ends = trio.current_time() + deadline_s
         claim, found = await self._collect_once(limits, deadline_s * _FIRST_SHARE, message, rescue=False)
-        if found is None and claim.word not in {"unchanged", "refused"}:
+        if found is None and claim.word not in {"unchanged", "refused", *LEFT_OUT}:
             left_s = max(0.0, ends - trio.current_time())
             claim, found = await self._collect_once(limits, left_s, message, rescue=True)
+        self.left_out = LEFT_OUT.get(claim.word) if found is None else None
         if found is not None:
             self._candidate = found
             return found
-        if claim.word in {"unchanged", "pushed"}:
+        if claim.word in {"unchanged", "pushed", *LEFT_OUT}:
             return None
         if claim.word == "refused":
             raise ImportRefused(f"what the agent committed was refused: {claim.detail}")

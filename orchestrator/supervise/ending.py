@@ -20,6 +20,8 @@ class Done:
     reason: Reason
     commit: str | None = None
     branch: str | None = None
+    #: What of the agent's work did not count, where nothing landed.
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ async def _journal_end(live: Live, ending: Done | Failed | Interrupted, ledger: 
     agent_id = live.run.agent.id
     match ending:
         case Done():
-            command = c.CompleteAgent(agent_id, ending.reason, ending.commit, ending.branch)
+            command = c.CompleteAgent(agent_id, ending.reason, ending.commit, ending.branch, ending.error)
             await ledger.store.submit(command)
         case Failed():
             await ledger.store.submit(_failure(live.run.agent, ending, ledger))

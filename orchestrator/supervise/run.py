@@ -59,7 +59,7 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     async with runtime.open(_session(run, worktree)) as turns:
         sealed = await _think_until_approved(run, turns, worktree)
     if sealed is None:
-        return Done(Reason.NO_CHANGES)
+        return Done(Reason.NO_CHANGES, error=worktree.left_out)
     await deliver(run, worktree, sealed)
     return Done(Reason.DONE, sealed.commit, spec.landing_branch)
 

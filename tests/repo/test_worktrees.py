@@ -12,6 +12,7 @@ import trio
 from orchestrator.errors import RepositoryError
 from orchestrator.repo.checkouts import Checkouts
 from orchestrator.repo.landing import land
+from orchestrator.repo.worktree import LEFT_OUT
 from sandbox.base import Layers, Limits
 from tests.kit.remote import branches, git
 from tests.repo.stage import IDENTITY, Stage, intent
@@ -109,6 +110,24 @@ async def test_nothing_new_is_no_candidate(any_stage: Stage, script: str) -> Non
     async with any_stage.open_worktree() as worktree:
         await any_stage.must(worktree, "mkdir -p .git/info\n" + script)
         assert await any_stage.collect(worktree) is None
+        assert (worktree.left_out is not None) is ("ignored" in script)
+
+
+@pytest.mark.parametrize(
+    ("script", "word"),
+    [
+        ("echo x > x; git add x; git -c user.name=x -c user.email=x@x stash -q", "stashed"),
+        ("mkdir -p build; echo x > build/x; echo build > .git/info/exclude", "ignored"),
+    ],
+)
+async def test_work_that_is_left_out_is_named(any_stage: Stage, script: str, word: str) -> None:
+    async with any_stage.open_worktree() as worktree:
+        await any_stage.must(worktree, "mkdir -p .git/info\n" + script)
+        assert await any_stage.collect(worktree) is None
+        assert worktree.left_out == LEFT_OUT[word]
+        await any_stage.must(worktree, "rm -rf build; git stash clear; echo y > y")
+        assert await any_stage.collect(worktree) is not None
+        assert worktree.left_out is None
 
 
 @pytest.mark.parametrize(

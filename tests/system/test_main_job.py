@@ -70,8 +70,18 @@ def test_agent_that_changes_nothing_pushes_nothing(service: Service, remotes: Pa
     remote, task = make_remote(remotes, unique("nothing")), unique("T")
     end = service.wait(service.spawn(remote, "cat README.md", task))
     assert (end["status"], end["reason"]) == ("completed", "no_changes"), end
+    assert "error" not in end
     assert set(branches(remote)) == {"main"}
     assert not service.agent_directories()
+
+
+def test_agent_that_stashed_its_work_is_told_that_nothing_landed(service: Service, remotes: Path) -> None:
+    remote, task = make_remote(remotes, unique("stash")), unique("T")
+    script = "echo x > x; git add x; git -c user.name=x -c user.email=x@x stash -q"
+    end = service.wait(service.spawn(remote, script, task))
+    assert (end["status"], end["reason"]) == ("completed", "no_changes"), end
+    assert "git stash" in end["error"]
+    assert set(branches(remote)) == {"main"}
 
 
 def test_agent_that_fails_says_how_and_keeps_its_work_as_salvage(service: Service, remotes: Path) -> None:
