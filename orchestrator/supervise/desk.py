@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import trio
+
 from orchestrator.agents.registry import default_runtime, find_runtime
 from orchestrator.core.model import Agent, AgentId
 from orchestrator.core.spec import TaskSpec
@@ -15,7 +17,7 @@ from orchestrator.errors import FieldRefused, RepositoryError, RuntimeUnknown, U
 from orchestrator.gates.base import check_gates
 from orchestrator.journal.store import Store
 from orchestrator.repo.repositories import Repositories
-from orchestrator.supervise.resources import Resources, measure
+from orchestrator.supervise.resources import Resources
 from orchestrator.supervise.supervisor import Supervisor
 
 #: Bytes of a diff that are ever shown.
@@ -69,7 +71,7 @@ class Desk:
     def resources(self, agent_id: AgentId) -> dict[str, float]:
         """Return what the agent's processes use now."""
         live = self.supervisor.live(agent_id)
-        used = measure(live.run.tree.processes()) if live else Resources()
+        used = live.gauge.read(live.run.tree.processes, trio.current_time()) if live else Resources()
         return {
             "memoryBytes": used.memory_bytes,
             "cpuSeconds": used.cpu_seconds,

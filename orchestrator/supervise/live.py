@@ -13,6 +13,7 @@ import trio
 from orchestrator.core.reports import KillReport
 from orchestrator.supervise.ending import Interrupted, Killed
 from orchestrator.supervise.gear import Run
+from orchestrator.supervise.resources import Gauge
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +30,7 @@ class Live:
     #: Around the salvage of a run that failed by itself: a kill is answered first, and salvages anew.
     salvaging: trio.CancelScope = field(default_factory=trio.CancelScope)
     report: KillReport | None = None
+    gauge: Gauge = field(default_factory=Gauge)
     #: Set when its end is durable (or, for an interruption, its return to the queue).
     ended: trio.Event = field(default_factory=trio.Event)
 

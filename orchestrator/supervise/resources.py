@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+#: Seconds for which one look at an agent's processes answers all who ask.
+FRESH_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +35,17 @@ def measure(pids: Iterable[int]) -> Resources:
         memory += int(fields[21]) * PAGE_BYTES
         count += 1
     return Resources(memory, round(ticks / TICKS_PER_S, 2), count)
+
+
+@dataclass(slots=True)
+class Gauge:
+    """One agent's figures, read at most once each `FRESH_S`, however many clients ask."""
+
+    _read_at: float = -math.inf
+    _last: Resources = Resources()
+
+    def read(self, processes: Callable[[], Iterable[int]], now_s: float) -> Resources:
+        """Return the figures, as they were at most `FRESH_S` ago by the monotonic clock."""
+        if now_s - self._read_at >= FRESH_S:
+            self._last, self._read_at = measure(processes()), now_s
+        return self._last

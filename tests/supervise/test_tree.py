@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import trio
 
-from orchestrator.supervise.resources import measure
+from orchestrator.supervise.resources import FRESH_S, Gauge, measure
 from orchestrator.supervise.tree import Tree
 from sandbox.base import Directory, Spec, User
 from sandbox.trusted import ProcessBackend
@@ -64,3 +65,17 @@ async def test_reopened_tree_runs_again(tree: Tree, reachable_path: Path) -> Non
 
 def test_ended_process_counts_for_nothing() -> None:
     assert measure([2**22 - 1]).processes == 0
+
+
+def test_many_who_ask_within_a_moment_share_one_look_at_the_processes() -> None:
+    looks: list[list[int]] = []
+
+    def processes() -> list[int]:
+        looks.append([os.getpid()])
+        return looks[-1]
+
+    gauge = Gauge()
+    answers = {gauge.read(processes, 100.0 + FRESH_S * share / 100) for share in range(100)}
+    assert len(looks) == len(answers) == 1
+    assert gauge.read(processes, 100.0 + FRESH_S).processes == 1
+    assert len(looks) == 2
