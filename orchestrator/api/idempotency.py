@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from orchestrator.api import problem
 from orchestrator.api.route import Call
 from orchestrator.api.strict_json import Json, canonical
-from orchestrator.core.events import Recorded, TaskQueued
+from orchestrator.core.events import Recorded, TaskAssigned, TaskQueued
 from orchestrator.errors import KeyInUse
 from orchestrator.journal.store import Receipt, Store
 
@@ -64,10 +64,12 @@ class Keys:
             self._promised.pop(name, None)
 
     def promise(self, key: Key, store: Store, recorded: list[Recorded]) -> int | None:
-        """Return the place in the line that these events, once committed, give their agent.
+        """Return the place in the line that these events, once committed, give their agent; None for a slot.
 
         The receipt is written with them, so it cannot wait for the place that the commit makes.
         """
+        if any(isinstance(each.event, TaskAssigned) for each in recorded):
+            return None
         for each in recorded:
             if isinstance(each.event, TaskQueued):
                 place = (-each.event.priority, each.seq)

@@ -14,12 +14,17 @@ from orchestrator.core.spec import TaskSpec
 
 @dataclass(frozen=True, slots=True)
 class SubmitTask:
-    """Queue a task; `agent_id` is its first agent's, `earlier_attempts` counts those of an earlier life."""
+    """Queue a task; `agent_id` is its first agent's, `earlier_attempts` counts those of an earlier life.
+
+    `at_once` says that somebody starts what gets a slot: where one is free and nobody waits, the agent
+    gets it in the same decision.
+    """
 
     spec: TaskSpec
     agent_id: AgentId
     runtime: str
     earlier_attempts: int = 0
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

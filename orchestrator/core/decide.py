@@ -16,7 +16,14 @@ from orchestrator import errors
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, AgentId, AgentStatus, Phase, Reason, State, TaskId
-from orchestrator.core.policy import MAX_CONCURRENT, MAX_CRASHES, MAX_ERROR, is_due, retry_can_help
+from orchestrator.core.policy import (
+    MAX_CONCURRENT,
+    MAX_CRASHES,
+    MAX_ERROR,
+    free_slots,
+    is_due,
+    retry_can_help,
+)
 
 
 def decide(state: State, command: c.Command, now: datetime) -> list[e.Event]:
@@ -77,7 +84,11 @@ def _submit(state: State, command: c.SubmitTask, _now: datetime) -> list[e.Event
         raise errors.TaskActive(f"task {task_id} has the live agent {present.agent_id}")
     _admit(state)
     earlier = max(command.earlier_attempts, present.attempt if present else 0)
-    return [e.TaskSubmitted(task_id=task_id, spec=command.spec), *_spawn(command, earlier + 1)]
+    accepted = [e.TaskSubmitted(task_id=task_id, spec=command.spec), *_spawn(command, earlier + 1)]
+    # Only where nobody waits, whatever for: so none is ever overtaken.
+    if command.at_once and state.queued == 0 and free_slots(state) > 0:
+        accepted.append(e.TaskAssigned(task_id=task_id, agent_id=command.agent_id))
+    return accepted
 
 
 def _assign(state: State, command: c.AssignAgent, now: datetime) -> list[e.Event]:

@@ -2,7 +2,8 @@
 
 Derived and never stored: the store updates it with every commit, from the agents that the commit touched, and
 rebuilds it at start. Two sorted lists: those whose time has come, by priority and age, and those whose
-backoff still runs, by its end. The dispatcher and the API's queue positions read it.
+backoff still runs, by its end; and beside them those who have just left it for a slot. The dispatcher and the
+API's queue positions read it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class WaitingLine:
         self._entries: dict[AgentId, _Place | _Delay] = {}
         #: When each that was let into the line after a backoff may go: the clock may yet be set back.
         self._not_before: dict[AgentId, datetime] = {}
+        #: Who has a slot and has begun nothing yet, in the order in which they got it.
+        self.assigned: dict[AgentId, None] = {}
         for agent in agents:
             self.update(agent.id, agent)
 
@@ -45,6 +48,10 @@ class WaitingLine:
         if agent is not None and queued(agent):
             place = (*order_key(agent), agent.id)
             self._add(place if agent.not_before is None else (agent.not_before, *place))
+        if agent is not None and agent.live and agent.phase is Phase.PREPARING:
+            self.assigned[agent_id] = None
+        else:
+            self.assigned.pop(agent_id, None)
 
     def first_due(self, now: datetime) -> AgentId | None:
         """Return who goes next, or None where nobody's time has come."""

@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
-from functools import partial
+from datetime import datetime
 from pathlib import Path
 
 import trio
@@ -24,15 +23,17 @@ from orchestrator.core.commands import Command, SubmitTask
 from orchestrator.core.decide import decide
 from orchestrator.core.events import Event, Recorded
 from orchestrator.core.machine import evolve, prune
-from orchestrator.core.model import Agent, AgentId, State, Task, TaskId
+from orchestrator.core.model import Agent, AgentId, Task, TaskId
 from orchestrator.core.moment import whole_ms
 from orchestrator.errors import DiskFull, JournalBroken, JournalError, KeyInUse
 from orchestrator.journal.archive import Archive, Counts, live_state
+from orchestrator.journal.attempts import Attempts
 from orchestrator.journal.bus import Bus
+from orchestrator.journal.committer import Committer
 from orchestrator.journal.database import Connect, Files, connect, open_files
 from orchestrator.journal.encoding import write_event
 from orchestrator.journal.fresh import new_uuid, utc_now
-from orchestrator.journal.group import AuditEntry, Group, Receipt, Step, expiry, write
+from orchestrator.journal.group import AuditEntry, Group, Receipt, Step
 from orchestrator.journal.line import WaitingLine
 from orchestrator.journal.logs import LogBook
 from orchestrator.journal.recent import Recent
@@ -45,11 +46,9 @@ __all__ = ["AuditEntry", "Counts", "Receipt", "Store", "open_store", "utc_now"]
 DRAIN_S = 5.0
 #: Groups that may wait for the writer before callers have to.
 MAX_GROUPS = 8
-#: How long an idempotency key is kept.
-KEEP_RECEIPTS = timedelta(days=7)
-EXPIRE_EVERY_S = 3600.0
-#: How often the room on the disk is looked at.
-BALANCE_EVERY_S = 1.0
+
+#: A receipt, or what makes one of the events that it stands for.
+ReceiptOf = Receipt | Callable[[list[Recorded]], Receipt] | None
 
 
 class Store(Archive):
@@ -69,15 +68,17 @@ class Store(Archive):
         self._filled = trio.lowlevel.ParkingLot()
         self._moved = trio.lowlevel.ParkingLot()
         self._stopped: JournalError | None = None
-        self._balance_at = self._expire_at = 0.0
+        self._committer = Committer(files, clock)
+        #: Whether somebody starts whoever is given a slot: then a submission may give it.
+        self.dispatched = False
+        self._attempts = Attempts(files.writer)
         self._recent_keys: Recent[str, None] = Recent()
-        self._recent_attempts: Recent[TaskId, int] = Recent()
 
     async def submit(
         self,
         command: Command,
         *,
-        receipt: Receipt | Callable[[list[Recorded]], Receipt] | None = None,
+        receipt: ReceiptOf = None,
         audit: AuditEntry | None = None,
     ) -> list[Recorded]:
         """Decide the command and return its events once they are durable, or raise `CommandRefused`.
@@ -90,14 +91,22 @@ class Store(Archive):
         if isinstance(command, SubmitTask):
             if self._files.room.short:
                 raise DiskFull
-            earlier = self._recent_attempts.get(TaskId(command.spec.task_id), 0)
-            command = replace(command, earlier_attempts=max(command.earlier_attempts, earlier))
+            earlier = max(command.earlier_attempts, self._attempts.lately(TaskId(command.spec.task_id)))
+            command = replace(command, earlier_attempts=earlier, at_once=self.dispatched)
         return await self._append(decide(self._head, command, self._clock()), receipt, audit)
 
     async def record(self, *events: Event, audit: AuditEntry | None = None) -> list[Recorded]:
-        """Append facts and return them once durable; `IllegalTransition` comes before anything is written."""
+        """Append facts and return them once durable; `IllegalTransition` comes before anything is written.
+
+        Without any, it returns once all that was appended before is durable.
+        """
         await self._wait_for_room()
         return await self._append(list(events), None, audit)
+
+    async def note(self, *events: Event) -> None:
+        """Append facts without waiting for the disk; what is appended later is durable after them."""
+        await self._wait_for_room()
+        self._join(list(events), None, None)
 
     async def audit(self, entry: AuditEntry) -> None:
         """Append to the hash-chained audit trail; durable on return."""
@@ -105,12 +114,19 @@ class Store(Archive):
         await self._append([], None, entry)
 
     async def _append(
-        self,
-        events: list[Event],
-        receipt: Receipt | Callable[[list[Recorded]], Receipt] | None,
-        audit: AuditEntry | None,
+        self, events: list[Event], receipt: ReceiptOf, audit: AuditEntry | None
     ) -> list[Recorded]:
-        """Evolve the head and join the next group, without an await before both are done."""
+        group, all_recorded = self._join(events, receipt, audit)
+        # Even what changes nothing waits here: it may have been decided by what is not durable yet.
+        await group.done.wait()
+        if group.error is not None:
+            raise JournalBroken(f"a commit failed, so its outcome is unknown: {group.error}") from group.error
+        return all_recorded
+
+    def _join(
+        self, events: list[Event], receipt: ReceiptOf, audit: AuditEntry | None
+    ) -> tuple[Group, list[Recorded]]:
+        """Evolve the head and join the next group, or raise and change nothing."""
         now, head, heads, digest = whole_ms(self._clock()), self._head, self._heads, self._heads.hash
         steps: list[Step] = []
         for event in events:
@@ -127,7 +143,7 @@ class Store(Archive):
         group = self._open_group()
         for step in steps:
             group.add(step)
-            self._remember_pruned(step, head)
+            self._attempts.remember(step, head)
         if audit is not None:
             heads = group.add_audit(heads, now, audit)
         if receipt is not None:
@@ -136,11 +152,7 @@ class Store(Archive):
         self._head, self._heads = head, heads
         group.state, group.heads = head, heads
         self._filled.unpark_all()
-        # Even what changes nothing waits here: it may have been decided by what is not durable yet.
-        await group.done.wait()
-        if group.error is not None:
-            raise JournalBroken(f"a commit failed, so its outcome is unknown: {group.error}") from group.error
-        return all_recorded
+        return group, all_recorded
 
     def _open_group(self) -> Group:
         """Return the group that the next commit takes, other than the one being written."""
@@ -155,11 +167,6 @@ class Store(Archive):
             await self._moved.park()
         if self._stopped is not None:
             raise self._stopped
-
-    def _remember_pruned(self, step: Step, head: State) -> None:
-        task_id = step.recorded.event.task_id
-        if task_id is not None and task_id not in head.tasks and (task := step.after.tasks.get(task_id)):
-            self._recent_attempts.put(task_id, task.attempt)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what arrives, logs too, until cancelled, and then the rest within a grace.
@@ -194,7 +201,7 @@ class Store(Archive):
         # It stays first in the line until it is written: a cancellation before that loses nothing.
         group = self._writing = self._groups[0]
         try:
-            await thread.run(partial(self._commit, self._statements(group), trio.current_time()))
+            await thread.run(self._committer.job(group))
         except Exception as error:
             broken = JournalBroken(f"a commit failed, so its outcome is unknown: {error}")
             broken.__cause__ = error
@@ -210,20 +217,6 @@ class Store(Archive):
         self._moved.unpark_all()
         for agent_id in group.agents.keys() - group.state.agents.keys():
             self.logs.forget(agent_id)
-
-    def _statements(self, group: Group) -> list[tuple[str, str]]:
-        statements = group.statements()
-        if trio.current_time() >= self._expire_at:
-            self._expire_at = trio.current_time() + EXPIRE_EVERY_S
-            statements.append(expiry(self._clock() - KEEP_RECEIPTS))
-        return statements
-
-    def _commit(self, statements: list[tuple[str, str]], now_s: float) -> None:
-        if now_s >= self._balance_at:
-            self._balance_at = now_s + BALANCE_EVERY_S
-            self._files.room.balance()
-        if statements:
-            write(self._files.writer, statements, self._files.room.release)
 
     def _stop(self, error: JournalError) -> None:
         """Answer everybody who waits, and whoever comes, with the error."""
@@ -251,6 +244,13 @@ class Store(Archive):
     async def find_task(self, task_id: str) -> Task | None:
         """Return the task, whether it is open or long over."""
         return self.state.tasks.get(TaskId(task_id)) or await self.stored_task(task_id)
+
+    async def attempts(self, task_id: str) -> int:
+        """Return the highest number that an attempt at the task ever had; 0 for an unknown task."""
+        if not self._attempts.may_have(task_id):
+            await trio.lowlevel.checkpoint()
+            return 0
+        return await super().attempts(task_id)
 
     async def counts(self) -> Counts:
         """Return how many tasks there are, by what they are at."""

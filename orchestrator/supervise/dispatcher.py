@@ -1,7 +1,9 @@
-"""Takes agents from the queue whenever a slot is free: the only place that assigns.
+"""Takes agents from the queue whenever a slot is free, and starts every agent that has one.
 
-Level-triggered: it reads the committed state, assigns what may start, and waits until the state has moved
-past what it read or a retry falls due. A wake-up cannot be lost and nothing is polled.
+Level-triggered: it reads the committed state, starts who has a slot, assigns who may have one, and waits
+until the state has moved past what it read or a retry falls due. A wake-up cannot be lost and nothing is
+polled. While it runs, a task that meets a free slot and an empty queue is given the slot by its own
+submission, in one commit; it is started here all the same, the only place that does.
 """
 
 from __future__ import annotations
@@ -20,21 +22,38 @@ from orchestrator.journal.store import Store
 
 log = logging.getLogger(__name__)
 
+Start = Callable[[AgentId], None]
 
-async def run_dispatcher(
-    store: Store, start: Callable[[AgentId], None], *, clock: Callable[[], datetime]
+
+async def run_dispatcher(store: Store, start: Start, *, clock: Callable[[], datetime]) -> None:
+    """Assign due agents to free slots and call `start` once for each that has one, until cancelled."""
+    started: set[AgentId] = set()
+    store.dispatched = True
+    try:
+        while True:
+            seq = store.state.seq
+            _start_assigned(store, start, started)
+            await _fill_slots(store, start, started, clock)
+            due = store.waiting.next_due()
+            delay_s = max(0.0, (due - clock()).total_seconds()) if due else float("inf")
+            with trio.move_on_after(delay_s):
+                await store.wait_past(seq)
+    finally:
+        store.dispatched = False
+
+
+def _start_assigned(store: Store, start: Start, started: set[AgentId]) -> None:
+    """Start who has a slot and was not started yet; forget who needs no remembering."""
+    assigned = store.waiting.assigned
+    started.intersection_update(assigned)
+    for agent_id in [each for each in assigned if each not in started]:
+        started.add(agent_id)
+        start(agent_id)
+
+
+async def _fill_slots(
+    store: Store, start: Start, started: set[AgentId], clock: Callable[[], datetime]
 ) -> None:
-    """Assign due agents to free slots and call `start` for each, until cancelled."""
-    while True:
-        seq = store.state.seq
-        await _fill_slots(store, start, clock)
-        due = store.waiting.next_due()
-        delay_s = max(0.0, (due - clock()).total_seconds()) if due else float("inf")
-        with trio.move_on_after(delay_s):
-            await store.wait_past(seq)
-
-
-async def _fill_slots(store: Store, start: Callable[[AgentId], None], clock: Callable[[], datetime]) -> None:
     while free_slots(store.state) > 0:
         agent_id = store.waiting.first_due(clock())
         if agent_id is None:
@@ -44,4 +63,4 @@ async def _fill_slots(store: Store, start: Callable[[AgentId], None], clock: Cal
         except CommandRefused as refusal:  # paused, cancelled or taken since the state was read
             log.debug("agent not assigned", extra={"agent_id": agent_id, "detail": refusal.detail})
             return
-        start(agent_id)
+        _start_assigned(store, start, started)

@@ -1,17 +1,16 @@
 """One agent, top to bottom: check out, think, judge, land.
 
-The control flow of `carry_out` *is* the agent's state machine; each step journals before its effect (J1) and
-the journal's own machine refuses what cannot follow. It never journals the end: `supervisor` does, outside
-the cancelled scope. What must outlive a kill (the worktree, for salvage) is opened on the stack that the
-caller gives.
+The control flow of `carry_out` *is* the agent's state machine; the journal's own machine refuses what cannot
+follow. The assignment, durable before a run begins, is the intent of all that it makes on this host (J1):
+whatever that is bears the agent's id. What leaves the host, a push, has an intent of its own. The run never
+journals the end: `supervisor` does, outside the cancelled scope. What must outlive a kill (the worktree, for
+salvage) is opened on the stack that the caller gives.
 """
 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import replace
-
-import trio
 
 from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
 from orchestrator.agents.prompt import feedback_prompt, task_prompt
@@ -44,16 +43,15 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     if earlier is not None and await _arrived(run, earlier):
         return Done(Reason.DONE, earlier.new, spec.landing_branch)
     base = await tools.repositories.resolve(spec.context.repository, spec.context.branch)
-    intent = e.AgentPhase(
+    starting = e.AgentPhase(
         **run.ids, phase=Phase.STARTING, base=base.commit, branch=spec.landing_branch, sandbox=run.tree.name
     )
-    async with trio.open_nursery() as nursery:  # nothing runs there before both are done
-        nursery.start_soon(run.record, intent)
-        worktree = await keep.enter_async_context(
-            tools.repositories.open_worktree(
-                base, agent_id=run.agent.id, task_id=run.agent.task_id, backend=run.tree
-            )
+    await run.tools.store.note(starting)  # durable before `agent.running`, and before any end
+    worktree = await keep.enter_async_context(
+        tools.repositories.open_worktree(
+            base, agent_id=run.agent.id, task_id=run.agent.task_id, backend=run.tree
         )
+    )
     run.progress.worktree = worktree
     runtime = find_runtime(run.agent.runtime)
     async with runtime.open(_session(run, worktree)) as turns:

@@ -80,6 +80,7 @@ class Supervisor:
                 if not self._takes_work:
                     await trio.sleep_forever()
                 await run_dispatcher(self._store, start, clock=self._clock)
+        await self._store.record()  # what was decided while the dispatcher still ran is committed by now
         for agent in list(self._store.state.agents.values()):
             if agent.active:  # assigned in the moment of the stop, and never started
                 await self._store.submit(c.ResumeAgent(agent.id, crashed=False))

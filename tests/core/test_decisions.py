@@ -11,7 +11,7 @@ from orchestrator.core import commands as c
 from orchestrator.core import events as e
 from orchestrator.core.model import AgentId, Phase, PushIntent, Reason, TaskId
 from orchestrator.core.policy import MAX_CRASHES, MAX_ERROR
-from tests.core.ledger import PUSH, Ledger, assert_sound, names
+from tests.core.ledger import PUSH, Ledger, assert_sound, names, task_spec
 
 
 @pytest.fixture
@@ -80,6 +80,33 @@ def test_a_full_queue_refuses_and_says_its_ceiling() -> None:
         ledger.add("t3", "c")
     ledger.submit(c.AssignAgent(AgentId("a")))
     ledger.add("t3", "c")
+
+
+def test_a_free_slot_is_given_with_the_submission_where_nobody_waits() -> None:
+    ledger = Ledger().open(agents=2, at_once=2)
+
+    def submit(task_id: str) -> list[str]:
+        spec = task_spec(task_id, priority=10)
+        return names(ledger.submit(c.SubmitTask(spec, AgentId(f"a-{task_id}"), "command", at_once=True)))
+
+    queued = ["task.submitted", "agent.spawning", "task.queued"]
+    assert submit("t1") == [*queued, "task.assigned"]
+    assert ledger.agent("a-t1").active
+    ledger.submit(c.PauseQueue())
+    assert submit("t2") == queued, "the queue is paused"
+    ledger.submit(c.ResumeQueue())
+    assert submit("t3") == queued, "one of lower or equal right waits"
+    ledger.submit(c.AssignAgent(AgentId("a-t2")))
+    ledger.submit(c.CancelTask(TaskId("t3")))
+    assert submit("t4") == queued, "there is no slot"
+
+
+def test_a_free_slot_is_not_given_past_one_that_waits_for_its_retry() -> None:
+    ledger = Ledger().open(agents=2, at_once=2)
+    ledger.start()
+    ledger.fail()
+    command = c.SubmitTask(task_spec("u", priority=10), AgentId("u"), "command", at_once=True)
+    assert "task.assigned" not in names(ledger.submit(command))
 
 
 @pytest.mark.parametrize(("agents", "at_once"), [(1, 9), (9, 1)])

@@ -73,7 +73,7 @@ class Lives(RuleBasedStateMachine):
     def begin(self, agents: int, at_once: int, early: int) -> None:
         self.ledger.open(agents=agents, at_once=at_once, queued=MAX_QUEUED)
         for number in range(early):  # some runs are given no rule that submits, others nothing else
-            self.submit(f"t{number}", 5, 1)
+            self.submit(f"t{number}", 5, 1, False)
 
     @property
     def state(self) -> State:
@@ -95,12 +95,14 @@ class Lives(RuleBasedStateMachine):
 
     # --- the client
 
-    @rule(task_id=TASKS, priority=st.integers(1, 10), retries=st.integers(0, 2))
-    def submit(self, task_id: str, priority: int, retries: int) -> None:
+    @rule(task_id=TASKS, priority=st.integers(1, 10), retries=st.integers(0, 2), at_once=st.booleans())
+    def submit(self, task_id: str, priority: int, retries: int, at_once: bool) -> None:
         agent_id = self.new_id()
         spec = task_spec(task_id, priority=priority, maxRetries=retries)
-        command = c.SubmitTask(spec, agent_id, "command", self.ledger.attempts.get(task_id, 0))
+        earlier = self.ledger.attempts.get(task_id, 0)
+        command = c.SubmitTask(spec, agent_id, "command", earlier, at_once=at_once)
         queued = len(self.holder) - len(self.slotted)
+        free = free_slots(self.state)
         if task_id in self.holder:
             refusal: type[Exception] | None = TaskActive
         elif self.state.control.draining:
@@ -114,6 +116,8 @@ class Lives(RuleBasedStateMachine):
                 self.ledger.submit(command)
             return
         self.ledger.submit(command)
+        if at_once and free and not queued:  # it overtakes nobody
+            self.slotted.add(agent_id)
         self.holder[task_id] = agent_id
         self.accepted.add(task_id)
         self.over.discard(task_id)

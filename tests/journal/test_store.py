@@ -13,10 +13,25 @@ import trio
 import trio.testing
 
 from orchestrator import errors
-from orchestrator.core.commands import AssignAgent, CompleteAgent, FailAgent, KillAgent, PauseQueue
-from orchestrator.core.events import AgentAttention, AgentCleanup, AgentCompleted, GatePassed, Recorded
+from orchestrator.core.commands import (
+    AssignAgent,
+    CompleteAgent,
+    FailAgent,
+    KillAgent,
+    PauseQueue,
+    StartAgent,
+)
+from orchestrator.core.events import (
+    AgentAttention,
+    AgentCleanup,
+    AgentCompleted,
+    GatePassed,
+    Recorded,
+    TaskAssigned,
+)
 from orchestrator.core.model import AgentId, Reason, TaskId, Verdict
 from orchestrator.journal import database
+from orchestrator.journal.attempts import Attempts
 from orchestrator.journal.store import AuditEntry, Receipt, Store, open_store
 from orchestrator.journal.verify import verify_file
 from tests.journal.rig import names, running_store, spec, started, submission, work
@@ -238,6 +253,54 @@ async def test_a_task_submitted_again_keeps_its_attempts(tmp_path: Path) -> None
             ("c", 3),
         ]
         assert len((await store.list_tasks())[0]) == 1
+
+
+async def test_attempts_of_a_new_task_are_known_without_the_tables(tmp_path: Path) -> None:
+    async with running_store(tmp_path) as store:
+        await work(store, "old", "a")
+        await store.submit(KillAgent(AgentId("a"), Reason.OPERATOR))
+        await store.record(AgentCleanup(task_id="old", agent_id="a"))
+        assert TaskId("old") not in store.state.tasks
+        assert await store.attempts("old") == 1
+    async with running_store(tmp_path) as store:
+        assert await store.attempts("old") == 1
+        async with trio.open_nursery() as nursery:
+            asked, go = trio.Event(), threading.Event()
+
+            def ask(_: apsw.Connection) -> None:
+                trio.from_thread.run_sync(asked.set)
+                go.wait(30)
+
+            nursery.start_soon(store.read, ask)
+            await asked.wait()
+            assert await store.attempts("new") == 0, "while the reader is busy"
+            go.set()
+
+
+async def test_more_tasks_than_a_start_reads_may_all_be_old(tmp_path: Path) -> None:
+    async with running_store(tmp_path) as store:
+        for number in range(3):
+            await store.submit(submission(f"t{number}", f"a{number}"))
+        known = await store.read(lambda connection: Attempts(connection, most=3))
+        unsure = await store.read(lambda connection: Attempts(connection, most=2))
+    assert [known.may_have(task) for task in ("t0", "t1", "t2", "t3")] == [True, True, True, False]
+    assert unsure.may_have("t3")
+
+
+async def test_a_noted_fact_is_durable_with_what_follows_it(tmp_path: Path) -> None:
+    gate = Gate()
+    async with running_store(tmp_path, connect=gate.connect) as store:
+        await store.submit(submission("t", "a"))
+        gate.close()
+        ids = {"task_id": TaskId("t"), "agent_id": AgentId("a")}
+        await store.note(TaskAssigned(**ids))
+        assert store.state.agents[AgentId("a")].phase == "queued", "not shown before its commit"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.submit, StartAgent(AgentId("a"), "none"))
+            await gate.wait_reached()
+            gate.open.set()
+        found = [recorded.event.name for recorded in await store.events_after(0, agent_id="a")]
+        assert found[-3:] == ["task.assigned", "agent.running", "task.executing"]
 
 
 async def test_a_second_orchestrator_is_refused_by_name(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ NURSERIES = {
     "orchestrator/assembly.py",
     "orchestrator/gates/base.py",
     "orchestrator/journal/store.py",
-    "orchestrator/supervise/run.py",
     "orchestrator/supervise/supervisor.py",
     "sandbox/process.py",
     "sandbox/relay.py",

@@ -93,3 +93,31 @@ async def test_retry_starts_when_its_backoff_is_over_and_not_before(opened: Open
         assert utc_now() >= due
         assert store.state.agents[AgentId("next")].phase is Phase.PREPARING
         nursery.cancel_scope.cancel()
+
+
+async def test_free_slot_is_given_by_the_submission_and_started_once(opened: OpenStore) -> None:
+    async with opened(slots=2) as store, trio.open_nursery() as nursery:
+        starts = Starts()
+        nursery.start_soon(lambda: run_dispatcher(store, starts, clock=utc_now))
+        await trio.testing.wait_all_tasks_blocked()
+        first = await submit(store, "first")
+        assert store.state.agents[first].phase is Phase.PREPARING, "in the commit of the submission"
+        second, third = await submit(store, "second"), await submit(store, "third")
+        assert [await starts.take(), await starts.take()] == [first, second]
+        assert store.state.agents[third].phase is Phase.QUEUED
+        await end(store, first)
+        assert await starts.take() == third
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert starts.agents == [first, second, third]
+        nursery.cancel_scope.cancel()
+
+
+async def test_submission_gives_no_slot_where_nothing_starts_it(opened: OpenStore) -> None:
+    async with opened() as store, trio.open_nursery() as nursery:
+        waits = await submit(store, "before")
+        assert store.state.agents[waits].phase is Phase.QUEUED
+        nursery.start_soon(lambda: run_dispatcher(store, Starts(), clock=utc_now))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert store.state.agents[waits].phase is Phase.PREPARING
+        nursery.cancel_scope.cancel()
+    assert not store.dispatched
