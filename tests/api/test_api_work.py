@@ -303,6 +303,18 @@ async def test_keyed_spawns_at_once_get_a_place_each(served: Served) -> None:
     assert sorted(places) == list(range(1, 13))
 
 
+async def test_agent_that_gets_a_slot_at_once_has_no_place_with_a_key_or_without(served: Served) -> None:
+    served.store.dispatched = True
+    keyed = [
+        await served.ask("POST", "/agents/spawn", body=task("T-1"), Idempotency_Key="k") for _ in range(2)
+    ]
+    assert keyed[0].json["queuePosition"] is None
+    assert keyed[0].body == keyed[1].body
+    assert served.store.state.active == 1
+    plain = await served.ask("POST", "/agents/spawn", body=task("T-2"))
+    assert (plain.status, plain.json["queuePosition"]) == (201, None if served.store.state.active == 2 else 1)
+
+
 async def test_retry_with_a_key_is_done_once(served: Served) -> None:
     first = await spawn(served)
     await served.start(first)
