@@ -1,9 +1,9 @@
 """Remove what an agent wrote, without ever following where it leads.
 
 The invariant: every step is relative to a descriptor of a directory below the one named, opened without
-following links, so nothing outside can be touched, however deep or hostile the tree; and the event loop is
-not held. Callers: `worktree`, `checkouts`, `mirrors`
-and `workspace`.
+following links, so nothing outside can be touched, however deep or hostile the tree. It is done in a thread,
+for a busy disk may take a millisecond a name, and a kill must not wait for that. Callers: `worktree`,
+`checkouts`, `mirrors` and `workspace`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,22 @@ async def remove_tree(path: Path) -> None:
 
     Cancelled in the middle, it leaves a part that the next call removes.
     """
+    await trio.to_thread.run_sync(_remove, path)
+
+
+def _remove(path: Path) -> None:
     parent = os.open(path.parent, _OPEN & ~os.O_NOFOLLOW)
     try:
         try:
-            if not stat.S_ISDIR(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
-                os.unlink(path.name, dir_fd=parent)
-                return
+            mode = os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode
         except FileNotFoundError:
             return
-        await _Removal(path.name, parent).run()
+        if stat.S_ISDIR(mode):
+            _Removal(path.name, parent).run()
+        else:
+            os.unlink(path.name, dir_fd=parent)
     finally:
         os.close(parent)
-    await trio.lowlevel.checkpoint()
 
 
 class _Removal:
@@ -48,15 +52,15 @@ class _Removal:
         self._numbers = count()
         self._top = -1
 
-    async def run(self) -> None:
+    def run(self) -> None:
         self._top = open_anyway(self._name, self._parent)
         try:
-            await self._empty(self._top, 0)
+            self._empty(self._top, 0)
         finally:
             os.close(self._top)
         os.rmdir(self._name, dir_fd=self._parent)
 
-    async def _empty(self, fd: int, depth: int) -> None:
+    def _empty(self, fd: int, depth: int) -> None:
         # Directories that were too deep turn up again at the top, before its listing is found empty.
         while batch := _entries(fd):
             for name, is_directory in batch:
@@ -65,13 +69,13 @@ class _Removal:
                 elif depth < _MAX_DEPTH:
                     child = open_anyway(name, fd)
                     try:
-                        await self._empty(child, depth + 1)
+                        self._empty(child, depth + 1)
                     finally:
                         os.close(child)
                     os.rmdir(name, dir_fd=fd)
                 else:
                     self._lift(name, fd)
-            await trio.lowlevel.checkpoint()
+            trio.from_thread.check_cancelled()
 
     def _lift(self, name: str, fd: int) -> None:
         """Move a directory to the top, under a name that nothing there has."""
