@@ -4,6 +4,8 @@ A backend turns a `Spec` into one process tree that it can kill as a whole and p
 
     probe -> Backend -> open(spec) -> Sandbox -> wait() -> Exit
                                          |
+                                         +-- freeze_nowait() <-> thaw_nowait()
+                                         +-- usage() -> Usage
                                          +-- kill_nowait() -> prove_gone() -> Proof
 
 `open` owns the tree: however its block is left, every process in it is dead, and `Sandbox.proof`
@@ -93,7 +95,7 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Ceilings for one sandbox; `Backend.enforced` names those that the kernel keeps."""
+    """Ceilings for one sandbox; `Backend.enforced` names those that the kernel keeps here."""
 
     memory_mb: int | None = None
     cpus: float | None = None
@@ -151,6 +153,20 @@ class Proof:
     elapsed_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tree uses at one moment; without a cgroup it is a sum over `Sandbox.processes`.
+
+    Such a sum counts a page that processes share in each of them, and no process time of those that
+    ended without being waited for. `oom_kills` counts processes ended for want of memory.
+    """
+
+    memory_bytes: int = 0
+    cpu_seconds: float = 0.0
+    processes: int = 0
+    oom_kills: int = 0
+
+
 class Sandbox(Protocol):
     """One live process tree. All methods are safe after its end and may be called more than once."""
 
@@ -173,6 +189,27 @@ class Sandbox(Protocol):
         """Wait until the kernel says that the tree is empty, or the deadline; kills first if alive."""
         ...
 
+    def freeze_nowait(self) -> None:
+        """Stop every process of the tree, synchronously, without a checkpoint; idempotent.
+
+        A frozen tree can be killed, and proven gone, as any other. By a cgroup nothing escapes (see
+        `Backend.tier`). Else each process gets SIGSTOP, until two looks find none that moves; a program
+        that had the kernel send it SIGCONT (by a timer, say) goes on then, so whoever keeps a tree frozen
+        calls this again from time to time: it stops what has come to move since.
+        """
+        ...
+
+    def thaw_nowait(self) -> None:
+        """Let everything that `freeze_nowait` stopped go on; idempotent.
+
+        A process that was stopped before, by somebody else, stays so.
+        """
+        ...
+
+    def usage(self) -> Usage:
+        """Return what the tree uses now; all zeros, `oom_kills` apart, where nothing of it lives."""
+        ...
+
     def processes(self) -> list[int]:
         """Return the host pids of the processes inside that are alive now (zombies apart)."""
         ...
@@ -183,12 +220,17 @@ class Backend(Protocol):
 
     #: `bubblewrap`, `podman` or `process`: shown in status, `doctor` and every kill answer.
     name: str
+    #: The way it kills and freezes, in words for people and clients: `pid-namespace`, `container` or
+    #: `subreaper`, with `+cgroup` where a cgroup of ours holds each tree as well.
+    tier: str
     #: Whether processes inside see other paths than the host (`seen` then differs from the host path).
     namespaced: bool
     #: Whether `Spec.workspace` may be `Layers`.
     layered: bool
     #: The names of the fields of `Limits` that the kernel enforces here.
     enforced: frozenset[str]
+    #: Those that are only measured here (`Sandbox.usage`): whoever runs the tree ends one that goes beyond.
+    watched: frozenset[str]
     #: The host identity that processes inside run as; owns upper layers and shared checkouts.
     user: User
 

@@ -87,7 +87,9 @@ class BubblewrapBackend:
     """Isolation by namespaces, without a daemon, an image or privileges; see `sandbox.base.Backend`."""
 
     name = "bubblewrap"
+    tier = "pid-namespace"
     namespaced = True
+    watched = frozenset({"memory_mb", "disk_mb"})
 
     def __init__(
         self,

@@ -8,16 +8,20 @@ moment at which a kill has nothing to aim at. Caller: `sandbox.bubblewrap`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
 import struct
+from functools import partial
 
 import trio
 
-from sandbox.base import CommandNotFound, Exit, Proof, SandboxError, SandboxLaunchFailed
+from sandbox.base import CommandNotFound, Exit, Proof, SandboxError, SandboxLaunchFailed, Usage
 from sandbox.procfs import Stat, below, ended, open_pidfd, read_stat, same
 from sandbox.spawn import Spawned, give_way, reap_pidfd, wait_pidfd
+from sandbox.stopping import Stopped
+from sandbox.usage import measure
 
 #: How long the way to the first instruction may take, on a busy disk with cold caches.
 LAUNCH_S = 60.0
@@ -90,6 +94,7 @@ class ConfinedSandbox:
         self._killed_at: float | None = None
         self._cut_short = False
         self._victims: list[Stat] = []
+        self._stopped = Stopped()
         self.proof: Proof | None = None
         stdin, stdout, stderr = main.streams
         if stdin is None or stdout is None or stderr is None:
@@ -149,11 +154,31 @@ class ConfinedSandbox:
         """Return the host pids of what lives inside, without the two inits that hold it together."""
         return [stat.pid for stat in self._inside()]
 
-    def _inside(self) -> list[Stat]:
+    def usage(self) -> Usage:
+        """Return the sum over what lives inside; the time of orphans is with the init that collects them."""
+        found = self._below()
+        inside = sum(not self._is_init(stat) for stat in found)
+        return dataclasses.replace(measure(stat.pid for stat in found), processes=inside)
+
+    def freeze_nowait(self) -> None:
+        """Stop all but the two inits, which only wait, so that they can be killed and collected as ever."""
+        if self._killed_at is None:
+            self._stopped.freeze_nowait(partial(self._inside, anew=True))
+
+    def thaw_nowait(self) -> None:
+        """Let what was frozen go on."""
+        self._stopped.thaw_nowait()
+
+    def _inside(self, *, anew: bool = False) -> list[Stat]:
+        return [stat for stat in self._below(anew=anew) if not self._is_init(stat)]
+
+    def _is_init(self, stat: Stat) -> bool:
+        return self._init is not None and stat.ppid == self._init.pid
+
+    def _below(self, *, anew: bool = False) -> list[Stat]:
         if self._init is None or not self._started or self._init_pidfd < 0 or ended(self._init_pidfd):
             return []
-        found = below(self._init.pid)
-        return [stat for stat in found.values() if stat.alive and stat.ppid != self._init.pid]
+        return [stat for stat in below(self._init.pid, anew=anew).values() if stat.alive]
 
     def kill_nowait(self) -> None:
         """SIGKILL the init of the PID namespace, and with it everything in it; idempotent."""

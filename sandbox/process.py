@@ -19,10 +19,12 @@ from pathlib import Path
 
 import trio
 
-from sandbox.base import MIB, Exit, Proof
+from sandbox.base import MIB, Exit, Proof, Usage
 from sandbox.procfs import read_stat
 from sandbox.spawn import DEVNULL, PIPE, Spawned, wait_pidfd
+from sandbox.stopping import Stopped
 from sandbox.tree import Tree, become_subreaper, has_adopted
+from sandbox.usage import measure
 
 __all__ = ["DEVNULL", "GRACE_S", "PIPE", "TREE_VARIABLE", "Child", "Completed", "open_child", "run_child"]
 
@@ -67,6 +69,7 @@ class Child(Spawned):
         self._tree = Tree(stat, f"{TREE_VARIABLE}={mark}".encode())
         self._killed_at: float | None = None
         self._killed = 0
+        self._stopped = Stopped()
         stdin, stdout, stderr = self.streams
         #: Where the caller gave a descriptor in place of a pipe, the stream is one that is closed.
         self.stdin: trio.abc.SendStream = stdin or _Closed()
@@ -78,6 +81,19 @@ class Child(Spawned):
     def processes(self) -> list[int]:
         """Return the pids alive in the tree, the process itself among them (zombies apart)."""
         return [] if self.proof is not None else [stat.pid for stat in self._tree.living()]
+
+    def usage(self) -> Usage:
+        """Return the sum over the tree; see `sandbox.base.Sandbox`."""
+        return measure(self.processes())
+
+    def freeze_nowait(self) -> None:
+        """Stop the whole tree, synchronously and without a checkpoint; idempotent."""
+        if self.proof is None and self._killed_at is None:
+            self._stopped.freeze_nowait(self._tree.living)
+
+    def thaw_nowait(self) -> None:
+        """Let what was frozen go on."""
+        self._stopped.thaw_nowait()
 
     def kill_nowait(self) -> None:
         """SIGKILL the whole tree, synchronously and without a checkpoint; idempotent."""

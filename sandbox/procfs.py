@@ -1,8 +1,8 @@
 """What /proc says about processes: who lives, who descends from whom, and when each one started.
 
 Keeps one invariant: a process is named by (pid, start time), never by its pid alone, so that a
-number which the kernel has given to somebody else is never signalled. Callers: the
-backends, and `orchestrator.supervise`, which kills many trees at once.
+number which the kernel has given to somebody else is never signalled. Callers: the backends and
+what they share, and `orchestrator.supervise`, which kills many trees at once.
 """
 
 from __future__ import annotations
@@ -32,17 +32,29 @@ class Stat:
     session: int
     #: Clock ticks since boot; with the pid it names the process for ever.
     start: int
+    threads: int
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs, sleeps or is stopped, rather than waiting to be reaped."""
-        return self.state not in "ZXx"
+        """Whether it still runs, sleeps or is stopped, rather than waiting to be reaped.
+
+        A program whose first thread has ended looks like a zombie, though its other threads go on.
+        """
+        return self.state not in "ZXx" or self.threads > 1
+
+    @property
+    def name(self) -> tuple[int, int]:
+        """What no other process ever has: pid and start."""
+        return self.pid, self.start
 
 
-def read_stat(pid: int) -> Stat | None:
-    """Return what the kernel says about `pid`, or None where there is no such process."""
+def read_stat(pid: int, path: str | None = None) -> Stat | None:
+    """Return what the kernel says about `pid`, or None where there is no such process.
+
+    `path` is where it says so, for a thread.
+    """
     try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path or f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -53,7 +65,19 @@ def read_stat(pid: int) -> Stat | None:
         os.close(fd)
     # The command's name stands in parentheses and may hold anything, parentheses and newlines too.
     fields = line[line.rfind(b")") + 2 :].split()
-    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]), int(fields[17]))
+
+
+def thread_states(stat: Stat) -> set[str]:
+    """Return the states that the threads of a process are in; of one that is gone, none."""
+    if stat.threads == 1:
+        return {stat.state}
+    states = set()
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{stat.pid}/task"):  # noqa: PTH208 - names
+            if (thread := read_stat(int(name), f"/proc/{stat.pid}/task/{name}/stat")) is not None:
+                states.add(thread.state)
+    return states
 
 
 def snapshot() -> dict[int, Stat]:
@@ -105,12 +129,13 @@ def one_look() -> Iterator[None]:
         _looks.pop()
 
 
-def below(root: int) -> dict[int, Stat]:
+def below(root: int, *, anew: bool = False) -> dict[int, Stat]:
     """Return the processes below `root` (without it), however deep, reading of /proc no others than these.
 
-    As little atomic as `snapshot`: what was forked or adopted meanwhile may be missing.
+    As little atomic as `snapshot`: what was forked or adopted meanwhile may be missing. `anew` looks
+    anew even within `one_look`.
     """
-    if _looks:
+    if _looks and not anew:
         return _reach(_looks[-1], [root])
     if not _TELLS_CHILDREN:  # pragma: no cover - a kernel without CONFIG_PROC_CHILDREN
         return descendants(snapshot(), [root])

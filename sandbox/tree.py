@@ -55,8 +55,8 @@ class Tree:
         processes = snapshot()
         own = os.getpid()
         known = [m.pid for m in self._members.values() if _is(processes.get(m.pid), m)]
-        found = descendants(processes, known)
-        found.update((pid, processes[pid]) for pid in known)
+        found = {pid: processes[pid] for pid in known}  # parents come before their children
+        found.update(descendants(processes, known))
         for stat in processes.values():
             # Only what hangs on this process: a session's number may have been given away elsewhere.
             if stat.ppid == own and stat.pid not in found and stat.pid not in unreaped and self._claims(stat):
@@ -75,14 +75,14 @@ class Tree:
         count = len(living)
         sent: set[tuple[int, int]] = set()
         for _ in range(_ROUNDS):
-            fresh = [stat for stat in living if (stat.pid, stat.start) not in sent]
+            fresh = [stat for stat in living if stat.name not in sent]
             if not fresh:
                 break
             for stat in fresh:  # all stand still before the first dies: none can fork or be adopted unseen
                 signal_process(stat, signal.SIGSTOP)
             for stat in fresh:
                 signal_process(stat, signal.SIGKILL)
-                sent.add((stat.pid, stat.start))
+                sent.add(stat.name)
             living = self.living()
         return count
 

@@ -40,9 +40,11 @@ class ProcessBackend:
     """Plain processes in a directory; see `sandbox.base.Backend`."""
 
     name = "process"
+    tier = "subreaper"
     namespaced = False
     layered = False
     enforced: frozenset[str] = frozenset({"open_files"})
+    watched: frozenset[str] = frozenset({"memory_mb", "pids", "disk_mb"})
 
     def __init__(self, user: User, *, path: str = "/usr/local/bin:/usr/bin:/bin") -> None:
         """Take the identity to run as; raises `SandboxUnavailable` where it is root's or cannot be had."""

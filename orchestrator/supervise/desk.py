@@ -17,8 +17,8 @@ from orchestrator.errors import FieldRefused, RepositoryError, RuntimeUnknown, U
 from orchestrator.gates.base import check_gates
 from orchestrator.journal.store import Store
 from orchestrator.repo.repositories import Repositories
-from orchestrator.supervise.resources import Resources
 from orchestrator.supervise.supervisor import Supervisor
+from sandbox.base import Usage
 
 #: Bytes of a diff that are ever shown.
 MAX_DIFF_BYTES = 8 * 1024 * 1024
@@ -71,7 +71,7 @@ class Desk:
     def resources(self, agent_id: AgentId) -> dict[str, float]:
         """Return what the agent's processes use now."""
         live = self.supervisor.live(agent_id)
-        used = live.gauge.read(live.run.tree.processes, trio.current_time()) if live else Resources()
+        used = live.gauge.read(live.run.tree.usage, trio.current_time()) if live else Usage()
         return {
             "memoryBytes": used.memory_bytes,
             "cpuSeconds": used.cpu_seconds,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from sandbox.base import Backend, Sandbox, Spec
+from sandbox.base import Backend, Sandbox, Spec, Usage
 
 
 class Tree:
@@ -22,9 +22,11 @@ class Tree:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.name = backend.name
+        self.tier = backend.tier
         self.namespaced = backend.namespaced
         self.layered = backend.layered
         self.enforced = backend.enforced
+        self.watched = backend.watched
         self.user = backend.user
         self._live: list[Sandbox] = []
         self._killing = False
@@ -67,3 +69,13 @@ class Tree:
     def processes(self) -> list[int]:
         """Return the host pids of the agent's live processes."""
         return [pid for sandbox in self._live for pid in sandbox.processes()]
+
+    def usage(self) -> Usage:
+        """Return what the agent's processes use now, over all its sandboxes."""
+        used = [sandbox.usage() for sandbox in self._live]
+        return Usage(
+            sum(one.memory_bytes for one in used),
+            round(sum(one.cpu_seconds for one in used), 2),
+            sum(one.processes for one in used),
+            sum(one.oom_kills for one in used),
+        )

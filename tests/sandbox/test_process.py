@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
@@ -171,7 +172,7 @@ async def test_number_of_the_dead_is_never_signalled() -> None:
     async with open_child(("cat",), env=ENV) as child:
         stat = read_stat(child.pid)
         assert stat is not None
-        earlier = type(stat)(stat.pid, stat.state, stat.ppid, stat.session, stat.start - 1)
+        earlier = dataclasses.replace(stat, start=stat.start - 1)
         assert same(stat)
         assert not same(earlier)
         signal_process(earlier, signal.SIGKILL)

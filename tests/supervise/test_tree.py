@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import trio
 
-from orchestrator.supervise.resources import FRESH_S, Gauge, measure
+from orchestrator.supervise.resources import FRESH_S, Gauge
 from orchestrator.supervise.tree import Tree
-from sandbox.base import Directory, Spec, User
+from sandbox.base import Directory, Spec, Usage, User
 from sandbox.trusted import ProcessBackend
 from tests.kit.sandboxes import read_until
 from tests.kit.until import seen
@@ -41,7 +40,8 @@ async def test_kill_ends_two_sandboxes_at_once_and_adds_their_proofs(
         nursery.start_soon(live)
         nursery.start_soon(live)
         await seen(lambda: len(ready) == 2, "both are up")
-        assert measure(tree.processes()).processes == 4
+        assert tree.usage().processes == 4
+        assert tree.usage().memory_bytes > 0
         tree.kill_nowait()
     assert tree.killed == 4
     assert tree.remaining == 0
@@ -63,19 +63,15 @@ async def test_reopened_tree_runs_again(tree: Tree, reachable_path: Path) -> Non
         assert (await sandbox.wait()).ok
 
 
-def test_ended_process_counts_for_nothing() -> None:
-    assert measure([2**22 - 1]).processes == 0
-
-
 def test_many_who_ask_within_a_moment_share_one_look_at_the_processes() -> None:
-    looks: list[list[int]] = []
+    looks: list[Usage] = []
 
-    def processes() -> list[int]:
-        looks.append([os.getpid()])
+    def look() -> Usage:
+        looks.append(Usage(processes=len(looks) + 1))
         return looks[-1]
 
     gauge = Gauge()
-    answers = {gauge.read(processes, 100.0 + FRESH_S * share / 100) for share in range(100)}
+    answers = {gauge.read(look, 100.0 + FRESH_S * share / 100) for share in range(100)}
     assert len(looks) == len(answers) == 1
-    assert gauge.read(processes, 100.0 + FRESH_S).processes == 1
+    assert gauge.read(look, 100.0 + FRESH_S).processes == 2
     assert len(looks) == 2
