@@ -33,6 +33,7 @@ from sandbox.base import (
     Spec,
     User,
 )
+from sandbox.cgroup import Cgroups, Leaf, open_leaf
 from sandbox.confined import Channel, ConfinedSandbox
 from sandbox.layout import (
     SYSTEM_PATH,
@@ -87,9 +88,7 @@ class BubblewrapBackend:
     """Isolation by namespaces, without a daemon, an image or privileges; see `sandbox.base.Backend`."""
 
     name = "bubblewrap"
-    tier = "pid-namespace"
     namespaced = True
-    watched = frozenset({"memory_mb", "disk_mb"})
 
     def __init__(
         self,
@@ -100,12 +99,16 @@ class BubblewrapBackend:
         layered: bool = True,
         enforced: frozenset[str] = frozenset({"pids", "open_files", "tmp_mb", "home_mb"}),
         tools_path: str = SYSTEM_PATH,
+        cgroups: Cgroups | None = None,
     ) -> None:
         """Find the tools; raises `SandboxUnavailable` naming the fix, `SandboxError` for bad paths."""
         check_user(user)
         self.user = user
         self.layered = layered
         self.enforced = enforced
+        self.watched = frozenset({"memory_mb", "disk_mb"}) - enforced
+        self.tier = "pid-namespace" if cgroups is None else "pid-namespace+cgroup"
+        self._cgroups = cgroups
         self._read_only = check_read_only(read_only)
         self._path = path
         self._tools = {tool: find_tool(tool, package, tools_path) for tool, package in _TOOLS.items()}
@@ -122,18 +125,19 @@ class BubblewrapBackend:
 
     @asynccontextmanager
     async def _open(self, spec: Spec) -> AsyncGenerator[Sandbox, None]:
-        sandbox = self._launch_nowait(spec)
-        try:
-            await sandbox.start()
-            yield sandbox
-        finally:
-            sandbox.kill_nowait()
-            with trio.move_on_after(GRACE_S, shield=True):
-                await sandbox.prove_gone(GRACE_S)
-            sandbox.close_nowait()
-
-    def _launch_nowait(self, spec: Spec) -> ConfinedSandbox:
         check_spec(spec)
+        with open_leaf(self._cgroups, spec, _INITS) as leaf:
+            sandbox = self._launch_nowait(spec, leaf)
+            try:
+                await sandbox.start()
+                yield sandbox
+            finally:
+                sandbox.kill_nowait()
+                with trio.move_on_after(GRACE_S, shield=True):
+                    await sandbox.prove_gone(GRACE_S)
+                sandbox.close_nowait()
+
+    def _launch_nowait(self, spec: Spec, leaf: Leaf | None) -> ConfinedSandbox:
         overlay, workspace = self._workspace(spec)
         digit = next((fd for fd in _DIGITS if fd not in spec.pass_fds), None)
         if digit is None:
@@ -166,7 +170,7 @@ class BubblewrapBackend:
                 fds={digit: far.fileno(), **{fd: fd for fd in inherited}},
             )
             ours.pop_all()
-        return ConfinedSandbox(main, Channel(near), spec.command[0])
+        return ConfinedSandbox(main, Channel(near), spec.command[0], leaf)
 
     def _outside(self) -> list[str]:
         """Return the way from our identity into namespaces of our own, bound to the life of this thread."""

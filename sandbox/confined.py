@@ -18,6 +18,7 @@ from functools import partial
 import trio
 
 from sandbox.base import CommandNotFound, Exit, Proof, SandboxError, SandboxLaunchFailed, Usage
+from sandbox.cgroup import Leaf
 from sandbox.procfs import Stat, below, ended, open_pidfd, read_stat, same
 from sandbox.spawn import Spawned, give_way, reap_pidfd, wait_pidfd
 from sandbox.stopping import Stopped
@@ -84,7 +85,7 @@ class Channel:
 class ConfinedSandbox:
     """A live sandbox; see `sandbox.base.Sandbox` for its promises."""
 
-    def __init__(self, main: Spawned, channel: Channel, program: str) -> None:
+    def __init__(self, main: Spawned, channel: Channel, program: str, leaf: Leaf | None = None) -> None:
         self._main = main
         self._channel = channel
         self._program = program
@@ -95,6 +96,8 @@ class ConfinedSandbox:
         self._cut_short = False
         self._victims: list[Stat] = []
         self._stopped = Stopped()
+        self._leaf = leaf
+        self._oom_kills = 0
         self.proof: Proof | None = None
         stdin, stdout, stderr = main.streams
         if stdin is None or stdout is None or stderr is None:
@@ -131,6 +134,8 @@ class ConfinedSandbox:
         if pidfd is None:
             raise ChannelClosed
         self._init, self._init_pidfd = stat, pidfd
+        if self._leaf is not None:
+            self._leaf.add_nowait(pid)
         give_way(pid)
 
     async def _complaint(self) -> str:
@@ -146,6 +151,8 @@ class ConfinedSandbox:
     async def wait(self) -> Exit:
         """Wait for the command's end; with it, bwrap and everything else inside ends too."""
         raw = await self._main.wait()
+        if self._count_oom_kills() and not raw.ok:
+            return dataclasses.replace(decode(raw), oom_killed=True)
         if self._cut_short and not raw.ok:  # older versions of unshare hide the signal
             return Exit(signal=signal.SIGKILL)
         return decode(raw)
@@ -158,15 +165,29 @@ class ConfinedSandbox:
         """Return the sum over what lives inside; the time of orphans is with the init that collects them."""
         found = self._below()
         inside = sum(not self._is_init(stat) for stat in found)
-        return dataclasses.replace(measure(stat.pid for stat in found), processes=inside)
+        used = dataclasses.replace(
+            measure(stat.pid for stat in found), processes=inside, oom_kills=self._count_oom_kills()
+        )
+        return self._leaf.usage(used) if found and self._leaf is not None else used
+
+    def _count_oom_kills(self) -> int:
+        if self._leaf is not None:
+            self._oom_kills = max(self._oom_kills, self._leaf.oom_kills())
+        return self._oom_kills
 
     def freeze_nowait(self) -> None:
-        """Stop all but the two inits, which only wait, so that they can be killed and collected as ever."""
-        if self._killed_at is None:
+        """Stop everything by its cgroup; else all but the two inits, which only wait."""
+        if self._killed_at is not None:
+            return
+        if self._leaf is not None:
+            self._leaf.freeze_nowait()
+        else:
             self._stopped.freeze_nowait(partial(self._inside, anew=True))
 
     def thaw_nowait(self) -> None:
         """Let what was frozen go on."""
+        if self._leaf is not None:
+            self._leaf.thaw_nowait()
         self._stopped.thaw_nowait()
 
     def _inside(self, *, anew: bool = False) -> list[Stat]:
@@ -191,6 +212,8 @@ class ConfinedSandbox:
             self._channel.refuse_nowait()
             self._main.signal_nowait(signal.SIGKILL)
         elif not ended(self._init_pidfd):
+            if self._leaf is not None:
+                self._leaf.kill_nowait()
             # Not the outer process: it collects the init and ends by itself, so that no zombie is left
             # to a pid 1 that may not care.
             with contextlib.suppress(ProcessLookupError):
@@ -208,6 +231,8 @@ class ConfinedSandbox:
             await self._main.wait()
             if self._init is None:
                 await self._channel.wait_closed()
+            if self._leaf is not None:
+                await self._leaf.wait_empty()
             empty = True
         left = [stat for stat in self._victims if same(stat)]
         began = self._killed_at if self._killed_at is not None else trio.current_time()
@@ -217,6 +242,7 @@ class ConfinedSandbox:
 
     def close_nowait(self) -> None:
         """Close all that this process holds of the sandbox."""
+        self._count_oom_kills()  # before its cgroup goes
         self._main.signal_nowait(signal.SIGKILL)  # only where the proof failed is there anything to hit
         self._channel.close_nowait()
         self._main.close_nowait()

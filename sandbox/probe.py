@@ -30,8 +30,14 @@ from sandbox.base import (
     User,
 )
 from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.cgroup import Cgroups
+from sandbox.delegation import find_delegated
 from sandbox.layout import SYSTEM_PATH
+from sandbox.trial import enforced_by
 from sandbox.trusted import ProcessBackend
+
+#: Makes a backend that was seen to work, given what more it shall have.
+Build = Callable[..., BubblewrapBackend | ProcessBackend]
 
 PREFERENCES = ("auto", "podman", "bubblewrap", "process")
 _PROBE_S = 30.0
@@ -46,6 +52,8 @@ class Probed:
 
     backend: Backend
     refusals: dict[str, str] = field(default_factory=dict)
+    #: What the backend holds each tree with, where its tier says `+cgroup`; the caller's to reap and close.
+    cgroups: Cgroups | None = None
 
 
 def default_user() -> User:
@@ -78,10 +86,13 @@ async def probe(
     path: str = "/usr/local/bin:/usr/bin:/bin",
     trusted: bool = False,
     tools_path: str = SYSTEM_PATH,
+    instance: str | None = None,
+    may_move: bool = True,
 ) -> Probed:
     """Return the backend to use: the preferred one, or with `auto` the best; `process` only if `trusted`.
 
-    Raises `SandboxUnavailable` with every reason where none works.
+    `instance` names the cgroups to make (see `sandbox.cgroup`); without it there are none. Raises
+    `SandboxUnavailable` with every reason where none works.
     """
     if preference not in PREFERENCES:
         raise SandboxUnavailable(f"unknown sandbox backend {preference!r}: one of {', '.join(PREFERENCES)}")
@@ -96,24 +107,47 @@ async def probe(
         if name in refusals:
             continue
         try:
+            build: Build
             if name == "bubblewrap":
-                build = partial(
-                    BubblewrapBackend, runner, read_only=read_only, path=path, tools_path=tools_path
+                build = await _probe_bubblewrap(
+                    partial(BubblewrapBackend, runner, read_only=read_only, path=path, tools_path=tools_path),
+                    refusals,
                 )
-                return Probed(await _probe_bubblewrap(build, refusals), refusals)
-            backend = ProcessBackend(runner, path=path)
-            await _run_true(backend, layered=False)
+            else:
+                build = partial(ProcessBackend, runner, path=path)
+                await _run_true(build(), layered=False)
         except (SandboxError, OSError) as error:
             refusals[name] = _advise(str(error))
         else:
-            return Probed(backend, refusals)
+            return await _with_cgroups(build, refusals, instance, may_move=may_move)
     reasons = "; ".join(f"{name}: {refusals[name]}" for name in wanted if name in refusals)
     raise SandboxUnavailable(f"no sandbox works here: {reasons}")
 
 
-async def _probe_bubblewrap(
-    build: Callable[..., BubblewrapBackend], refusals: dict[str, str]
-) -> BubblewrapBackend:
+async def _with_cgroups(
+    build: Build, refusals: dict[str, str], instance: str | None, *, may_move: bool
+) -> Probed:
+    """Return the backend that works, with cgroups where a tree in one was just seen to end."""
+    plain = build()
+    if instance is None:
+        return Probed(plain, refusals)
+    cgroups: Cgroups | None = None
+    try:
+        cgroups = Cgroups(find_delegated(), instance, may_move=may_move)
+        await _run_true(build(cgroups=cgroups), layered=False)
+        more = await enforced_by(cgroups, refusals)
+    except (SandboxError, OSError) as error:
+        if cgroups is not None:
+            cgroups.close_nowait()
+        refusals["cgroup"] = _tail(str(error))
+        return Probed(plain, refusals)
+    backend = build(cgroups=cgroups, enforced=plain.enforced | more)
+    for limit in backend.enforced:  # by other means
+        refusals.pop(limit, None)
+    return Probed(backend, refusals, cgroups)
+
+
+async def _probe_bubblewrap(build: Callable[..., BubblewrapBackend], refusals: dict[str, str]) -> Build:
     layered = True
     try:
         await _run_true(build(layered=True, enforced=_ALWAYS_ENFORCED), layered=True)
@@ -125,7 +159,7 @@ async def _probe_bubblewrap(
     if not await _refuses_forks(build(layered=layered, enforced=enforced)):
         enforced = _ALWAYS_ENFORCED
         refusals["pids"] = "processes are not counted for each sandbox (Linux 5.14 or newer does)"
-    return build(layered=layered, enforced=enforced)
+    return partial(build, layered=layered, enforced=enforced)
 
 
 async def _run_true(backend: Backend, *, layered: bool) -> None:

@@ -8,7 +8,6 @@ after it, as far as this tier can see (`sandbox.tree`). Callers: `sandbox.truste
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import signal
@@ -20,7 +19,9 @@ from pathlib import Path
 import trio
 
 from sandbox.base import MIB, Exit, Proof, Usage
-from sandbox.procfs import read_stat
+from sandbox.cgroup import Leaf
+from sandbox.pipes import Capture, Closed, feed
+from sandbox.procfs import Stat, read_stat
 from sandbox.spawn import DEVNULL, PIPE, Spawned, wait_pidfd
 from sandbox.stopping import Stopped
 from sandbox.tree import Tree, become_subreaper, has_adopted
@@ -36,7 +37,8 @@ TREE_VARIABLE = "SANDBOX_TREE"
 TERM_S = 1.0
 #: How long output is still read after the command's own end, from descendants that hold the pipe.
 DRAIN_S = 1.0
-_CHUNK_BYTES = 65536
+#: Enters a cgroup and becomes the command; the shell's own variables do not belong to its environment.
+_ENTER = ("/bin/sh", "-c", 'echo 0 >"$1" || exit 125; shift; unset PWD OLDPWD; exec "$@"', "enter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,14 @@ class Child(Spawned):
         *,
         env: Mapping[str, str],
         fds: Mapping[int, int],
+        leaf: Leaf | None = None,
     ) -> None:
-        """Start it; see `Spawned`. Its environment gets one variable more, by which its tree is known."""
+        """Start it; see `Spawned`. Its environment gets one variable more, by which its tree is known.
+
+        Where there is a `leaf`, it enters that before it is anything else.
+        """
+        if leaf is not None:
+            argv = (*_ENTER, str(leaf.path / "cgroup.procs"), *argv)
         become_subreaper()
         mark = secrets.token_hex(8)
         super().__init__(argv, env={**env, TREE_VARIABLE: mark}, fds=fds)
@@ -70,11 +78,12 @@ class Child(Spawned):
         self._killed_at: float | None = None
         self._killed = 0
         self._stopped = Stopped()
+        self._leaf = leaf
         stdin, stdout, stderr = self.streams
         #: Where the caller gave a descriptor in place of a pipe, the stream is one that is closed.
-        self.stdin: trio.abc.SendStream = stdin or _Closed()
-        self.stdout: trio.abc.ReceiveStream = stdout or _Closed()
-        self.stderr: trio.abc.ReceiveStream = stderr or _Closed()
+        self.stdin: trio.abc.SendStream = stdin or Closed()
+        self.stdout: trio.abc.ReceiveStream = stdout or Closed()
+        self.stderr: trio.abc.ReceiveStream = stderr or Closed()
         #: Evidence that the tree is gone, once `prove_gone` has looked.
         self.proof: Proof | None = None
 
@@ -84,22 +93,33 @@ class Child(Spawned):
 
     def usage(self) -> Usage:
         """Return the sum over the tree; see `sandbox.base.Sandbox`."""
-        return measure(self.processes())
+        pids = self.processes()
+        used = measure(pids)
+        return self._leaf.usage(used) if pids and self._leaf is not None else used
 
     def freeze_nowait(self) -> None:
         """Stop the whole tree, synchronously and without a checkpoint; idempotent."""
         if self.proof is None and self._killed_at is None:
-            self._stopped.freeze_nowait(self._tree.living)
+            if self._leaf is not None:
+                self._leaf.freeze_nowait()
+            self._stopped.freeze_nowait(self._outside if self._leaf is not None else self._tree.living)
 
     def thaw_nowait(self) -> None:
         """Let what was frozen go on."""
+        if self._leaf is not None:
+            self._leaf.thaw_nowait()
         self._stopped.thaw_nowait()
+
+    def _outside(self) -> list[Stat]:
+        """Return what left its cgroup, as only a trusted program's own user may."""
+        inside = set(self._leaf.pids()) if self._leaf is not None else set()
+        return [stat for stat in self._tree.living() if stat.pid not in inside]
 
     def kill_nowait(self) -> None:
         """SIGKILL the whole tree, synchronously and without a checkpoint; idempotent."""
         if self.proof is None or self.proof.remaining:
             began = trio.current_time()
-            count = self._tree.kill_nowait()
+            count = self._tree.kill_nowait(self._leaf.kill_nowait if self._leaf is not None else None)
             if self._killed_at is None:
                 self._killed_at, self._killed = began, count
 
@@ -139,6 +159,9 @@ class Child(Spawned):
             await _wait_all(pidfds)
             self._tree.reap_nowait()
             self._tree.kill_nowait()
+        if self._leaf is not None:
+            self._leaf.kill_nowait()  # what gave itself away by nothing else
+            await self._leaf.wait_empty()
 
     def close_nowait(self) -> None:
         """Close the streams and the pidfd, and collect what this process adopted of the tree."""
@@ -167,6 +190,7 @@ async def open_child(
     stderr: int = PIPE,
     pass_fds: Sequence[int] = (),
     gently: bool = False,
+    leaf: Leaf | None = None,
 ) -> AsyncGenerator[Child, None]:
     """Start a process in a session of its own, with `env`, `TREE_VARIABLE` and nothing else.
 
@@ -178,7 +202,7 @@ async def open_child(
     if cwd is not None:
         argv = ("env", "-C", str(cwd), *argv)  # posix_spawn knows no directory
     fds = {0: stdin, 1: stdout, 2: stderr, **{fd: fd for fd in pass_fds}}
-    child = Child(argv, env=env, fds=fds)
+    child = Child(argv, env=env, fds=fds, leaf=leaf)
     try:
         yield child
     finally:
@@ -212,7 +236,7 @@ async def run_child(
     `DRAIN_S` at most and is killed; `gently` as in `open_child`. Raises `SandboxLaunchFailed` where the
     program cannot be started.
     """
-    stdout, stderr = _Capture(max_output_bytes), _Capture(max_output_bytes)
+    stdout, stderr = Capture(max_output_bytes), Capture(max_output_bytes)
     async with open_child(
         argv,
         env=env,
@@ -225,7 +249,7 @@ async def run_child(
         with trio.move_on_after(deadline_s) as wall:
             async with trio.open_nursery() as nursery:
                 if stdin_fd is None:
-                    nursery.start_soon(_feed, child.stdin, stdin)
+                    nursery.start_soon(feed, child.stdin, stdin)
                 if stdout_fd is None:
                     nursery.start_soon(stdout.drain, child.stdout)
                 nursery.start_soon(stderr.drain, child.stderr)
@@ -242,43 +266,3 @@ async def run_child(
         stdout.truncated or stderr.truncated,
         timed_out=ended is None,
     )
-
-
-class _Closed(trio.abc.Stream):
-    """In place of a stream that is not ours."""
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        raise trio.ClosedResourceError("this is not a pipe of ours")
-
-    async def wait_send_all_might_not_block(self) -> None:
-        raise trio.ClosedResourceError("this is not a pipe of ours")
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        raise trio.ClosedResourceError("this is not a pipe of ours")
-
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-
-async def _feed(stream: trio.abc.SendStream, content: bytes) -> None:
-    """Write all and close; a command that does not read to the end is no error."""
-    async with stream:
-        with contextlib.suppress(trio.BrokenResourceError):
-            if content:
-                await stream.send_all(content)
-
-
-class _Capture:
-    """Reads a stream to its end and keeps the first bytes of it."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.kept = bytearray()
-        self.truncated = False
-        self._limit = limit_bytes
-
-    async def drain(self, stream: trio.abc.ReceiveStream) -> None:
-        """Read to the end; what goes beyond the limit is thrown away, so that the writer never blocks."""
-        while chunk := await stream.receive_some(_CHUNK_BYTES):
-            room = self._limit - len(self.kept)
-            self.truncated = self.truncated or len(chunk) > room
-            self.kept += chunk[:room]

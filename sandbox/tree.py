@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import os
 import signal
+from collections.abc import Callable
 
 from sandbox.procfs import Stat, carries, descendants, open_pidfd, signal_process, snapshot
 from sandbox.spawn import unreaped
@@ -69,10 +70,15 @@ class Tree:
     def _claims(self, stat: Stat) -> bool:
         return stat.session in self._sessions or carries(stat.pid, self._marker)
 
-    def kill_nowait(self) -> int:
-        """Send SIGKILL until nothing alive has not got it; return how many were alive at first."""
+    def kill_nowait(self, first: Callable[[], None] | None = None) -> int:
+        """Send SIGKILL until nothing alive has not got it; return how many were alive at first.
+
+        `first` is called once these are counted: a quicker way to kill most of them.
+        """
         living = self.living()
         count = len(living)
+        if first is not None:
+            first()
         sent: set[tuple[int, int]] = set()
         for _ in range(_ROUNDS):
             fresh = [stat for stat in living if stat.name not in sent]

@@ -27,6 +27,7 @@ from sandbox.base import (
     Spec,
     User,
 )
+from sandbox.cgroup import Cgroups, open_leaf
 from sandbox.layout import SYSTEM_PATH, check_spec, check_user, find_tool
 from sandbox.process import TREE_VARIABLE, open_child
 from sandbox.spawn import give_way
@@ -40,17 +41,25 @@ class ProcessBackend:
     """Plain processes in a directory; see `sandbox.base.Backend`."""
 
     name = "process"
-    tier = "subreaper"
     namespaced = False
     layered = False
-    enforced: frozenset[str] = frozenset({"open_files"})
-    watched: frozenset[str] = frozenset({"memory_mb", "pids", "disk_mb"})
 
-    def __init__(self, user: User, *, path: str = "/usr/local/bin:/usr/bin:/bin") -> None:
+    def __init__(
+        self,
+        user: User,
+        *,
+        path: str = "/usr/local/bin:/usr/bin:/bin",
+        enforced: frozenset[str] = frozenset({"open_files"}),
+        cgroups: Cgroups | None = None,
+    ) -> None:
         """Take the identity to run as; raises `SandboxUnavailable` where it is root's or cannot be had."""
         check_user(user)
         self._tools = {tool: find_tool(tool, package) for tool, package in _TOOLS.items()}
         self.user = user
+        self.enforced = enforced
+        self.watched = frozenset({"memory_mb", "pids", "disk_mb"}) - enforced
+        self.tier = "subreaper" if cgroups is None else "subreaper+cgroup"
+        self._cgroups = cgroups
         self._path = path
 
     def seen(self, host: Path, target: str) -> str:
@@ -77,17 +86,19 @@ class ProcessBackend:
                 "TMPDIR": str(scratch),
                 **spec.env,
             }
-            async with open_child(
-                self._command(spec, spec.workspace.path, list(env)),
-                env={
-                    "PATH": SYSTEM_PATH,
-                    LABEL_VARIABLE: spec.label,
-                    **{_hidden(number): value for number, value in enumerate(env.values())},
-                },
-                pass_fds=spec.pass_fds,
-            ) as child:
-                give_way(child.pid)
-                yield child
+            with open_leaf(self._cgroups, spec) as leaf:
+                async with open_child(
+                    self._command(spec, spec.workspace.path, list(env)),
+                    env={
+                        "PATH": SYSTEM_PATH,
+                        LABEL_VARIABLE: spec.label,
+                        **{_hidden(number): value for number, value in enumerate(env.values())},
+                    },
+                    pass_fds=spec.pass_fds,
+                    leaf=leaf,
+                ) as child:
+                    give_way(child.pid)
+                    yield child
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -11,6 +11,8 @@ import pytest
 
 from sandbox.base import Backend, Directory, Layers, SandboxError, Spec, User
 from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.cgroup import Cgroups
+from sandbox.delegation import CgroupsUnavailable, find_delegated
 from sandbox.trusted import ProcessBackend
 from tests.kit.sandboxes import Outcome, Run, run_in
 
@@ -24,13 +26,27 @@ def bubblewrap(ordinary_user: User) -> BubblewrapBackend:
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=["bubblewrap", "process"])
+@pytest.fixture(scope="session")
+def cgroups() -> Iterator[Cgroups]:
+    """Return cgroups of our own, or skip with the reason; in the end nothing of them is left."""
+    try:
+        found = Cgroups(find_delegated(), f"tests-{os.getpid()}", may_move=False)
+    except CgroupsUnavailable as error:
+        pytest.skip(f"needs root or a cgroup of its own: {error}")
+    yield found
+    found.close_nowait()
+    assert not found.home.exists(), f"cgroups are left: {sorted(found.home.rglob('*/'))}"
+
+
+@pytest.fixture(params=["bubblewrap", "process", "bubblewrap+cgroup", "process+cgroup"])
 def backend(request: pytest.FixtureRequest, ordinary_user: User) -> Backend:
-    """Return each backend in turn."""
-    if request.param == "process":
-        return ProcessBackend(ordinary_user)
+    """Return each backend in turn, plain and with cgroups."""
+    kind, _, more = request.param.partition("+")
+    cgroups = request.getfixturevalue("cgroups") if more else None
+    if kind == "process":
+        return ProcessBackend(ordinary_user, cgroups=cgroups)
     found: Backend = request.getfixturevalue("bubblewrap")
-    return found
+    return BubblewrapBackend(ordinary_user, cgroups=cgroups) if more else found
 
 
 @pytest.fixture

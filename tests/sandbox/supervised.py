@@ -2,7 +2,8 @@
 
 Run by `test_kill.py` in a process of its own. Prints, for each line, the delay in microseconds, whether the
 sandbox had opened, and how many of its processes were still there when the patience ended. A negative delay
-waits until it has opened.
+waits until it has opened; every second sandbox that opens is frozen then. Where an instance is named, its
+sandboxes are in cgroups.
 """
 
 from __future__ import annotations
@@ -19,19 +20,23 @@ import trio
 
 from sandbox.base import Directory, Layers, Spec, User
 from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.cgroup import Cgroups
+from sandbox.delegation import find_delegated
 from tests.kit.processes import marked
 from tests.kit.sandboxes import ZOO, read_until
 
 PATIENCE_S = 3.0
 
 
-async def supervise(root: Path, user: User, label: str) -> None:
+async def supervise(root: Path, user: User, label: str, cgroups: Cgroups | None) -> None:
     """Open a sandbox with the zoo in it and never leave it."""
     layered = Layers(*(root / name for name in ("lower", "upper", "work", "merged")))
     workspace = layered if label.endswith("layers") else Directory(root / "upper")
     spec = Spec(label, ("sh", "-c", ZOO), workspace, {"MARK": label})
-    async with BubblewrapBackend(user).open(spec) as sandbox:
+    async with BubblewrapBackend(user, cgroups=cgroups).open(spec) as sandbox:
         await read_until(sandbox, b"zoo-open")
+        if label.endswith("layers"):
+            sandbox.freeze_nowait()
         await trio.to_thread.run_sync(os.write, 1, b"open\n")
         await trio.sleep_forever()
 
@@ -50,13 +55,14 @@ def wait_gone(label: str) -> int:
 def main() -> None:
     """See the module."""
     root, user = Path(sys.argv[1]), User(int(sys.argv[2]), int(sys.argv[3]), "agent")
+    cgroups = Cgroups(find_delegated(), sys.argv[4], may_move=False) if len(sys.argv) > 4 else None
     for number, line in enumerate(sys.stdin):
         label = f"killed-{os.getpid()}-{number}-{'layers' if number % 2 else 'plain'}"
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.dup2(writing, 1)
-            trio.run(supervise, root, user, label)
+            trio.run(supervise, root, user, label, cgroups)
         os.close(writing)
         select.select([reading], [], [], int(line) / 1e6 if int(line) >= 0 else PATIENCE_S)
         os.kill(pid, signal.SIGKILL)
