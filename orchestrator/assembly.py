@@ -30,6 +30,7 @@ from orchestrator.api.services import Services
 from orchestrator.config import Settings
 from orchestrator.core import events as e
 from orchestrator.errors import SettingsError
+from orchestrator.isolation import open_backend
 from orchestrator.journal.store import Store, open_store
 from orchestrator.logline import set_up_logging
 from orchestrator.repo.bare import Identity
@@ -42,7 +43,6 @@ from orchestrator.supervise.reaper import recover
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.version import VERSION
 from sandbox.base import Backend, Limits
-from sandbox.probe import default_user, probe, user_from_name
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,6 @@ API_GRACE_S = 5.0
 #: Below this much room the supervisor says that it is not ready.
 MIN_FREE_MB = 64
 MIN_TOKEN_LENGTH = 16
-#: What one agent could take from everybody else where its sandbox does not hold it.
-CEILINGS = {"memory_mb": "memory", "cpus": "CPU"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,37 +78,16 @@ async def serve(settings: Settings, *, ready: Callable[[Address], None] | None =
     set_up_logging(settings.log_level, settings.log_format)
     for name in settings.unused:
         log.warning("a setting has no effect in this version", extra={"setting": name})
-    backend = await find_backend(settings)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with (
             open_store(settings.home, settings.database_path, clock=utc_now, new_id=new_id) as store,
+            open_backend(settings) as backend,  # after the store, which holds the directory's lock
             trio.open_nursery() as services,
         ):
             await services.start(store.run)
             await _serve_on(settings, backend, store, signals, ready)
             services.cancel_scope.cancel(reason="shutdown")
     log.info("stopped")
-
-
-async def find_backend(settings: Settings) -> Backend:
-    """Return the sandbox that works here; raise with every reason where none does."""
-    user = user_from_name(settings.sandbox_user) if settings.sandbox_user else default_user()
-    probed = await probe(
-        settings.sandbox_backend if settings.sandbox_enabled else "process",
-        user=user,
-        read_only=settings.sandbox_read_only,
-        path=settings.sandbox_path,
-        trusted=not settings.sandbox_enabled,
-    )
-    if not settings.sandbox_enabled:
-        log.warning("SANDBOX_ENABLED=false: agents run as plain processes, without isolation")
-    if loose := [what for name, what in CEILINGS.items() if name not in probed.backend.enforced]:
-        log.warning(
-            "ceilings of %s are not enforced by this sandbox: bound the service as a whole",
-            " and ".join(loose),
-            extra={"sandbox": probed.backend.name},
-        )
-    return probed.backend
 
 
 async def _serve_on(
@@ -212,6 +189,8 @@ def _services(
         diff=desk.diff,
         resources=desk.resources,
         enforced=tuple(sorted(backend.enforced)),
+        watched=tuple(sorted(backend.watched)),
+        tier=backend.tier,
         readiness=readiness,
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,

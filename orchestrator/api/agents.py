@@ -60,7 +60,9 @@ async def status(call: Call) -> Response:
     agent = await find(call)
     services = call.services
     live = services.resources(agent.id) if agent.active else {}
-    resources = ResourceUse.model_validate({"enforced": services.enforced, **live})
+    resources = ResourceUse.model_validate(
+        {"enforced": services.enforced, "watched": services.watched, **live}
+    )
     if agent.status.ended and agent.next_agent_id is None:  # a retry by hand comes after the end's own event
         agent = changed(agent, next_agent_id=await services.store.next_attempt(agent))
     position = services.store.queue_position(agent.id)
@@ -79,6 +81,7 @@ async def kill(call: Call) -> Response:
             killed_processes=report.killed_processes,
             remaining=report.remaining,
             elapsed_ms=report.elapsed_ms,
+            tier=call.services.tier,
         )
     )
 
@@ -97,6 +100,7 @@ async def kill_all(call: Call) -> Response:
             errors=report.errors,
             remaining=report.remaining,
             elapsed_ms=report.elapsed_ms,
+            tier=call.services.tier,
         )
     )
 

@@ -61,7 +61,8 @@ STATUS = {
         "memoryBytes": 52428800,
         "cpuSeconds": 1.2,
         "processes": 3,
-        "enforced": ["namespace", "wall-clock"],
+        "enforced": ["home_mb", "open_files", "pids", "tmp_mb"],
+        "watched": ["disk_mb", "memory_mb"],
     },
     "gates": [GATE],
 }
@@ -71,6 +72,7 @@ KILLED = {
     "killedProcesses": 7,
     "remaining": 0,
     "elapsedMs": 14.2,
+    "tier": "pid-namespace+cgroup",
 }
 KILLED_ALL = {
     "message": "Kill all completed: 3 killed, 0 failed",
@@ -80,6 +82,7 @@ KILLED_ALL = {
     "errors": [],
     "remaining": 0,
     "elapsedMs": 31.7,
+    "tier": "pid-namespace+cgroup",
 }
 VERDICTS = {
     "agentId": AGENT_ID,

@@ -61,6 +61,9 @@ class Services:
     resources: Callable[[AgentId], dict[str, Any]]
     #: The limits that the sandbox really enforces on this host.
     enforced: tuple[str, ...]
+    #: Those that it only measures, and the way it kills; see `sandbox.base.Backend`.
+    watched: tuple[str, ...]
+    tier: str
     #: The parts' conditions by name; one beginning with `failed` makes the whole not ready.
     readiness: Callable[[], Awaitable[dict[str, str]]]
     allowed_hosts: tuple[str, ...]

@@ -75,6 +75,7 @@ async def _kill(call: Call, task: Task) -> Response:
             killed_processes=report.killed_processes,
             remaining=report.remaining,
             elapsed_ms=report.elapsed_ms,
+            tier=call.services.tier,
         )
     )
 

@@ -35,7 +35,7 @@ def status(session: Session, agent_id: str) -> None:
 def show_status(session: Session, answer: Answer) -> None:
     """Print an agent's status for a person."""
     usage, resources = answer.get("usage") or {}, dict(answer.get("resources") or {})
-    enforced = resources.pop("enforced", None)
+    enforced, watched = resources.pop("enforced", None), resources.pop("watched", None)
     session.output.fields(
         [
             ("agent", answer.get("agentId")),
@@ -57,6 +57,7 @@ def show_status(session: Session, answer: Answer) -> None:
             ("usage", {key: value for key, value in usage.items() if value}),
             ("resources", {key: value for key, value in resources.items() if value is not None}),
             ("kernel enforces", enforced),
+            ("watched", watched),
         ]
     )
     for verdict in answer.get("gates") or ():

@@ -165,14 +165,25 @@ def limits(backend: Backend, refusals: dict[str, str]) -> list[Check]:
             )
         )
     held = [word for name, word in LIMITS.items() if name in backend.enforced]
-    loose = [word for name, word in LIMITS.items() if name not in backend.enforced]
+    watched = [word for name, word in LIMITS.items() if name in backend.watched]
+    loose = [word for name, word in LIMITS.items() if name not in backend.enforced | backend.watched]
     detail = f"the kernel enforces those of {', '.join(held) or 'nothing'}"
     fix = ""
+    if watched:
+        detail += f"; {', '.join(watched)} are measured"
     if loose:
         detail += f"; not of {', '.join(loose)}"
+    if {"memory_mb", "cpus"} - backend.enforced:
         fix = "on a shared host bound the service as a whole, by a cgroup of its own (MemoryMax=, CPUQuota=)"
-    checks.append(Check("limits", "warning" if loose else "ok", detail, fix))
-    return checks
+    checks.append(Check("limits", "warning" if fix else "ok", detail, fix))
+    return [*checks, _kill(backend, refusals)]
+
+
+def _kill(backend: Backend, refusals: dict[str, str]) -> Check:
+    """Say by what a tree is ended, and why not by a cgroup."""
+    why = refusals.get("cgroup")
+    detail = f"by {backend.tier}" + (f"; no cgroup: {why}" if why else "")
+    return Check("kill", "warning" if backend.tier == "subreaper" else "ok", detail)
 
 
 async def tools_inside(backend: Backend, workspace: Path) -> list[Check]:

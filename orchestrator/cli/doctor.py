@@ -94,6 +94,8 @@ async def _sandbox(settings: Settings) -> tuple[Probed | None, list[Check]]:
             read_only=settings.sandbox_read_only,
             path=settings.sandbox_path,
             trusted=not settings.sandbox_enabled,
+            instance=f"doctor-{os.getpid()}",
+            may_move=False,  # who asked us may be in our cgroup, too
         )
     except SandboxError as error:
         fix = "install bubblewrap (apt install bubblewrap), or for trusted agents only SANDBOX_ENABLED=false"
@@ -104,11 +106,16 @@ async def _sandbox(settings: Settings) -> tuple[Probed | None, list[Check]]:
     )
     detail = f"{backend.name}, agents run as {backend.user.name}" + (f" ({others})" if others else "")
     findings = [checks.Check("sandbox", "ok", detail), *checks.limits(backend, probed.refusals)]
-    with tempfile.TemporaryDirectory(prefix="orchestrator-doctor-", ignore_cleanup_errors=True) as scratch:
-        try:
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix="orchestrator-doctor-", ignore_cleanup_errors=True
+        ) as scratch:
             findings += await checks.tools_inside(backend, _workspace(Path(scratch), backend.user))
-        except SandboxError as error:
-            findings.append(checks.Check("tools", "missing", str(error)))
+    except SandboxError as error:
+        findings.append(checks.Check("tools", "missing", str(error)))
+    finally:
+        if probed.cgroups is not None:
+            probed.cgroups.close_nowait()
     return probed, findings
 
 

@@ -57,6 +57,8 @@ class ResourceUse(Answer):
     cpu_seconds: float = 0.0
     processes: int = 0
     enforced: tuple[str, ...] = ()
+    #: The limits that are only measured: an agent that goes beyond one is ended, a moment later.
+    watched: tuple[str, ...] = ()
 
 
 class GateSummary(Answer):
@@ -130,6 +132,8 @@ class Killed(Answer):
     killed_processes: int
     remaining: int
     elapsed_ms: float
+    #: What proves it: `pid-namespace`, `container` or `subreaper`, with `+cgroup` where there is one.
+    tier: str | None = None
 
 
 class KilledAll(Answer):
@@ -142,6 +146,7 @@ class KilledAll(Answer):
     errors: tuple[str, ...] = ()
     remaining: int
     elapsed_ms: float
+    tier: str | None = None
 
 
 class Verdicts(Answer):
@@ -240,6 +245,7 @@ class Cancelled(Answer):
     killed_processes: int = 0
     remaining: int = 0
     elapsed_ms: float = 0.0
+    tier: str | None = None
 
 
 class FieldTrouble(Answer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sandbox.base import Usage
 
@@ -17,7 +17,7 @@ class Gauge:
     """One agent's figures, read at most once each `FRESH_S`, however many clients ask."""
 
     _read_at: float = -math.inf
-    _last: Usage = Usage()
+    _last: Usage = field(default_factory=Usage)
 
     def read(self, look: Callable[[], Usage], now_s: float) -> Usage:
         """Return the figures, as they were at most `FRESH_S` ago by the monotonic clock."""

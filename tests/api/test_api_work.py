@@ -49,7 +49,8 @@ async def test_status_tells_everything_about_an_agent(served: Served) -> None:
     running = (await served.ask("GET", f"/agents/{agent_id}/status")).json
     assert (running["status"], running["phase"]) == ("running", "working")
     assert running["resources"] == {
-        "memoryBytes": 1024, "cpuSeconds": 0.5, "processes": 3, "enforced": ["wall-clock"],
+        "memoryBytes": 1024, "cpuSeconds": 0.5, "processes": 3,
+        "enforced": ["pids"], "watched": ["memory_mb"],
     }  # fmt: skip
     assert running["startedAt"].endswith("Z")
     assert running["usage"].keys() == {"inputTokens", "outputTokens", "costUsd", "turns", "toolCalls"}
@@ -79,6 +80,7 @@ async def test_kill_answers_with_the_proof_and_names_the_actor(served: Served) -
     answer = await served.ask("POST", f"/agents/{agent_id}/kill")
     assert answer.json == {
         "agentId": agent_id, "status": "killed", "killedProcesses": 7, "remaining": 0, "elapsedMs": 14.2,
+        "tier": "subreaper",
     }  # fmt: skip
     assert served.kill_switch.actors == ["admin"]
     again = await served.ask("POST", f"/agents/{agent_id}/kill")

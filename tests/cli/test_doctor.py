@@ -142,8 +142,21 @@ def test_state_under_a_file_is_found(reachable_path: Path) -> None:
 
 
 def test_limits_that_the_kernel_does_not_keep_are_named() -> None:
-    backend: Any = SimpleNamespace(name="bubblewrap", layered=False, enforced=frozenset({"pids"}))
-    found = {check.name: check for check in checks.limits(backend, {"overlay": "Linux is too old"})}
+    backend: Any = SimpleNamespace(
+        name="bubblewrap",
+        tier="pid-namespace",
+        layered=False,
+        enforced=frozenset({"pids"}),
+        watched=frozenset({"memory_mb", "disk_mb"}),
+    )
+    found = {
+        check.name: check
+        for check in checks.limits(backend, {"overlay": "Linux is too old", "cgroup": "none is ours"})
+    }
     assert found["overlay"].state == "warning"
     assert "Linux is too old" in found["overlay"].detail
-    assert found["limits"].detail == "the kernel enforces those of processes; not of memory, CPU, disk"
+    assert (
+        found["limits"].detail
+        == "the kernel enforces those of processes; memory, disk are measured; not of CPU"
+    )
+    assert found["kill"].detail == "by pid-namespace; no cgroup: none is ours"

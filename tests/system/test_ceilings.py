@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.assembly import CEILINGS, find_backend
 from orchestrator.config import load_settings
+from orchestrator.isolation import CEILINGS, find_backend
 
 
 async def test_ceilings_that_nobody_enforces_are_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     environment = {"ORCHESTRATOR_HOME": str(tmp_path), "SANDBOX_ENABLED": "false"}
-    with caplog.at_level(logging.WARNING, "orchestrator.assembly"):
-        backend = await find_backend(load_settings(environment, uid=os.getuid()))
+    with caplog.at_level(logging.WARNING, "orchestrator.isolation"):
+        backend = (await find_backend(load_settings(environment, uid=os.getuid()))).backend
     said = [record.getMessage() for record in caplog.records if "ceilings" in record.getMessage()]
     loose = [what for name, what in CEILINGS.items() if name not in backend.enforced]
     assert len(said) == bool(loose)

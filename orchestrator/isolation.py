@@ -1,0 +1,66 @@
+"""The sandbox that agents run in: chosen by the settings and the probe, held while the process serves.
+
+Invariant: no agent starts before what an earlier run left in this instance's cgroups is dead. Called by
+`assembly`, which holds the lock of the state directory by then: what has this instance's name is nobody
+else's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from orchestrator.config import Settings
+from sandbox.base import Backend
+from sandbox.delegation import instance_of
+from sandbox.probe import Probed, default_user, probe, user_from_name
+
+log = logging.getLogger(__name__)
+
+#: How long what an earlier run left may take to die; what does not is tried again at the next start.
+REAP_S = 5.0
+#: What one agent could take from everybody else where its sandbox does not hold it.
+CEILINGS = {"memory_mb": "memory", "cpus": "CPU"}
+
+
+@asynccontextmanager
+async def open_backend(settings: Settings) -> AsyncGenerator[Backend, None]:
+    """Hold the sandbox that works here, and end what an earlier run left in the cgroups of this instance.
+
+    Raises `SandboxUnavailable` with every reason where none works.
+    """
+    probed = await find_backend(settings, instance_of(settings.home))
+    try:
+        if probed.cgroups is not None and (left := await probed.cgroups.reap(REAP_S, everywhere=True)):
+            log.warning("ended what an earlier run left", extra={"labels": left})
+        yield probed.backend
+    finally:
+        if probed.cgroups is not None:
+            probed.cgroups.close_nowait()
+
+
+async def find_backend(settings: Settings, instance: str | None = None) -> Probed:
+    """Return the sandbox that works here, with cgroups for an instance.
+
+    Raises `SandboxUnavailable` with every reason where none works.
+    """
+    user = user_from_name(settings.sandbox_user) if settings.sandbox_user else default_user()
+    probed = await probe(
+        settings.sandbox_backend if settings.sandbox_enabled else "process",
+        user=user,
+        read_only=settings.sandbox_read_only,
+        path=settings.sandbox_path,
+        trusted=not settings.sandbox_enabled,
+        instance=instance,
+    )
+    if not settings.sandbox_enabled:
+        log.warning("SANDBOX_ENABLED=false: agents run as plain processes, without isolation")
+    if loose := [what for name, what in CEILINGS.items() if name not in probed.backend.enforced]:
+        log.warning(
+            "ceilings of %s are not enforced by this sandbox: bound the service as a whole",
+            " and ".join(loose),
+            extra={"sandbox": probed.backend.name},
+        )
+    log.info("sandbox", extra={"tier": probed.backend.tier, "refusals": probed.refusals})
+    return probed
