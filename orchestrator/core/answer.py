@@ -57,7 +57,7 @@ class ResourceUse(Answer):
     cpu_seconds: float = 0.0
     processes: int = 0
     enforced: tuple[str, ...] = ()
-    #: The limits that are only measured: an agent that goes beyond one is ended, a moment later.
+    #: The limits that no kernel keeps here, but that are measured.
     watched: tuple[str, ...] = ()
 
 
