@@ -131,6 +131,7 @@ class Cgroups:
         self.home = place / (_PREFIX + instance)
         self._trees = self.home / "trees"
         self._open: set[str] = set()
+        self._left: list[Leaf] = []
         #: Why a controller cannot be had, by its name.
         self.refusals: dict[str, str] = {}
         try:
@@ -191,9 +192,12 @@ class Cgroups:
         return leaf
 
     def close_leaf_nowait(self, leaf: Leaf) -> None:
-        """Remove a leaf; where something in it will not die, `reap` tries again."""
-        leaf.remove_nowait()
+        """Remove a leaf; where something in it will not die, this tries again with the next one."""
         self._open.discard(leaf.path.name)
+        self._left.append(leaf)
+        self._left = [left for left in self._left if not left.remove_nowait()]
+        for left in self._left:
+            left.kill_nowait()
 
     async def reap(self, deadline_s: float, *, everywhere: bool = False) -> list[str]:
         """Kill and remove what no sandbox of this process has open; return the labels that are gone.

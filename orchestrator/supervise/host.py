@@ -53,11 +53,11 @@ def look_around(directories: Iterable[Path]) -> dict[str, float]:
         left["inodes"] = min(counted)
     left["memory"] = _available_memory() / _MIB
     left["pids"] = _free_pids()
-    own = _own_cgroup()
-    for part, file, unit in (("memory", "memory", _MIB), ("pids", "pids", 1)):
-        with contextlib.suppress(OSError, ValueError):  # no such controller here, or no limit ("max")
-            ceiling, current = ((own / f"{file}.{which}").read_text() for which in ("max", "current"))
-            left[part] = min(left[part], (int(ceiling) - int(current)) / unit)
+    for cgroup in _own_cgroups():
+        for part, unit in (("memory", _MIB), ("pids", 1)):
+            with contextlib.suppress(OSError, ValueError):  # no such controller here, or no limit ("max")
+                ceiling, current = ((cgroup / f"{part}.{which}").read_text() for which in ("max", "current"))
+                left[part] = min(left[part], (int(ceiling) - int(current)) / unit)
     return left
 
 
@@ -74,9 +74,13 @@ def _free_pids() -> int:
     return min(int(ceiling.read_text()) for ceiling in ceilings) - used
 
 
-def _own_cgroup() -> Path:
-    """Return the directory of the version 2 cgroup that this process lives in."""
+def _own_cgroups() -> list[Path]:
+    """Return the version 2 cgroup that this process lives in, and those around it, which bound it as well.
+
+    The service's own is one of these: the process may have moved into a leaf of it (`sandbox.cgroup`).
+    """
     for line in (_PROC / "self/cgroup").read_text().splitlines():
         if line.startswith("0::"):
-            return _CGROUPS / line.removeprefix("0::").strip("/")
-    return _CGROUPS
+            own = _CGROUPS / line.removeprefix("0::").strip("/")
+            return [own, *(path for path in own.parents if path.is_relative_to(_CGROUPS))]
+    return [_CGROUPS]

@@ -26,14 +26,21 @@ from tests.kit.processes import marked
 from tests.kit.sandboxes import ZOO, read_until
 
 PATIENCE_S = 3.0
+INSTANCE_VARIABLE = "SUPERVISED_INSTANCE"
 
 
-async def supervise(root: Path, user: User, label: str, cgroups: Cgroups | None) -> None:
+def cgroups() -> Cgroups | None:
+    """Return the cgroups of the instance that is named, if one is."""
+    instance = os.environ.get(INSTANCE_VARIABLE)
+    return Cgroups(find_delegated(), instance, may_move=False) if instance else None
+
+
+async def supervise(root: Path, user: User, label: str) -> None:
     """Open a sandbox with the zoo in it and never leave it."""
     layered = Layers(*(root / name for name in ("lower", "upper", "work", "merged")))
     workspace = layered if label.endswith("layers") else Directory(root / "upper")
     spec = Spec(label, ("sh", "-c", ZOO), workspace, {"MARK": label})
-    async with BubblewrapBackend(user, cgroups=cgroups).open(spec) as sandbox:
+    async with BubblewrapBackend(user, cgroups=cgroups()).open(spec) as sandbox:
         await read_until(sandbox, b"zoo-open")
         if label.endswith("layers"):
             sandbox.freeze_nowait()
@@ -55,14 +62,13 @@ def wait_gone(label: str) -> int:
 def main() -> None:
     """See the module."""
     root, user = Path(sys.argv[1]), User(int(sys.argv[2]), int(sys.argv[3]), "agent")
-    cgroups = Cgroups(find_delegated(), sys.argv[4], may_move=False) if len(sys.argv) > 4 else None
     for number, line in enumerate(sys.stdin):
         label = f"killed-{os.getpid()}-{number}-{'layers' if number % 2 else 'plain'}"
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.dup2(writing, 1)
-            trio.run(supervise, root, user, label, cgroups)
+            trio.run(supervise, root, user, label)
         os.close(writing)
         select.select([reading], [], [], int(line) / 1e6 if int(line) >= 0 else PATIENCE_S)
         os.kill(pid, signal.SIGKILL)

@@ -15,13 +15,14 @@ import pytest
 
 from sandbox.base import Directory, Layers, Limits, SandboxLaunchFailed, Spec, Usage, User
 from sandbox.bubblewrap import BubblewrapBackend
-from sandbox.cgroup import Cgroups, Leaf, settings
+from sandbox.cgroup import Cgroups, Leaf, open_leaf, settings
 from sandbox.delegation import CgroupsUnavailable, find_delegated, instance_of, own_cgroup
 from sandbox.process import open_child, run_child
 from sandbox.trusted import ProcessBackend
 from tests.kit.processes import fresh_mark, marked
 from tests.kit.sandboxes import read_until
 from tests.kit.until import seen
+from tests.sandbox.supervised import INSTANCE_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 HYBRID = """\
@@ -183,6 +184,19 @@ async def test_next_start_ends_and_removes_what_a_crash_left(crashed: tuple[Cgro
     assert await after.reap(5) == []
 
 
+async def test_leaf_that_could_not_be_removed_goes_with_the_next(crashed: tuple[Cgroups, Cgroups]) -> None:
+    cgroups = crashed[1]
+    leaf = cgroups.open_leaf("stubborn", Limits())
+    async with open_child(("sleep", "1000"), env={"PATH": "/usr/bin:/bin"}, leaf=leaf) as child:
+        await seen(leaf.pids, "it is in its leaf")
+        cgroups.close_leaf_nowait(leaf)
+        assert leaves(cgroups) == [leaf.path.name], "somebody is in it"
+        assert (await child.wait()).signal == 9, "but not for long"
+    with open_leaf(cgroups, Spec("next", ("true",), Directory(ROOT))):
+        pass
+    assert leaves(cgroups) == []
+
+
 async def test_reaping_spares_the_living_and_other_instances(
     crashed: tuple[Cgroups, Cgroups], cgroups: Cgroups, workspace: Directory, ordinary_user: User
 ) -> None:
@@ -238,9 +252,12 @@ async def test_nothing_outlives_a_supervisor_with_cgroups_killed_at_any_moment(
         (
             *(sys.executable, "-m", "tests.sandbox.supervised", str(layers.lower.parent)),
             *(str(ordinary_user.uid), str(ordinary_user.gid)),
-            after.home.name.removeprefix("orchestrator-"),
         ),
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join([str(ROOT), *filter(None, sys.path)])},
+        env={
+            INSTANCE_VARIABLE: after.home.name.removeprefix("orchestrator-"),
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": ":".join([str(ROOT), *filter(None, sys.path)]),
+        },
         stdin="".join(f"{moment}\n" for moment in moments).encode(),
         deadline_s=50,
     )
