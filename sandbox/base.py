@@ -207,7 +207,7 @@ class Sandbox(Protocol):
         ...
 
     def usage(self) -> Usage:
-        """Return what the tree uses now; all zeros, `oom_kills` apart, where nothing of it lives."""
+        """Return what the tree uses now; all zeros, `oom_kills` apart, once its block is left."""
         ...
 
     def processes(self) -> list[int]:

@@ -33,7 +33,7 @@ from sandbox.base import (
     Spec,
     User,
 )
-from sandbox.cgroup import Cgroups, Leaf, open_leaf
+from sandbox.cgroup import Cgroups, open_leaf
 from sandbox.confined import Channel, ConfinedSandbox
 from sandbox.layout import (
     SYSTEM_PATH,
@@ -47,6 +47,7 @@ from sandbox.layout import (
     system_arguments,
     system_files,
 )
+from sandbox.leaf import Leaf
 from sandbox.spawn import Spawned
 
 #: How long leaving a block waits for a killed sandbox; the kernel needs milliseconds.

@@ -6,8 +6,7 @@
 The invariant: a process is in its leaf before it runs anything of an agent's, and cannot leave it; so
 `populated 0` proves that nothing of it is left. A leaf's name says whose it is: what a crash left is found by
 it alone, and another instance's is never touched. Nothing is written outside a cgroup that is ours
-(`sandbox.delegation`). Callers: `sandbox.confined`, `sandbox.process` (one leaf each) and the backends,
-which open leaves; the supervisor, to reap.
+(`sandbox.delegation`). Callers: the backends, which open leaves; who owns the instance, to reap.
 """
 
 from __future__ import annotations
@@ -17,103 +16,20 @@ import errno
 import os
 import re
 import secrets
-import select
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import trio
 
-from sandbox.base import MIB, Limits, SandboxLaunchFailed, Spec, Usage
+from sandbox.base import MIB, Limits, SandboxLaunchFailed, Spec
 from sandbox.delegation import CgroupsUnavailable
+from sandbox.leaf import Leaf, write
 
 #: What is limited by cgroups, where the kernel lets us: controller, and the field of `Limits` that it keeps.
 CONTROLLERS: Mapping[str, str] = {"memory": "memory_mb", "cpu": "cpus", "pids": "pids"}
-#: How often a freeze looks whether the kernel is done: it needs microseconds, unless a device is waited for.
-_LOOKS = 2000
 _PERIOD_US = 100_000
 _INSTANCE = re.compile(r"[a-z0-9-]{1,40}")
 _PREFIX = "orchestrator-"
-
-
-class Leaf:
-    """The cgroup of one sandbox. What cannot be written, because it is gone, needs no writing."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def add_nowait(self, pid: int) -> None:
-        """Put a process in; its children are born here. Raises `SandboxLaunchFailed`."""
-        try:
-            _write(self.path / "cgroup.procs", str(pid))
-        except OSError as error:
-            raise SandboxLaunchFailed(f"process {pid} cannot enter {self.path}: {error.strerror}") from error
-
-    def kill_nowait(self) -> None:
-        """SIGKILL everything in it, at once: nothing that forks meanwhile escapes."""
-        with contextlib.suppress(OSError):
-            _write(self.path / "cgroup.kill", "1")
-
-    def freeze_nowait(self) -> None:
-        """Stop everything in it, and what is born later; return when it stands still, if it can."""
-        with contextlib.suppress(OSError):
-            _write(self.path / "cgroup.freeze", "1")
-            for _ in range(_LOOKS):
-                if _flat(self.path / "cgroup.events").get("frozen", 1):
-                    return
-                os.sched_yield()
-
-    def thaw_nowait(self) -> None:
-        """Let it go on."""
-        with contextlib.suppress(OSError):
-            _write(self.path / "cgroup.freeze", "0")
-
-    def pids(self) -> list[int]:
-        """Return the processes in it; one that is not of our PID namespace shows as 0."""
-        with contextlib.suppress(OSError):
-            return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
-        return []
-
-    async def wait_empty(self) -> None:
-        """Wait until nothing lives in it."""
-        try:
-            events = os.open(self.path / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return
-        # A file of the kernel's is always readable: that it changed is a priority event, and an epoll of
-        # its own turns that into something readable.
-        with contextlib.closing(select.epoll()) as changed, contextlib.ExitStack() as ours:
-            ours.callback(os.close, events)
-            changed.register(events, select.EPOLLPRI)
-            while b"populated 1" in os.pread(events, 4096, 0):
-                await trio.lowlevel.wait_readable(changed.fileno())
-
-    def usage(self, otherwise: Usage) -> Usage:
-        """Return what it uses, taking from `otherwise` what the kernel does not count here."""
-        memory = otherwise.memory_bytes
-        with contextlib.suppress(OSError, ValueError):
-            memory = int((self.path / "memory.current").read_text())
-        micros = _flat(self.path / "cpu.stat").get("usage_usec")
-        seconds = otherwise.cpu_seconds if micros is None else round(micros / 1e6, 2)
-        return Usage(memory, seconds, otherwise.processes, self.oom_kills())
-
-    def oom_kills(self) -> int:
-        """Return how many of its processes the kernel killed for want of memory."""
-        return _flat(self.path / "memory.events").get("oom_kill", 0)
-
-    def throttled(self) -> int:
-        """Return in how many periods it got no more processor time because of its ceiling."""
-        return _flat(self.path / "cpu.stat").get("nr_throttled", 0)
-
-    def refused_forks(self) -> int:
-        """Return how often it was not let start another process because of its ceiling."""
-        return _flat(self.path / "pids.events").get("max", 0)
-
-    def remove_nowait(self) -> bool:
-        """Remove it with all that is below; return whether it is gone."""
-        for below, _, _ in os.walk(self.path, topdown=False):
-            with contextlib.suppress(OSError):
-                os.rmdir(below)  # noqa: PTH106 - a string, not a Path
-        return not self.path.exists()
 
 
 class Cgroups:
@@ -171,7 +87,7 @@ class Cgroups:
         """Go into a leaf of our own, so that where we were can limit what is below."""
         leaf = self.home / "supervisor"
         leaf.mkdir(exist_ok=True)
-        _write(leaf / "cgroup.procs", "0")
+        write(leaf / "cgroup.procs", "0")
 
     def open_leaf(self, label: str, limits: Limits, extra_pids: int = 0) -> Leaf:
         """Make the cgroup of one sandbox, with its limits; `extra_pids` are ours beside the command's.
@@ -185,7 +101,7 @@ class Cgroups:
             leaf.path.mkdir()
             for file, value in settings(limits, self.controllers, extra_pids).items():
                 with contextlib.suppress(FileNotFoundError):  # a kernel without swap accounting, say
-                    _write(leaf.path / file, value)
+                    write(leaf.path / file, value)
         except OSError as error:
             self.close_leaf_nowait(leaf)
             raise SandboxLaunchFailed(f"cannot make {leaf.path}: {error.strerror}") from error
@@ -255,7 +171,7 @@ def settings(limits: Limits, controllers: Iterable[str], extra_pids: int = 0) ->
 
 def _turn_on(level: Path, controller: str) -> None:
     if controller not in (level / "cgroup.subtree_control").read_text().split():
-        _write(level / "cgroup.subtree_control", f"+{controller}")
+        write(level / "cgroup.subtree_control", f"+{controller}")
 
 
 def _found(home: Path) -> Iterator[Path]:
@@ -275,18 +191,3 @@ def _folders(path: Path) -> list[Path]:
         return [entry for entry in path.iterdir() if entry.is_dir()]
     except OSError:
         return []
-
-
-def _write(path: Path, value: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, value.encode())
-    finally:
-        os.close(fd)
-
-
-def _flat(path: Path) -> dict[str, int]:
-    """Return a file of `name value` lines; nothing where there is no such file."""
-    with contextlib.suppress(OSError, ValueError):
-        return {name: int(value) for name, value in map(str.split, path.read_text().splitlines())}
-    return {}

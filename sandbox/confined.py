@@ -18,7 +18,7 @@ from functools import partial
 import trio
 
 from sandbox.base import CommandNotFound, Exit, Proof, SandboxError, SandboxLaunchFailed, Usage
-from sandbox.cgroup import Leaf
+from sandbox.leaf import Leaf
 from sandbox.procfs import Stat, below, ended, open_pidfd, read_stat, same
 from sandbox.spawn import Spawned, give_way, reap_pidfd, wait_pidfd
 from sandbox.stopping import Stopped
@@ -97,7 +97,6 @@ class ConfinedSandbox:
         self._victims: list[Stat] = []
         self._stopped = Stopped()
         self._leaf = leaf
-        self._oom_kills = 0
         self.proof: Proof | None = None
         stdin, stdout, stderr = main.streams
         if stdin is None or stdout is None or stderr is None:
@@ -151,11 +150,9 @@ class ConfinedSandbox:
     async def wait(self) -> Exit:
         """Wait for the command's end; with it, bwrap and everything else inside ends too."""
         raw = await self._main.wait()
-        if self._count_oom_kills() and not raw.ok:
-            return dataclasses.replace(decode(raw), oom_killed=True)
-        if self._cut_short and not raw.ok:  # older versions of unshare hide the signal
-            return Exit(signal=signal.SIGKILL)
-        return decode(raw)
+        # Older versions of unshare hide the signal.
+        ended = Exit(signal=signal.SIGKILL) if self._cut_short and not raw.ok else decode(raw)
+        return ended if self._leaf is None else self._leaf.explain(ended)
 
     def processes(self) -> list[int]:
         """Return the host pids of what lives inside, without the two inits that hold it together."""
@@ -165,15 +162,8 @@ class ConfinedSandbox:
         """Return the sum over what lives inside; the time of orphans is with the init that collects them."""
         found = self._below()
         inside = sum(not self._is_init(stat) for stat in found)
-        used = dataclasses.replace(
-            measure(stat.pid for stat in found), processes=inside, oom_kills=self._count_oom_kills()
-        )
-        return self._leaf.usage(used) if found and self._leaf is not None else used
-
-    def _count_oom_kills(self) -> int:
-        if self._leaf is not None:
-            self._oom_kills = max(self._oom_kills, self._leaf.oom_kills())
-        return self._oom_kills
+        used = dataclasses.replace(measure(stat.pid for stat in found), processes=inside)
+        return used if self._leaf is None else self._leaf.usage(used)
 
     def freeze_nowait(self) -> None:
         """Stop everything by its cgroup; else all but the two inits, which only wait."""
@@ -242,7 +232,6 @@ class ConfinedSandbox:
 
     def close_nowait(self) -> None:
         """Close all that this process holds of the sandbox."""
-        self._count_oom_kills()  # before its cgroup goes
         self._main.signal_nowait(signal.SIGKILL)  # only where the proof failed is there anything to hit
         self._channel.close_nowait()
         self._main.close_nowait()

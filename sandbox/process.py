@@ -19,7 +19,7 @@ from pathlib import Path
 import trio
 
 from sandbox.base import MIB, Exit, Proof, Usage
-from sandbox.cgroup import Leaf
+from sandbox.leaf import Leaf
 from sandbox.pipes import Capture, Closed, feed
 from sandbox.procfs import Stat, read_stat
 from sandbox.spawn import DEVNULL, PIPE, Spawned, wait_pidfd
@@ -87,6 +87,11 @@ class Child(Spawned):
         #: Evidence that the tree is gone, once `prove_gone` has looked.
         self.proof: Proof | None = None
 
+    async def wait(self) -> Exit:
+        """Wait for its end, not its descendants'; see `Spawned`."""
+        ended = await super().wait()
+        return ended if self._leaf is None else self._leaf.explain(ended)
+
     def processes(self) -> list[int]:
         """Return the pids alive in the tree, the process itself among them (zombies apart)."""
         return [] if self.proof is not None else [stat.pid for stat in self._tree.living()]
@@ -95,7 +100,7 @@ class Child(Spawned):
         """Return the sum over the tree; see `sandbox.base.Sandbox`."""
         pids = self.processes()
         used = measure(pids)
-        return self._leaf.usage(used) if pids and self._leaf is not None else used
+        return used if self._leaf is None else self._leaf.usage(used)
 
     def freeze_nowait(self) -> None:
         """Stop the whole tree, synchronously and without a checkpoint; idempotent."""

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import trio
 
 from sandbox.base import Limits, SandboxError
-from sandbox.cgroup import CONTROLLERS, Cgroups, Leaf
+from sandbox.cgroup import CONTROLLERS, Cgroups
 from sandbox.layout import SYSTEM_PATH
+from sandbox.leaf import Leaf
 from sandbox.process import open_child
 
 Counter = Callable[[Leaf], int]

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.base import Directory, Layers, Limits, SandboxLaunchFailed, Spec, Usage, User
+from sandbox.base import Directory, Exit, Layers, Limits, SandboxLaunchFailed, Spec, Usage, User
 from sandbox.bubblewrap import BubblewrapBackend
-from sandbox.cgroup import Cgroups, Leaf, open_leaf, settings
+from sandbox.cgroup import Cgroups, open_leaf, settings
 from sandbox.delegation import CgroupsUnavailable, find_delegated, instance_of, own_cgroup
+from sandbox.leaf import Leaf
 from sandbox.process import open_child, run_child
 from sandbox.trusted import ProcessBackend
 from tests.kit.processes import fresh_mark, marked
@@ -101,6 +102,10 @@ def test_figures_are_the_kernels_where_it_counts(tmp_path: Path) -> None:
     (tmp_path / "pids.events").write_text("max 7\n")
     assert leaf.usage(summed) == Usage(4096, 2.5, 2, 1)
     assert (leaf.throttled(), leaf.refused_forks()) == (4, 7)
+    assert leaf.explain(Exit(code=0)) == Exit(code=0)
+    assert leaf.explain(Exit(signal=9)) == Exit(signal=9, oom_killed=True)
+    (tmp_path / "memory.events").unlink()
+    assert leaf.explain(Exit(code=137)).oom_killed, "when the cgroup is gone, too"
 
 
 async def test_leaf_that_is_gone_harms_nothing(tmp_path: Path) -> None:
