@@ -30,7 +30,7 @@ from orchestrator.api.services import Services
 from orchestrator.config import Settings
 from orchestrator.core import events as e
 from orchestrator.errors import SettingsError
-from orchestrator.isolation import open_backend
+from orchestrator.isolation import open_backend, scratch_of
 from orchestrator.journal.store import Store, open_store
 from orchestrator.logline import set_up_logging
 from orchestrator.repo.bare import Identity
@@ -109,9 +109,7 @@ async def _serve_on(
             max_queued=settings.max_queued_tasks,
         )
     )
-    tools = Tools(
-        store, repositories, make_scratch(settings.home), _ceilings(settings), yolo=settings.yolo_mode
-    )
+    tools = Tools(store, repositories, scratch_of(settings), _ceilings(settings), yolo=settings.yolo_mode)
     supervisor = Supervisor(
         store,
         tools,
@@ -156,15 +154,6 @@ def open_repositories(settings: Settings, backend: Backend) -> Repositories:
         identity=Identity(settings.git_user_name, settings.git_user_email),
         workspaces=settings.workspaces_dir,
     )
-
-
-def make_scratch(home: Path) -> Path:
-    """Return the directory for files that agents read by name only, emptied of what a crash left in it."""
-    scratch = home / "scratch"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    scratch.chmod(0o711)
-    return scratch
 
 
 def _services(

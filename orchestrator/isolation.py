@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from orchestrator.config import Settings
+from orchestrator.repo.removal import remove_tree
 from sandbox.base import Backend
 from sandbox.delegation import instance_of
 from sandbox.probe import Probed, default_user, probe, user_from_name
@@ -24,12 +26,25 @@ REAP_S = 5.0
 CEILINGS = {"memory_mb": "memory", "cpus": "CPU"}
 
 
+def scratch_of(settings: Settings) -> Path:
+    """Return the directory of what is thrown away: files that agents only read, homes of plain processes."""
+    return settings.home / "scratch"
+
+
+async def _empty(scratch: Path) -> None:
+    """Make the directory, without what a crash left in it; it may be entered by all, and read by us."""
+    await remove_tree(scratch)
+    scratch.mkdir(exist_ok=True)
+    scratch.chmod(0o711)
+
+
 @asynccontextmanager
 async def open_backend(settings: Settings) -> AsyncGenerator[Backend, None]:
-    """Hold the sandbox that works here, and end what an earlier run left in the cgroups of this instance.
+    """Hold the sandbox that works here, and end what an earlier run left of this instance.
 
     Raises `SandboxUnavailable` with every reason where none works.
     """
+    await _empty(scratch_of(settings))
     probed = await find_backend(settings, instance_of(settings.home))
     try:
         if probed.cgroups is not None and (left := await probed.cgroups.reap(REAP_S, everywhere=True)):
@@ -53,6 +68,7 @@ async def find_backend(settings: Settings, instance: str | None = None) -> Probe
         path=settings.sandbox_path,
         trusted=not settings.sandbox_enabled,
         instance=instance,
+        scratch=scratch_of(settings) if instance else None,
     )
     if not settings.sandbox_enabled:
         log.warning("SANDBOX_ENABLED=false: agents run as plain processes, without isolation")

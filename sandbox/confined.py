@@ -118,6 +118,8 @@ class ConfinedSandbox:
     async def _handshake(self) -> None:
         _, pid = await self._channel.hear()
         self._adopt(pid)
+        if self._leaf is not None:  # in a thread: the kernel may take 20 ms for it
+            await trio.to_thread.run_sync(self._leaf.add_nowait, pid)
         await self._channel.answer()
         word, _ = await self._channel.hear()
         if word == "missing":
@@ -133,8 +135,6 @@ class ConfinedSandbox:
         if pidfd is None:
             raise ChannelClosed
         self._init, self._init_pidfd = stat, pidfd
-        if self._leaf is not None:
-            self._leaf.add_nowait(pid)
         give_way(pid)
 
     async def _complaint(self) -> str:

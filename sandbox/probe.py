@@ -30,8 +30,8 @@ from sandbox.base import (
     User,
 )
 from sandbox.bubblewrap import BubblewrapBackend
-from sandbox.cgroup import Cgroups
-from sandbox.delegation import find_delegated
+from sandbox.cgroup import CONTROLLERS, Cgroups
+from sandbox.delegation import CgroupsUnavailable, find_delegated
 from sandbox.layout import SYSTEM_PATH
 from sandbox.trial import enforced_by
 from sandbox.trusted import ProcessBackend
@@ -44,6 +44,11 @@ _PROBE_S = 30.0
 _ALWAYS_ENFORCED = frozenset({"open_files", "tmp_mb", "home_mb"})
 _FEW_PIDS = 8
 _TAIL_CHARS = 300
+#: Who puts a process into a cgroup waits until every processor has come by.
+_NO_GAIN = (
+    "it would limit nothing, for no controller is ours here, and the PID namespace kills and proves as surely;"
+    " entering one costs each start some 10 ms"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +93,12 @@ async def probe(
     tools_path: str = SYSTEM_PATH,
     instance: str | None = None,
     may_move: bool = True,
+    scratch: Path | None = None,
 ) -> Probed:
     """Return the backend to use: the preferred one, or with `auto` the best; `process` only if `trusted`.
 
-    `instance` names the cgroups to make (see `sandbox.cgroup`); without it there are none. Raises
+    `instance` names the cgroups to make (see `sandbox.cgroup`); without it there are none. `scratch` is where
+    plain processes get their homes. Raises
     `SandboxUnavailable` with every reason where none works.
     """
     if preference not in PREFERENCES:
@@ -114,7 +121,7 @@ async def probe(
                     refusals,
                 )
             else:
-                build = partial(ProcessBackend, runner, path=path)
+                build = partial(ProcessBackend, runner, path=path, scratch=scratch)
                 await _run_true(build(), layered=False)
         except (SandboxError, OSError) as error:
             refusals[name] = _advise(str(error))
@@ -134,17 +141,23 @@ async def _with_cgroups(
     cgroups: Cgroups | None = None
     try:
         cgroups = Cgroups(find_delegated(), instance, may_move=may_move)
+        if plain.namespaced and not cgroups.controllers:
+            refusals.update({CONTROLLERS[name]: why for name, why in cgroups.refusals.items()})
+            raise CgroupsUnavailable(_NO_GAIN)
         await _run_true(build(cgroups=cgroups), layered=False)
         more = await enforced_by(cgroups, refusals)
     except (SandboxError, OSError) as error:
         if cgroups is not None:
             cgroups.close_nowait()
         refusals["cgroup"] = _tail(str(error))
-        return Probed(plain, refusals)
+        return Probed(plain, _without(refusals, plain.enforced))
     backend = build(cgroups=cgroups, enforced=plain.enforced | more)
-    for limit in backend.enforced:  # by other means
-        refusals.pop(limit, None)
-    return Probed(backend, refusals, cgroups)
+    return Probed(backend, _without(refusals, backend.enforced), cgroups)
+
+
+def _without(refusals: dict[str, str], enforced: frozenset[str]) -> dict[str, str]:
+    """Return the refusals apart from those of limits that are enforced by other means."""
+    return {name: why for name, why in refusals.items() if name not in enforced}
 
 
 async def _probe_bubblewrap(build: Callable[..., BubblewrapBackend], refusals: dict[str, str]) -> Build:

@@ -51,8 +51,13 @@ class ProcessBackend:
         path: str = "/usr/local/bin:/usr/bin:/bin",
         enforced: frozenset[str] = frozenset({"open_files"}),
         cgroups: Cgroups | None = None,
+        scratch: Path | None = None,
     ) -> None:
-        """Take the identity to run as; raises `SandboxUnavailable` where it is root's or cannot be had."""
+        """Take the identity to run as; raises `SandboxUnavailable` where it is root's or cannot be had.
+
+        Each command gets a home below `scratch` (else where temporary files go), which ends with it; what a
+        SIGKILL of this process leaves there is the caller's to remove.
+        """
         check_user(user)
         self._tools = {tool: find_tool(tool, package) for tool, package in _TOOLS.items()}
         self.user = user
@@ -61,6 +66,7 @@ class ProcessBackend:
         self.tier = "subreaper" if cgroups is None else "subreaper+cgroup"
         self._cgroups = cgroups
         self._path = path
+        self._scratch = scratch
 
     def seen(self, host: Path, target: str) -> str:
         """Return the host's own path: nothing is shown elsewhere."""
@@ -76,7 +82,7 @@ class ProcessBackend:
         if not isinstance(spec.workspace, Directory):
             raise SandboxError("the process backend has no overlays: use a Directory as workspace")
         self._check_command(spec.command[0], spec.workspace.path, spec.env.get("PATH", self._path))
-        scratch = Path(tempfile.mkdtemp(prefix=f"sandbox-{spec.label}-"))
+        scratch = Path(tempfile.mkdtemp(prefix=f"sandbox-{spec.label}-", dir=self._scratch))
         try:
             os.chown(scratch, self.user.uid, self.user.gid)
             env = {

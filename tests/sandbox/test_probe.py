@@ -10,6 +10,7 @@ import pytest
 
 from sandbox.base import SandboxUnavailable, User
 from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.cgroup import Cgroups
 from sandbox.layout import SYSTEM_PATH
 from sandbox.probe import default_user, probe, user_from_name
 
@@ -102,3 +103,16 @@ def test_agents_are_never_root() -> None:
     with pytest.raises(SandboxUnavailable, match="no user 'nobody-at-all'"):
         user_from_name("nobody-at-all")
     assert user_from_name("nobody").uid != 0
+
+
+async def test_bubblewrap_goes_without_a_cgroup_that_limits_nothing(cgroups: Cgroups) -> None:
+    found = await probe("bubblewrap", instance="probe-no-gain", may_move=False)
+    assert ("+cgroup" in found.backend.tier) == bool(cgroups.controllers)
+    if not cgroups.controllers:
+        assert "would limit nothing" in found.refusals["cgroup"]
+        assert found.refusals["memory_mb"]
+        assert found.cgroups is None
+    else:
+        assert found.cgroups is not None
+        found.cgroups.close_nowait()
+    assert not (cgroups.home.parent / "orchestrator-probe-no-gain").exists()

@@ -13,6 +13,13 @@ from tests.kit.service import Service
 from tests.kit.until import until
 
 
+@pytest.fixture
+def held_service(own_service: Service) -> Service:
+    """Return a supervisor whose agents a cgroup holds wherever one is to be had: their plain processes."""
+    own_service.env["SANDBOX_ENABLED"] = "false"
+    return own_service
+
+
 def home_of(service: Service) -> Path:
     """Return the cgroup of the supervisor's instance; skips where none can be its own."""
     try:
@@ -39,32 +46,32 @@ def test_kill_names_its_tier_and_status_what_is_watched(own_service: Service) ->
     assert one["tier"].partition("+")[0] in {"pid-namespace", "container", "subreaper"}
 
 
-def test_agents_cgroup_is_gone_with_it_and_with_the_supervisor(own_service: Service) -> None:
-    own_service.start()
-    home = home_of(own_service)
-    agent = own_service.spawn(make_remote(own_service.remotes), "sleep 1000", "tier-2")
-    own_service.wait_phase(agent, "working")
+def test_agents_cgroup_is_gone_with_it_and_with_the_supervisor(held_service: Service) -> None:
+    held_service.start()
+    home = home_of(held_service)
+    agent = held_service.spawn(make_remote(held_service.remotes), "sleep 1000", "tier-2")
+    held_service.wait_phase(agent, "working")
     assert labels(home) == {agent}
-    _, killed = own_service.call("POST", f"/agents/{agent}/kill")
-    assert (killed["remaining"], killed["tier"]) == (0, "pid-namespace+cgroup")
+    _, killed = held_service.call("POST", f"/agents/{agent}/kill")
+    assert (killed["remaining"], killed["tier"]) == (0, "subreaper+cgroup")
     until(lambda: not labels(home), "no leaf is left")
-    assert own_service.stop() == 0
+    assert held_service.stop() == 0
     assert not home.exists()
 
 
-def test_next_start_removes_the_cgroups_of_a_killed_supervisor(own_service: Service) -> None:
+def test_next_start_removes_the_cgroups_of_a_killed_supervisor(held_service: Service) -> None:
     mark = fresh_mark("tier-crash")
-    own_service.start()
-    home = home_of(own_service)
+    held_service.start()
+    home = home_of(held_service)
     script = '[ "$ORCHESTRATOR_RESUMED" = 1 ] && echo again > again && exit; sleep 1000'
-    remote = make_remote(own_service.remotes)
-    agent = own_service.spawn(remote, script, "tier-3", options={"env": {"MARK": mark}})
-    own_service.wait_phase(agent, "working")
-    own_service.kill9()
+    remote = make_remote(held_service.remotes)
+    agent = held_service.spawn(remote, script, "tier-3", options={"env": {"MARK": mark}})
+    held_service.wait_phase(agent, "working")
+    held_service.kill9()
     assert labels(home) == {agent}
-    own_service.start()
-    assert own_service.wait(agent)["status"] == "completed"
+    held_service.start()
+    assert held_service.wait(agent)["status"] == "completed"
     until(lambda: not labels(home), "no leaf is left")
     assert not marked(mark)
-    assert own_service.stop() == 0
+    assert held_service.stop() == 0
     assert not home.exists()
