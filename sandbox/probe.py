@@ -46,7 +46,7 @@ _FEW_PIDS = 8
 _TAIL_CHARS = 300
 #: Who puts a process into a cgroup waits until every processor has come by.
 _NO_GAIN = (
-    "it would limit nothing, for no controller is ours here, and the PID namespace kills and proves as surely;"
+    "it would limit nothing, for no controller is ours here, and the PID namespace kills and proves as well;"
     " entering one costs each start some 10 ms"
 )
 
