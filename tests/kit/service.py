@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
 
+from sandbox.delegation import CgroupsUnavailable, find_delegated, instance_of
+from sandbox.leaf import Leaf
 from tests.kit.until import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,11 +117,18 @@ class Service:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+        elif self.process.returncode == -signal.SIGKILL:
+            self._sweep()
         try:
             return self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self.kill9()
             raise AssertionError(f"the supervisor did not stop within {STOP_S} s") from None
+
+    def _sweep(self) -> None:
+        """Remove the cgroups of a killed supervisor that is never started again."""
+        with suppress(CgroupsUnavailable, FileNotFoundError):
+            Leaf(find_delegated() / f"orchestrator-{instance_of(self.home)}").remove_nowait()
 
     # --- its API -------------------------------------------------------------------------------------------
 
