@@ -12,6 +12,7 @@ from orchestrator.errors import PushRejected, RepositoryUnreachable
 from orchestrator.repo.landing import land
 from orchestrator.repo.quarantine import Quarantine, Sealed
 from orchestrator.repo.worktree import Base, Worktree
+from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import RunFailed
 from orchestrator.supervise.gear import Run
 
@@ -35,17 +36,15 @@ async def deliver(run: Run, worktree: Worktree, sealed: Sealed) -> None:
     old = await run.tools.repositories.observe(base.url, ref)
     await _refuse_foreign_branch(run, branch, old)
     push = PushIntent(remote=base.url, ref=ref, old=old or "", new=sealed.commit)
-    run.progress.push = push
     await run.record(e.AgentPhase(**run.ids, phase=Phase.LANDING, push=push))
     failure = await _try_to_land(base, worktree.quarantine, push)
     if isinstance(failure, PushRejected):
         await run.record(e.PushRejected(**run.ids, push=push, error=failure.detail[:2000]))
         raise failure
-    # A lost answer is no lost push: ask before giving up.
-    if failure is not None and await run.tools.repositories.observe(push.remote, push.ref) != push.new:
+    # A lost answer is no lost push: the remote is asked before giving up.
+    arrived = await settle(run.tools.store, run.tools.repositories, run.agent.id, told=failure is None)
+    if arrived is None and failure is not None:
         raise failure
-    run.progress.pushed = True
-    await run.record(e.PushCompleted(**run.ids, push=push))
 
 
 async def _try_to_land(

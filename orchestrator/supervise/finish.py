@@ -63,8 +63,8 @@ async def _settle(live: Live, ending: Ending, aftermath: Aftermath) -> Ending:
     if not isinstance(ending, Failed | Interrupted):
         return ending
     await settle_push(run, aftermath)
-    if run.progress.push is not None and run.progress.pushed:  # it landed, whatever came after
-        return Done(Reason.DONE, run.progress.push.new, run.spec.landing_branch)
+    if landed := run.landed:  # whatever came after
+        return Done(Reason.DONE, landed.new, run.spec.landing_branch)
     if isinstance(ending, Failed):
         with live.salvaging:
             await salvage(run, aftermath)

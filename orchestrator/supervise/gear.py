@@ -29,12 +29,10 @@ class Tools:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run has come, for those who look at it from outside (diff, salvage, settling a push)."""
+    """How far a run has come, for those who look at it from outside (diff, salvage)."""
 
     worktree: Worktree | None = None
     sealed: Sealed | None = None
-    push: PushIntent | None = None
-    pushed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,12 @@ class Run:
     def ids(self) -> dict[str, str]:
         """The two ids that every event of the run carries."""
         return {"task_id": self.agent.task_id, "agent_id": self.agent.id}
+
+    @property
+    def landed(self) -> PushIntent | None:
+        """The push of this agent, or of an earlier life of it, that is known to have arrived."""
+        agent = self.tools.store.state.agents.get(self.agent.id)
+        return agent.push if agent is not None and agent.pushed else None
 
     async def record(self, *events: e.Event) -> None:
         """Journal facts of this run; durable on return."""

@@ -15,11 +15,12 @@ import trio
 
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
-from orchestrator.core.model import AgentId, PushIntent, Reason
+from orchestrator.core.model import AgentId, Reason
 from orchestrator.core.recovery import FinishCleanup, Reap, Resume, SettlePush, remedies
 from orchestrator.errors import RepositoryError
 from orchestrator.journal.store import Store
 from orchestrator.repo.repositories import Repositories
+from orchestrator.supervise.arrival import settle
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ async def recover(store: Store, repositories: Repositories) -> Recovered:
             case Reap(agent_id=name):
                 await repositories.reap(name)
                 done.reaped += 1
-            case SettlePush(agent_id=agent_id, push=push):
-                await _settle(store, repositories, agent_id, push, done=done, ends=ends)
+            case SettlePush(agent_id=agent_id):
+                await _settle(store, repositories, agent_id, done, ends=ends)
             case Resume(agent_id=agent_id):
                 await _resume(store, agent_id, done)
             case FinishCleanup(agent_id=agent_id, lost=lost):
@@ -77,25 +78,21 @@ async def _settle(
     store: Store,
     repositories: Repositories,
     agent_id: AgentId,
-    push: PushIntent,
-    *,
     done: Recovered,
+    *,
     ends: float,
 ) -> None:
     """Complete the agent where the remote has its commit; else let it go on."""
-    known = store.state.agents[agent_id].pushed
-    there = push.new if known else None
+    push = None
     with trio.move_on_at(ends):
         try:
-            there = there or await repositories.observe(push.remote, push.ref)
+            push = await settle(store, repositories, agent_id)
         except RepositoryError as error:
             log.warning("push not settled", extra={"agent_id": agent_id, "error": error.detail})
-    if there != push.new:
+    if push is None:
         await _resume(store, agent_id, done)
         return
     ids = _ids(store, agent_id)
-    if not known:
-        await store.record(e.PushCompleted(**ids, push=push))
     branch = push.ref.removeprefix("refs/heads/")
     await store.submit(c.CompleteAgent(agent_id, Reason.DONE, push.new, branch))
     await store.record(e.AgentCleanup(**ids))

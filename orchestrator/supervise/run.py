@@ -17,12 +17,13 @@ from orchestrator.agents.prompt import feedback_prompt, task_prompt
 from orchestrator.agents.registry import find_runtime
 from orchestrator.core import events as e
 from orchestrator.core.commands import StartAgent
-from orchestrator.core.model import Phase, PushIntent, Reason, Verdict
+from orchestrator.core.model import Phase, Reason, Verdict
 from orchestrator.core.policy import MAX_ROUNDS
 from orchestrator.core.spec import TaskSpec
 from orchestrator.gates.base import Exhibit, plan_gates, run_gates
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.worktree import Worktree
+from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.delivery import deliver
 from orchestrator.supervise.ending import Done, RunFailed
 from orchestrator.supervise.gear import Run
@@ -39,9 +40,8 @@ MAX_VIOLATIONS = 20
 async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     """Carry the task to its end or raise; `keep` owns what must outlive a cancelled run."""
     tools, spec = run.tools, run.spec
-    earlier = run.agent.push  # of a life that ended before the remote's answer was known
-    if earlier is not None and await _arrived(run, earlier):
-        return Done(Reason.DONE, earlier.new, spec.landing_branch)
+    if landed := await settle(tools.store, tools.repositories, run.agent.id):  # by an earlier life
+        return Done(Reason.DONE, landed.new, spec.landing_branch)
     base = await tools.repositories.resolve(spec.context.repository, spec.context.branch)
     starting = e.AgentPhase(
         **run.ids, phase=Phase.STARTING, base=base.commit, branch=spec.landing_branch, sandbox=run.tree.name
@@ -60,15 +60,6 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
         return Done(Reason.NO_CHANGES, error=worktree.left_out)
     await deliver(run, worktree, sealed)
     return Done(Reason.DONE, sealed.commit, spec.landing_branch)
-
-
-async def _arrived(run: Run, push: PushIntent) -> bool:
-    if run.agent.pushed:
-        return True
-    if await run.tools.repositories.observe(push.remote, push.ref) != push.new:
-        return False
-    await run.record(e.PushCompleted(**run.ids, push=push))
-    return True
 
 
 def _session(run: Run, worktree: Worktree) -> Session:

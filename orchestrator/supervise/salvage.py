@@ -16,6 +16,7 @@ import trio
 
 from orchestrator.core import events as e
 from orchestrator.errors import JournalError
+from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import failure_of
 from orchestrator.supervise.gear import Run
 
@@ -42,19 +43,14 @@ class Aftermath:
 def needs_salvage(run: Run) -> bool:
     """Return whether the worktree may hold anything that has not landed."""
     worktree = run.progress.worktree
-    return worktree is not None and not run.progress.pushed and worktree.touched()
+    return worktree is not None and run.landed is None and worktree.touched()
 
 
 async def settle_push(run: Run, aftermath: Aftermath) -> None:
     """Ask the remote about a push whose outcome the end cut off, and journal what is true."""
-    push = run.progress.push
-    if push is None or run.progress.pushed:
-        return
 
     async def ask() -> None:
-        if await run.tools.repositories.observe(push.remote, push.ref) == push.new:
-            run.progress.pushed = True
-            await run.record(e.PushCompleted(**run.ids, push=push))
+        await settle(run.tools.store, run.tools.repositories, run.agent.id)
 
     await _step("push", SETTLE_S, ask, run, aftermath)
 
