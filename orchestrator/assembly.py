@@ -39,7 +39,7 @@ from orchestrator.repo.url import UrlRules
 from orchestrator.supervise.desk import Desk
 from orchestrator.supervise.gear import Tools
 from orchestrator.supervise.host import compare, look_around, watch_host
-from orchestrator.supervise.reaper import recover
+from orchestrator.supervise.reaper import Reaper
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.version import VERSION
 from sandbox.base import Backend, Limits
@@ -99,16 +99,6 @@ async def _serve_on(
 ) -> None:
     """Recover, then run the supervisor and the API until a signal."""
     repositories = open_repositories(settings, backend)
-    await recover(store, repositories)
-    await store.record(
-        e.SystemStarted(
-            version=VERSION,
-            sandbox=backend.name,
-            max_agents=settings.max_concurrent_agents,
-            queue_concurrency=settings.queue_concurrency,
-            max_queued=settings.max_queued_tasks,
-        )
-    )
     tools = Tools(store, repositories, scratch_of(settings), _ceilings(settings), yolo=settings.yolo_mode)
     supervisor = Supervisor(
         store,
@@ -118,6 +108,17 @@ async def _serve_on(
         takes_work=settings.enable_queue_processor,
         clock=utc_now,
         new_id=new_id,
+    )
+    reaper = Reaper(tools, backend, running=supervisor.running)
+    await reaper.recover()
+    await store.record(
+        e.SystemStarted(
+            version=VERSION,
+            sandbox=backend.name,
+            max_agents=settings.max_concurrent_agents,
+            queue_concurrency=settings.queue_concurrency,
+            max_queued=settings.max_queued_tasks,
+        )
     )
     desk = Desk(store, repositories, supervisor, sandboxed=settings.sandbox_enabled)
     app = create_app(_services(settings, backend, store, supervisor, desk))
@@ -131,7 +132,7 @@ async def _serve_on(
         if ready is not None:
             ready(address)
         look = partial(look_around, (settings.home, settings.workspaces_dir))
-        await _supervise_until_signal(supervisor, store, signals, look)
+        await _supervise_until_signal(supervisor, reaper, store, signals, look)
         shutdown.set()
     with suppress(FileNotFoundError):
         settings.socket_path.unlink()
@@ -219,6 +220,7 @@ async def _run_api(app: QuartTrio, listeners: list[socket], shutdown: trio.Event
 
 async def _supervise_until_signal(
     supervisor: Supervisor,
+    reaper: Reaper,
     store: Store,
     signals: AsyncIterator[int],
     look: Callable[[], Mapping[str, float]],
@@ -239,6 +241,7 @@ async def _supervise_until_signal(
 
         nursery.start_soon(stop_on_signals)
         nursery.start_soon(watch_host, store, look)
+        nursery.start_soon(reaper.run)
         await supervisor.run()
         nursery.cancel_scope.cancel(reason="every agent is gone")
 

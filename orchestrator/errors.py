@@ -208,6 +208,12 @@ class GitTimeout(RepositoryUnreachable):
     """Git did not end within its deadline."""
 
 
+class RoomUnusable(RepositoryError):
+    """The worktree that an earlier life left cannot be worked on again."""
+
+    status = 500
+
+
 class ImportRefused(RepositoryError):
     """What the agent pushed cannot be taken into quarantine."""
 

@@ -27,6 +27,9 @@ import trio
 WORKSPACE = "/workspace"
 HOME = "/home/agent"
 
+#: The environment variable under which the label of a sandbox is found in /proc, from outside.
+LABEL_VARIABLE = "SANDBOX_LABEL"
+
 MIB = 1024 * 1024
 
 

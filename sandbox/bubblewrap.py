@@ -25,6 +25,7 @@ import trio
 
 from sandbox.base import (
     HOME,
+    LABEL_VARIABLE,
     MIB,
     Layers,
     Limits,
@@ -167,7 +168,7 @@ class BubblewrapBackend:
             inherited = (*spec.pass_fds, *files.values(), arguments)
             main = Spawned(
                 argv,
-                env={"PATH": SYSTEM_PATH},
+                env={"PATH": SYSTEM_PATH, LABEL_VARIABLE: spec.label},
                 fds={digit: far.fileno(), **{fd: fd for fd in inherited}},
             )
             ours.pop_all()

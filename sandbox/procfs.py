@@ -196,14 +196,19 @@ def ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def carries(pid: int, marker: bytes) -> bool:
-    """Return whether the process was started with `marker` in its environment."""
+def environment(pid: int) -> bytes:
+    """Return what the process was started with in its environment; empty where we may not know."""
     try:
         fd = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return False
+        return b""
     try:
         with os.fdopen(fd, "rb") as environ:
-            return marker in environ.read()
+            return environ.read()
     except OSError:
-        return False
+        return b""
+
+
+def carries(pid: int, marker: bytes) -> bool:
+    """Return whether the process was started with `marker` in its environment."""
+    return marker in environment(pid)

@@ -19,6 +19,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from sandbox.base import (
+    LABEL_VARIABLE,
     CommandNotFound,
     Directory,
     Sandbox,
@@ -32,8 +33,6 @@ from sandbox.layout import SYSTEM_PATH, check_spec, check_user, find_tool
 from sandbox.process import TREE_VARIABLE, open_child
 from sandbox.spawn import give_way
 
-#: The environment variable under which the label can be found in /proc.
-LABEL_VARIABLE = "SANDBOX_LABEL"
 _TOOLS = {"env": "coreutils", "setpriv": "util-linux", "prlimit": "util-linux"}
 
 

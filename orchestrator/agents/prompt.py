@@ -15,6 +15,8 @@ from orchestrator.core.text import cleaned
 #: Characters of one reason, and how many reasons a prompt holds.
 MAX_REASON = 12_000
 MAX_REASONS = 32
+#: Room for the mark of what was cut.
+_MARK = 64
 
 _DUTY = {
     Role.WORKER: "Do the work described below in this checkout.",
@@ -76,12 +78,22 @@ def feedback_prompt(spec: TaskSpec, reasons: Sequence[str], *, round: int, round
     return "\n".join(lines)
 
 
+def clipped(reasons: Sequence[str]) -> tuple[str, ...]:
+    """Return as much of the reasons as a prompt holds; clipping them again changes nothing."""
+    return tuple(_clip(reason) for reason in reasons[:MAX_REASONS])
+
+
+def _clip(text: str) -> str:
+    text = cleaned(text)
+    if len(text) <= MAX_REASON:
+        return text
+    half = (MAX_REASON - _MARK) // 2
+    return f"{text[:half]}\n[{len(text) - 2 * half} characters cut]\n{text[-half:]}"
+
+
 def _fenced(text: str) -> str:
     """Return the text in a fence longer than any in it."""
-    text = cleaned(text)
-    if len(text) > MAX_REASON:
-        half = MAX_REASON // 2
-        text = f"{text[:half]}\n[{len(text) - 2 * half} characters cut]\n{text[-half:]}"
+    text = _clip(text)
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"

@@ -89,7 +89,7 @@ class CancelTask:
 class ResumeAgent:
     """Put an agent that a crash or a shutdown cut back into the queue, as the same agent.
 
-    Whatever it held on the host must be gone by then: one that waits in the queue holds nothing.
+    None of its processes may be alive by then; its worktree may stay.
     """
 
     agent_id: AgentId

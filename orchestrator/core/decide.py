@@ -22,6 +22,7 @@ from orchestrator.core.policy import (
     MAX_ERROR,
     free_slots,
     is_due,
+    may_run_beside,
     retry_can_help,
 )
 
@@ -105,6 +106,8 @@ def _assign(state: State, command: c.AssignAgent, now: datetime) -> list[e.Event
         raise errors.NoSlot(f"{state.active} agents are active and {control.slots} may be")
     if not is_due(agent, now):
         raise errors.NoSlot(f"agent {agent.id} waits for its retry")
+    if not may_run_beside(agent, state.agents.values()):
+        raise errors.NoSlot(f"agent {agent.id} waits until it can run without others that a crash cut")
     return [e.TaskAssigned(task_id=agent.task_id, agent_id=agent.id)]
 
 
@@ -177,9 +180,8 @@ def _kill(state: State, command: c.KillAgent, _now: datetime) -> list[e.Event]:
         elapsed_ms=command.elapsed_ms,
     )
     ended: list[e.Event] = [killed, e.TaskCancelled(**ids, reason=command.reason)]
-    # One that waits holds nothing on the host: it never started, or what it had was gone before it was
-    # resumed.
-    return ended if agent.active else [*ended, e.AgentCleanup(**ids)]
+    # One that was never assigned holds nothing on the host.
+    return ended if agent.active or agent.resumed else [*ended, e.AgentCleanup(**ids)]
 
 
 def _cancel(state: State, command: c.CancelTask, now: datetime) -> list[e.Event]:

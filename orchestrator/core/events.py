@@ -5,6 +5,8 @@ Those about tasks and agents are written here, the others beside; all are import
 
 from __future__ import annotations
 
+from typing import Literal
+
 from orchestrator.core.event import EVENTS, AgentEvent, Event, Recorded, TaskEvent
 from orchestrator.core.judgement import (
     CommitCreated,
@@ -158,7 +160,12 @@ class AgentSpawning(AgentEvent):
 
 
 class AgentPhase(AgentEvent):
-    """The agent went on to the next phase; an intent (sandbox, push) is journaled here before its effect."""
+    """The agent went on to the next phase; an intent (sandbox, push) is journaled here before its effect.
+
+    `starting` says which worktree it works on: one that is `kept` from an earlier life, else a new one, and
+    where an earlier life had one, `detail` says why it is not used. `working` after a rejection names the
+    turn that was rejected and holds what the next turn's prompt is made of.
+    """
 
     name = "agent.phase"
     phase: Phase
@@ -166,6 +173,10 @@ class AgentPhase(AgentEvent):
     branch: str | None = None
     sandbox: str | None = None
     push: PushIntent | None = None
+    worktree: Literal["new", "kept"] | None = None
+    detail: str | None = None
+    rejected: int | None = None
+    complaints: tuple[str, ...] | None = None
 
 
 class AgentRunning(AgentEvent):
@@ -177,10 +188,11 @@ class AgentRunning(AgentEvent):
 
 
 class AgentTurn(AgentEvent):
-    """A turn ended; `text` is the tail of what the agent said."""
+    """A turn ended; `text` is the tail of what the agent said. One that is not `ok` counts as not taken."""
 
     name = "agent.turn"
     turn: int
+    ok: bool = True
     stop_reason: str
     exit_code: int | None = None
     duration_ms: float

@@ -159,9 +159,12 @@ def _phase(state: State, _recorded: e.Recorded, event: e.AgentPhase) -> State:
         raise IllegalTransition(f"{event.name}: agent {agent.id} returns to the queue by agent.resumed only")
     base, branch, push = event.base or agent.base, event.branch or agent.branch, event.push or agent.push
     pushed = agent.pushed and push == agent.push
-    return _put_agent(
-        state, changed(agent, phase=event.phase, base=base, branch=branch, push=push, pushed=pushed)
-    )
+    agent = changed(agent, phase=event.phase, base=base, branch=branch, push=push, pushed=pushed)
+    if event.phase is Phase.STARTING and event.worktree != "kept":  # what was done was done on another one
+        agent = changed(agent, turn=0, rejected=0)
+    if event.rejected is not None:
+        agent = changed(agent, rejected=event.rejected)
+    return _put_agent(state, agent)
 
 
 @_folds(e.AgentRunning)
@@ -179,13 +182,21 @@ def _resumed(state: State, _recorded: e.Recorded, event: e.AgentResumed) -> Stat
     agent = find_active(state, event)
     state = _put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.PENDING))
     # Its commit and push stay: where the remote could not be asked, they tell later whose commit is there.
-    return _put_agent(state, changed(agent, phase=Phase.QUEUED, crashes=event.crashes, not_before=None))
+    return _put_agent(
+        state, changed(agent, phase=Phase.QUEUED, crashes=event.crashes, resumed=True, not_before=None)
+    )
 
 
 @_folds(e.AgentTurn)
 def _turn(state: State, _recorded: e.Recorded, event: e.AgentTurn) -> State:
     agent = find_active(state, event)
-    return _put_agent(state, changed(agent, usage=agent.usage.plus(Usage(turns=1))))
+    agent = changed(agent, usage=agent.usage.plus(Usage(turns=1)))
+    if event.ok:
+        # A turn that was lost with its worktree and is taken again is no progress.
+        crashes = 0 if event.turn > agent.furthest else agent.crashes
+        furthest = max(agent.furthest, event.turn)
+        agent = changed(agent, turn=event.turn, crashes=crashes, furthest=furthest)
+    return _put_agent(state, agent)
 
 
 @_folds(e.AgentUsage)

@@ -177,8 +177,15 @@ class Agent:
     not_before: datetime | None = None
     #: How many automatic retries are left to the task after this attempt.
     retries_left: int = 0
-    #: How often a crash or a restart cut this agent in a row.
+    #: How often a crash cut this agent since it got further than ever before.
     crashes: int = 0
+    #: Whether a crash or a restart ever cut it: then it may hold a worktree while it waits in the queue.
+    resumed: bool = False
+    #: The last turn that it finished on its worktree, and the last whose candidate was rejected (0: none).
+    turn: int = 0
+    rejected: int = 0
+    #: The highest turn that it ever finished, on any worktree.
+    furthest: int = 0
     started_at: datetime | None = None
     completed_at: datetime | None = None
     reason: Reason | None = None

@@ -5,6 +5,7 @@ Pure and tiny, so that each can be read, argued about and tested alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from orchestrator.core.model import Agent, Control, Reason, State
@@ -48,6 +49,24 @@ def may_leave_queue(control: Control) -> bool:
 def free_slots(state: State) -> int:
     """Return how many more agents may become active now."""
     return max(0, state.control.slots - state.active) if may_leave_queue(state.control) else 0
+
+
+def on_last_chance(agent: Agent) -> bool:
+    """Return whether one more crash under the agent ends it."""
+    return agent.crashes >= MAX_CRASHES - 1
+
+
+def may_run_beside(agent: Agent, others: Iterable[Agent]) -> bool:
+    """Return whether the agent may become active beside those of `others` that are.
+
+    A crash counts against everyone who was active: the one who caused it and the innocent. So an agent on its
+    last chance never runs beside another that a crash has cut: a crash that ends it is then none of theirs.
+    A turn more than ever before clears an agent.
+    """
+    if not agent.crashes:
+        return True
+    alone = on_last_chance(agent)
+    return not any(other.active and other.crashes and (alone or on_last_chance(other)) for other in others)
 
 
 def is_due(agent: Agent, now: datetime) -> bool:

@@ -1,11 +1,9 @@
-"""What to do after a crash: the last state and what was found on the host, turned into remedies.
+"""What makes registry and reality agree: the state and what was found on the host, turned into remedies.
 
-Pure: reading the host and carrying the remedies out is `supervise.reaper`'s. The order of the remedies is
-the order to carry them out in. First everything found on the host is reaped: no process outlives the
-orchestrator, so no directory has a living owner, and an agent that goes on starts from a fresh one. Then
-pushes are settled, and agents end or go on. An agent that ends by its remedy (its push had arrived, or it
-crashed the orchestrator too often) is cleaned up after by then: whoever carries the remedy out journals
-that too, so that nothing is left for a second pass.
+Pure: looking at the host and carrying the remedies out is `supervise.reaper`'s, after a crash and every
+minute. A directory belongs to the agent that its name says, for as long as that agent is in the state and may
+hold one: while it is active, while it waits to go on, and after its end until it was cleaned up after. All
+others are reaped. The order of the remedies is the order to carry them out in.
 """
 
 from __future__ import annotations
@@ -13,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from orchestrator.core.model import AgentId, AgentStatus, PushIntent, State
+from orchestrator.core.model import Agent, AgentId, AgentStatus, PushIntent, State
 
 
 @dataclass(frozen=True, slots=True)
 class Reap:
-    """Destroy the agent's directory: whatever wrote into it is dead."""
+    """Destroy a directory that nobody owns: whatever wrote into it is dead."""
 
-    agent_id: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +38,42 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class FinishCleanup:
-    """Record that an ended agent's resources are gone, once they are."""
+    """Remove what an ended agent still holds, and journal that it is gone."""
 
     agent_id: AgentId
-    #: Whether a directory of it was found: work that nobody had kept yet.
-    lost: bool = False
+    #: Whether there may be work in it that nobody has kept yet.
+    salvage: bool = False
 
 
 Remedy = Reap | SettlePush | Resume | FinishCleanup
 
 
-def remedies(state: State, directories: Collection[str]) -> list[Remedy]:
-    """Return what makes J7 and J8 hold again; `directories` are the agents' directories found on the host."""
-    plan: list[Remedy] = [Reap(name) for name in sorted(directories)]
+def directory_of(agent_id: str, task_id: str) -> str:
+    """Return the name of an agent's directories; an overlay's options are separated by colons."""
+    return f"agent-{agent_id}-{task_id}".replace(":", "_")
+
+
+def may_hold(agent: Agent) -> bool:
+    """Return whether the agent may hold a worktree on the host."""
+    return agent.active or agent.resumed or not agent.live
+
+
+def remedies(state: State, directories: Collection[str], running: Collection[AgentId] = ()) -> list[Remedy]:
+    """Return what makes J7 and J8 hold again.
+
+    `directories` are the names found on the host; of the agents `running` here the run itself takes care.
+    """
     agents = sorted(state.agents.values(), key=lambda agent: (agent.queued_seq, agent.id))
+    owners = {directory_of(agent.id, agent.task_id): agent for agent in agents if may_hold(agent)}
+    plan: list[Remedy] = [Reap(name) for name in sorted(set(directories) - owners.keys())]
     for agent in agents:
+        if agent.id in running:
+            continue
         if agent.active and agent.push is not None:  # in any phase: only the remote knows whether it arrived
             plan.append(SettlePush(agent.id, agent.push))
         elif agent.active:
             plan.append(Resume(agent.id))
-        elif not agent.live and not agent.clean:
-            lost = agent.status is not AgentStatus.COMPLETED and any(
-                name.startswith(f"agent-{agent.id}-") for name in directories
-            )
-            plan.append(FinishCleanup(agent.id, lost))
+        elif not agent.live:
+            held = directory_of(agent.id, agent.task_id) in directories
+            plan.append(FinishCleanup(agent.id, held and agent.status is not AgentStatus.COMPLETED))
     return plan

@@ -8,7 +8,7 @@ API's queue positions read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
@@ -53,18 +53,24 @@ class WaitingLine:
         else:
             self.assigned.pop(agent_id, None)
 
-    def first_due(self, now: datetime) -> AgentId | None:
-        """Return who goes next, or None where nobody's time has come."""
+    def first_due(
+        self, now: datetime, may: Callable[[AgentId], bool] = lambda _agent_id: True
+    ) -> AgentId | None:
+        """Return who goes next of those who `may`, or None where nobody's time has come."""
         while self._delayed and self._delayed[0][0] <= now:
             not_before, priority, queued_seq, agent_id = self._delayed.pop(0)
             self._not_before[agent_id] = not_before
             self._add((priority, queued_seq, agent_id))
-        while self._due:
-            first: _Place = self._due[0]
-            if self._not_before.get(first[2], now) <= now:
-                return first[2]
-            del self._due[0]
-            self._add((self._not_before.pop(first[2]), *first))
+        passed = 0
+        while passed < len(self._due):
+            place: _Place = self._due[passed]
+            if self._not_before.get(place[2], now) > now:
+                del self._due[passed]
+                self._add((self._not_before.pop(place[2]), *place))
+            elif may(place[2]):
+                return place[2]
+            else:
+                passed += 1
         return None
 
     def next_due(self) -> datetime | None:

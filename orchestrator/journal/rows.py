@@ -134,6 +134,10 @@ def _metadata(agent: Agent) -> dict[str, Any]:
         "notBefore": _at(agent.not_before),
         "retriesLeft": agent.retries_left,
         "crashes": agent.crashes,
+        "resumed": agent.resumed,
+        "turn": agent.turn,
+        "rejected": agent.rejected,
+        "furthest": agent.furthest,
         "base": agent.base,
         "branch": agent.branch,
         "commit": agent.commit,
@@ -174,6 +178,10 @@ def read_agent(row: tuple[Any, ...], verdicts: tuple[Verdict, ...]) -> Agent:
         not_before=_time(rest["notBefore"]),
         retries_left=rest["retriesLeft"],
         crashes=rest["crashes"],
+        resumed=rest.get("resumed", False),  # older rows have none of these
+        turn=rest.get("turn", 0),
+        rejected=rest.get("rejected", 0),
+        furthest=rest.get("furthest", 0),
         started_at=_time(started_at),
         completed_at=_time(completed_at),
         reason=reason and Reason(reason),
@@ -184,7 +192,7 @@ def read_agent(row: tuple[Any, ...], verdicts: tuple[Verdict, ...]) -> Agent:
         pull_request=rest["pullRequest"],
         next_agent_id=rest["nextAgentId"],
         push=push and PushIntent(remote=push[0], ref=push[1], old=push[2], new=push[3]),
-        pushed=rest.get("pushed", False),  # older rows have none
+        pushed=rest.get("pushed", False),
         usage=Usage(
             input_tokens=usage[0],
             output_tokens=usage[1],

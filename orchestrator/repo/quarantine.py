@@ -36,6 +36,7 @@ CHECKOUT_S = 120.0
 #: Ceilings of a git that works on what an agent made: it keeps any number of commands and paths in memory.
 BOUNDED = ("prlimit", f"--as={4096 * MIB}", "--cpu=60", "--core=0", "--")
 _OWN_COMMITS = 20
+_IMPORTS = "refs/heads/agent"
 #: The name of an empty file.
 _NOTHING = "nothing"
 _CONFIG = (
@@ -106,6 +107,15 @@ class Quarantine:
         """Make its directory, by which it is found; what goes into it has time until it is first needed."""
         make_directory(self._directory, 0o750, group=self._origin.user.gid)
 
+    def take_up(self) -> str | None:
+        """Go on where an earlier life was; return the last commit that it brought in."""
+        imports = self._directory / _IMPORTS
+        numbers = [int(path.name) for path in imports.glob("*") if path.name.isdecimal()]
+        self._imports = max(numbers, default=0)
+        found = [Git(self._directory).read_ref(f"{_IMPORTS}/{number}") for number in sorted(numbers)]
+        brought = [commit for commit in found if commit and commit != self._origin.commit]
+        return checked_commit(brought[-1]) if brought else None
+
     @property
     def directory(self) -> Path:
         """The repository, written now if it was not yet: no agent waits for it before its start."""
@@ -129,7 +139,7 @@ class Quarantine:
         beside or below it.
         """
         self._imports += 1
-        ref = f"refs/heads/agent/{self._imports}"
+        ref = f"{_IMPORTS}/{self._imports}"
         write_ref(self.directory, ref, self._origin.commit)
         extra = Extra(config=(f"transfer.hideRefs=!{ref}",), prefix=BOUNDED)
         return ref, self.git.open("receive-pack", str(self.directory), stdin=fd, stdout=fd, extra=extra)

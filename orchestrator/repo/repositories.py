@@ -12,15 +12,17 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from orchestrator.errors import GitFailed, RepositoryError
+from orchestrator.core.recovery import directory_of
+from orchestrator.errors import GitFailed, RepositoryError, RoomUnusable
 from orchestrator.repo.access import Gateway, no_tokens, write_askpass
 from orchestrator.repo.address import check_addresses
 from orchestrator.repo.bare import Identity, make_directory
 from orchestrator.repo.checkouts import Checkouts
 from orchestrator.repo.mirrors import Mirrors
 from orchestrator.repo.policy import Policy
-from orchestrator.repo.quarantine import Origin, checked_commit, read_diff
+from orchestrator.repo.quarantine import MIRROR_AT, Origin, checked_commit, read_diff
 from orchestrator.repo.strays import end_strays
+from orchestrator.repo.tenancy import read_tenancy
 from orchestrator.repo.url import UrlRules, as_address, parse_url
 from orchestrator.repo.worktree import Base, Worktree, open_worktree, remove_room
 from sandbox.base import Backend, User
@@ -89,19 +91,43 @@ class Repositories:
         for root in (self._mirrors_at, self._quarantine):
             await end_strays(root)
         await self._mirrors.sweep()
+        await self.tidy()
+
+    async def tidy(self) -> None:
+        """Remove what was left half made or half removed and nobody is at; what is in use stays."""
         await self._checkouts.sweep()
+
+    async def find_kept(self, *, agent_id: str, task_id: str, backend: Backend) -> Base:
+        """Return what the worktree stands on that an earlier life of the agent left behind.
+
+        Raises `RoomUnusable` where there is none that can be worked on again.
+        """
+        tenancy = read_tenancy(self._quarantine / _directory_name(agent_id, task_id))
+        try:
+            remote = parse_url(tenancy.url, self._gateway.rules)
+            commit = checked_commit(tenancy.base)
+        except RepositoryError as error:
+            raise RoomUnusable(f"what it stands on cannot be had any more: {error.detail}") from None
+        mirror = self._mirrors.of(remote)
+        kind = "layers" if self._layered else "directory"
+        objects = backend.seen(mirror.objects, MIRROR_AT)
+        tenancy.check(agent=agent_id, kind=kind, user=self._user.uid, objects=objects)
+        with mirror.hold():
+            there = await mirror.git.attempt("cat-file", "-e", f"{commit}^{{commit}}")
+        if not there.exit.ok:
+            raise RoomUnusable(f"the commit {commit[:12]} that it stands on is gone")
+        return Base(remote.url, tenancy.branch, commit, mirror)
 
     @asynccontextmanager
     async def open_worktree(
-        self, base: Base, *, agent_id: str, task_id: str, backend: Backend
+        self, base: Base, *, agent_id: str, task_id: str, backend: Backend, kept: bool = False
     ) -> AsyncGenerator[Worktree, None]:
-        """Give an agent its worktree; leaving the block removes everything of it, also when cancelled.
+        """Give an agent its worktree, a new one or, on the base of `find_kept`, the one that it `kept`.
 
-        No process of the agent may be alive by then.
+        Leaving the block removes everything of it, also when cancelled, unless `Worktree.kept` is set. No
+        process of the agent may be alive by then.
         """
-        name = f"agent-{agent_id}-{task_id}".replace(":", "_")  # an overlay's options are separated by colons
-        if not _NAME.fullmatch(name):
-            raise RepositoryError("the ids of agent and task do not make the name of a directory")
+        name = _directory_name(agent_id, task_id)
         async with self._checkouts.hold(base.mirror, base.commit) as shared:
             origin = Origin(
                 base.commit, base.mirror.objects, shared, self._identity, self._user, self._layered
@@ -114,6 +140,7 @@ class Repositories:
                 backend=backend,
                 label=agent_id,
                 policy=self._policy,
+                kept=kept,
             ) as worktree:
                 yield worktree
 
@@ -147,3 +174,10 @@ class Repositories:
         if not _REF.fullmatch(ref):
             raise GitFailed(f"{ref[:200]!r} is not a full ref")
         return await self._mirrors.of(parse_url(url, self._gateway.rules)).observe(ref)
+
+
+def _directory_name(agent_id: str, task_id: str) -> str:
+    name = directory_of(agent_id, task_id)
+    if not _NAME.fullmatch(name):
+        raise RepositoryError("the ids of agent and task do not make the name of a directory")
+    return name

@@ -10,11 +10,11 @@ import contextlib
 import os
 from pathlib import Path
 
-from orchestrator.errors import GitFailed
+from orchestrator.errors import GitFailed, RoomUnusable
 from orchestrator.repo.bare import PrivateGit, make_directory, write_private_git, write_remote_branch
 from orchestrator.repo.checkouts import SharedCheckout
 from orchestrator.repo.git import REMOTE_S, as_user, complaint
-from orchestrator.repo.removal import open_ways
+from orchestrator.repo.removal import open_ways, remove_tree
 from sandbox.base import Directory, Layers, User
 from sandbox.process import run_child
 
@@ -43,6 +43,37 @@ async def make_workspace(
     await _copy(shared.tree, tree, user)
     write_private_git(tree / ".git", git, user)
     return Directory(tree)
+
+
+async def reopen_workspace(
+    place: Path, shared: SharedCheckout, git: PrivateGit, *, user: User, layered: bool
+) -> Layers | Directory:
+    """Return the workspace that an earlier life left; raises `RoomUnusable` where it is not whole.
+
+    What was made beside it (checkouts for gates, rescues) goes; so does what the kernel noted for itself.
+    """
+    wanted = {"upper", "work", "merged"} if layered else {"tree"}
+    try:
+        open_ways(place.parent, place.name)  # where agents can see it, they can also close it
+        found = list(os.scandir(place))
+    except OSError as error:
+        raise RoomUnusable(f"it cannot be looked at: {error.strerror}") from None
+    for entry in found:
+        sound = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == user.uid
+        if entry.name not in wanted:
+            await remove_tree(place / entry.name)
+        elif not sound:
+            raise RoomUnusable(f"{entry.name} in it is no directory of the agents' user")
+    if wanted - {entry.name for entry in found} - {"work", "merged"}:
+        raise RoomUnusable("it is not whole")
+    if not layered:
+        return Directory(place / "tree")
+    cover = shared.git_cover(git, user)
+    layers = Layers(shared.tree, place / "upper", place / "work", place / "merged", cover)
+    for path in (layers.work, layers.merged):
+        await remove_tree(path)
+        make_directory(path, 0o755, user)
+    return layers
 
 
 async def _copy(source: Path, target: Path, user: User) -> None:

@@ -25,10 +25,11 @@ from orchestrator.repo.mirrors import Mirror
 from orchestrator.repo.policy import Policy
 from orchestrator.repo.quarantine import MIRROR_AT, Origin, Quarantine
 from orchestrator.repo.removal import remove_tree
-from orchestrator.repo.workspace import is_touched, make_workspace, open_up
+from orchestrator.repo.tenancy import Tenancy, boot_id, kind_of
+from orchestrator.repo.workspace import is_touched, make_workspace, open_up, reopen_workspace
 from sandbox.base import Backend, Bind, Directory, Layers, Limits, SandboxError, Spec
 
-#: How long leaving a worktree may take to remove it; what is left then is reaped at the next start.
+#: How long leaving a worktree may take to remove it; what is left then is the reaper's.
 REMOVE_S = 30.0
 #: Of the deadline of a collection, what the agent's own repository may use up before ours takes its place.
 _FIRST_SHARE = 0.6
@@ -66,11 +67,17 @@ class Worktree:
         #: What every sandbox on the workspace has to show beside it.
         self.binds = (Bind(base.mirror.objects, MIRROR_AT),)
         self.quarantine = quarantine
+        #: Whether leaving the block of `open_worktree` leaves everything where it is, for a later life.
+        self.kept = False
         self._room = room
         self._tools = tools
         self._candidate: str | None = None
         #: What the last collection left out, in words, where it found nothing else.
         self.left_out: str | None = None
+
+    def take_up(self) -> None:
+        """Know again what an earlier life had collected."""
+        self._candidate = self.quarantine.take_up()
 
     def touched(self) -> bool:
         """Return whether any file was ever changed; True where that cannot be told without looking at all."""
@@ -185,30 +192,44 @@ async def open_worktree(
     backend: Backend,
     label: str,
     policy: Policy,
+    kept: bool = False,
 ) -> AsyncGenerator[Worktree, None]:
-    """Make a worktree at `room` and its quarantine; leaving the block removes both, also when cancelled."""
+    """Make a worktree at `room` and its quarantine, or take up the one that an earlier life `kept` there.
+
+    Leaving the block removes both, also when cancelled, unless `Worktree.kept` says that they stay. One that
+    cannot be taken up (`RoomUnusable`) stays where it is.
+    """
     tools = _Tools(backend, origin, label)
-    alternates = (backend.seen(base.mirror.objects, MIRROR_AT),)
+    objects = backend.seen(base.mirror.objects, MIRROR_AT)
+    git = origin.private_git((objects,), base.branch)
+    user, layered, shared = origin.user, origin.layered, origin.shared
     inbox = Quarantine(quarantine, room, origin, label, policy)
+    worktree: Worktree | None = None
     try:
-        # The first to come and the last to go: by it a crash's leftovers are found.
-        inbox.claim()
-        workspace = await make_workspace(
-            room,
-            origin.shared,
-            origin.private_git(alternates, base.branch),
-            user=origin.user,
-            layered=origin.layered,
-            common=True,
-        )
-        yield Worktree(base, room, workspace, inbox, tools)
+        if kept:
+            workspace = await reopen_workspace(room, shared, git, user=user, layered=layered)
+        else:
+            # The first to come and the last to go: by it a crash's leftovers are found.
+            inbox.claim()
+            workspace = await make_workspace(room, shared, git, user=user, layered=layered, common=True)
+        worktree = Worktree(base, room, workspace, inbox, tools)
+        if kept:
+            worktree.kept = True  # until the caller, who knows how it ends, says otherwise
+            worktree.take_up()
+        kind, boot = kind_of(workspace), boot_id()
+        tenancy = Tenancy(label, base.url, base.branch, base.commit, kind, user.uid, objects, boot)
+        tenancy.write(quarantine)
+        yield worktree
+        if worktree.kept:
+            tenancy.leave(quarantine)
     finally:
-        removed = False
-        with trio.move_on_after(REMOVE_S, shield=True):
-            await remove_room(room, quarantine)
-            removed = True
-        if not removed:
-            raise OSError(f"{room.name} was not removed within {REMOVE_S:g} s: the next start does it")
+        if not (kept if worktree is None else worktree.kept):
+            removed = False
+            with trio.move_on_after(REMOVE_S, shield=True):
+                await remove_room(room, quarantine)
+                removed = True
+            if not removed:
+                raise OSError(f"{room.name} was not removed within {REMOVE_S:g} s: the reaper does it")
 
 
 async def remove_room(room: Path, quarantine: Path) -> None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 import trio
 
 from orchestrator.core.commands import AssignAgent
 from orchestrator.core.model import AgentId
-from orchestrator.core.policy import free_slots
+from orchestrator.core.policy import free_slots, may_run_beside
 from orchestrator.errors import CommandRefused
 from orchestrator.journal.store import Store
 
@@ -55,7 +56,7 @@ async def _fill_slots(
     store: Store, start: Start, started: set[AgentId], clock: Callable[[], datetime]
 ) -> None:
     while free_slots(store.state) > 0:
-        agent_id = store.waiting.first_due(clock())
+        agent_id = store.waiting.first_due(clock(), partial(_may_start, store))
         if agent_id is None:
             return
         try:
@@ -64,3 +65,9 @@ async def _fill_slots(
             log.debug("agent not assigned", extra={"agent_id": agent_id, "detail": refusal.detail})
             return
         _start_assigned(store, start, started)
+
+
+def _may_start(store: Store, agent_id: AgentId) -> bool:
+    """Return whether nothing but a slot and its time is missing for the agent to start."""
+    agents = store.state.agents
+    return agent_id not in agents or may_run_beside(agents[agent_id], agents.values())

@@ -22,7 +22,7 @@ from orchestrator.core.reports import KillReport
 from orchestrator.journal.store import AuditEntry, Store
 from orchestrator.supervise.ending import Done, Ending, Failed, Interrupted, Killed
 from orchestrator.supervise.live import Live
-from orchestrator.supervise.salvage import Aftermath, needs_salvage, remove, salvage, settle_push
+from orchestrator.supervise.salvage import Aftermath, leave, needs_salvage, remove, salvage, settle_push
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,10 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
         await settle_push(run, aftermath)
         if not quick:
             await salvage(run, aftermath)
-    await remove(run, keep, aftermath)
+    if isinstance(ending, Interrupted):
+        await leave(run, keep, aftermath)
+    else:
+        await remove(run, keep, aftermath)
     if isinstance(ending, Failed) and isinstance(live.end, Killed):  # up to the last moment a kill wins
         await _journal_kill(live, live.end, proven_at, ledger.store)
     elif not isinstance(ending, Killed):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import trio
 
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, PushIntent
@@ -16,6 +18,22 @@ from orchestrator.supervise.tree import Tree
 from sandbox.base import Limits
 
 
+class Bell:
+    """Wakes one who waits; a ring while nobody waits is heard by the next who does."""
+
+    def __init__(self) -> None:
+        self._rung = trio.Event()
+
+    def ring(self) -> None:
+        """Wake who waits, or will."""
+        self._rung.set()
+
+    async def wait(self) -> None:
+        """Wait for the next ring."""
+        await self._rung.wait()
+        self._rung = trio.Event()
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What a run works with; made once at assembly, shared by all runs."""
@@ -25,6 +43,8 @@ class Tools:
     scratch: Path
     default_limits: Limits
     yolo: bool
+    #: Calls the reaper, where something is left that no run takes care of.
+    reaper_bell: Bell = field(default_factory=Bell)
 
 
 @dataclass(slots=True)

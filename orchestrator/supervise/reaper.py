@@ -1,99 +1,231 @@
-"""Heals what the last run left: carries the remedies of `core.recovery` out, before the API says ready.
+"""Makes registry and reality agree, both ways: before the API says ready, every minute, and when asked.
 
-First everything on the host that no live agent owns is destroyed, the far ends of pushes to local remotes
-too; then uncertain pushes are settled by asking the remote (a push is never done twice); then cut agents
-return to the queue as the same agents, or end where they crash the orchestrator again and again. Afterwards
-J7 and J8 hold.
+Invariant: after `recover`, and after each pass, every directory of ours belongs to an agent of the state and
+no agent of the state counts as active without a run (J7, J8). Nothing is reaped that is just being made: an
+agent is assigned, durably, before anything of it exists. `recover` ends processes, reaps what nobody owns,
+settles pushes and returns cut agents to the queue; the worktrees of those who go on stay. What ended agents
+left is salvaged and removed by the passes, after the start. Called by `assembly`.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 import trio
 
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
-from orchestrator.core.model import AgentId, Reason
-from orchestrator.core.recovery import FinishCleanup, Reap, Resume, SettlePush, remedies
-from orchestrator.errors import RepositoryError
-from orchestrator.journal.store import Store
-from orchestrator.repo.repositories import Repositories
+from orchestrator.core.model import AgentId, AgentStatus, Reason
+from orchestrator.core.recovery import FinishCleanup, Reap, Resume, SettlePush, directory_of, remedies
+from orchestrator.errors import CommandRefused, JournalError, OrchestratorError, RepositoryError
+from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
+from orchestrator.supervise.ending import failure_of
+from orchestrator.supervise.gear import Progress, Run, Tools
+from orchestrator.supervise.salvage import Aftermath, remove, salvage, settle_push
+from orchestrator.supervise.tree import Tree
+from sandbox.base import Backend, SandboxError
+from sandbox.strays import end_processes, find_labelled
 
 log = logging.getLogger(__name__)
 
+#: Between two passes.
+EVERY_S = 60.0
 #: How long all remotes together may take to say whether a push arrived; later, the run itself asks again.
 OBSERVE_S = 10.0
+#: How long killed processes may take to be gone; the kernel needs milliseconds.
+KILL_S = 5.0
+
+#: Ends what a sandbox backend left (cgroups, containers) under labels that `owned` says are ours and not in
+#: use; returns how many.
+Leftovers = Callable[[Callable[[str], Awaitable[bool]]], Awaitable[int]]
 
 
 @dataclass(slots=True)
 class Recovered:
-    """How much the last run had left."""
+    """How much was put right."""
 
     resumed: int = 0
     ended: int = 0
     reaped: int = 0
 
 
-async def recover(store: Store, repositories: Repositories) -> Recovered:
-    """Carry out every remedy, in order, and journal the sum."""
-    await repositories.sweep()
-    done = Recovered()
-    ends = trio.current_time() + OBSERVE_S
-    for remedy in remedies(store.state, repositories.directories()):
-        match remedy:
-            case Reap(agent_id=name):
-                await repositories.reap(name)
+class Reaper:
+    """Looks after what no run takes care of."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        backend: Backend,
+        *,
+        running: Callable[[], Collection[AgentId]],
+        leftovers: Sequence[Leftovers] = (),
+    ) -> None:
+        """Take `running`, which names the agents whose run takes care of them now."""
+        self._tools = tools
+        self._store = tools.store
+        self._repositories = tools.repositories
+        self._backend = backend
+        self._running = running
+        self.leftovers = leftovers
+        #: Agents that the last pass found active without a run: they may just have been assigned.
+        self._suspects: frozenset[AgentId] = frozenset()
+
+    async def recover(self) -> Recovered:
+        """Heal what the last process left, as far as the API must wait for it, and journal the sum."""
+        done = Recovered()
+        await self._end_processes(done)
+        await self._repositories.sweep()
+        ends = trio.current_time() + OBSERVE_S
+        for remedy in remedies(self._store.state, self._repositories.directories()):
+            match remedy:
+                case Reap(name=name):
+                    await self._reap(name, done)
+                case SettlePush(agent_id=agent_id):
+                    await self._settle(agent_id, done, ends=ends, crashed=True)
+                case Resume(agent_id=agent_id):
+                    await self._resume(agent_id, done, crashed=True)
+        await self._tell(done)
+        return done
+
+    async def run(self) -> None:
+        """Take a pass now, every minute, and when the bell rings, until cancelled."""
+        while True:
+            try:
+                await self.take_pass()
+            except JournalError:
+                raise
+            except (OrchestratorError, SandboxError, OSError) as error:
+                log.warning("a pass of the reaper failed", extra={"error": failure_of(error).error})
+            with trio.move_on_after(EVERY_S):
+                await self._tools.reaper_bell.wait()
+
+    async def take_pass(self) -> Recovered:
+        """Put right what is not as the state says; return how much that was."""
+        done = Recovered()
+        await self._end_processes(done)
+        # From one moment: whoever is in neither list began after it.
+        state, running = self._store.state, frozenset(self._running())
+        plan = remedies(state, self._repositories.directories(), running)
+        lost = frozenset(remedy.agent_id for remedy in plan if isinstance(remedy, Resume | SettlePush))
+        known, self._suspects = self._suspects & lost, lost
+        ends = trio.current_time() + OBSERVE_S
+        for remedy in plan:
+            match remedy:
+                case Reap(name=name):
+                    await self._reap(name, done)
+                case SettlePush(agent_id=agent_id) if agent_id in known:
+                    await self._settle(agent_id, done, ends=ends, crashed=False)
+                case Resume(agent_id=agent_id) if agent_id in known:
+                    await self._resume(agent_id, done, crashed=False)
+                case FinishCleanup(agent_id=agent_id):
+                    await self._finish(agent_id, worth_keeping=remedy.salvage)
+        await self._tidy(done)
+        await self._tell(done)
+        return done
+
+    async def _tell(self, done: Recovered) -> None:
+        if done != Recovered():
+            log.info("recovered", extra={"resumed": done.resumed, "ended": done.ended, "reaped": done.reaped})
+            await self._store.record(
+                e.SystemRecovered(resumed=done.resumed, ended=done.ended, reaped=done.reaped)
+            )
+
+    # --- what nobody owns
+    # -----------------------------------------------------------------------------------------
+
+    async def _owned(self, label: str) -> bool:
+        """Return whether a label is of an agent of ours that nothing runs under now."""
+        return label not in self._running() and await self._store.find_agent(label) is not None
+
+    async def _end_processes(self, done: Recovered) -> None:
+        for label, strays in find_labelled().items():
+            if await self._owned(label):
+                log.warning(
+                    "ending processes that were left", extra={"agent_id": label, "count": len(strays)}
+                )
                 done.reaped += 1
-            case SettlePush(agent_id=agent_id):
-                await _settle(store, repositories, agent_id, done, ends=ends)
-            case Resume(agent_id=agent_id):
-                await _resume(store, agent_id, done)
-            case FinishCleanup(agent_id=agent_id, lost=lost):
-                left = ("salvage: the orchestrator died before the work was kept",) if lost else ()
-                await store.record(e.AgentCleanup(**_ids(store, agent_id), left_behind=left))
-    if done != Recovered():
-        log.info("recovered", extra={"resumed": done.resumed, "ended": done.ended, "reaped": done.reaped})
-        await store.record(e.SystemRecovered(resumed=done.resumed, ended=done.ended, reaped=done.reaped))
-    return done
+                if left := await end_processes(strays, patience_s=KILL_S):
+                    log.error("processes outlive SIGKILL", extra={"agent_id": label, "count": left})
+        for reap in self.leftovers:
+            done.reaped += await reap(self._owned)
 
+    async def _reap(self, name: str, done: Recovered) -> None:
+        with suppress(RepositoryError):  # gone meanwhile
+            await self._repositories.reap(name)
+            done.reaped += 1
 
-def _ids(store: Store, agent_id: AgentId) -> dict[str, str]:
-    return {"task_id": store.state.agents[agent_id].task_id, "agent_id": agent_id}
+    async def _tidy(self, done: Recovered) -> None:
+        """Remove what lies about elsewhere: half made checkouts, files for agents that are no more."""
+        await self._repositories.tidy()
+        running = self._running()
+        for path in list(self._tools.scratch.iterdir()):
+            if path.name.partition(".")[0] not in running:
+                log.warning("removing a file that was left", extra={"file": path.name})
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+                done.reaped += 1
 
+    # --- agents
+    # ---------------------------------------------------------------------------------------------------
 
-async def _resume(store: Store, agent_id: AgentId, done: Recovered) -> None:
-    ids = _ids(store, agent_id)
-    recorded = await store.submit(c.ResumeAgent(agent_id, crashed=True))
-    if any(isinstance(entry.event, e.AgentFailed) for entry in recorded):
-        await store.record(e.AgentCleanup(**ids))
-        done.ended += 1
-    else:
-        done.resumed += 1
-
-
-async def _settle(
-    store: Store,
-    repositories: Repositories,
-    agent_id: AgentId,
-    done: Recovered,
-    *,
-    ends: float,
-) -> None:
-    """Complete the agent where the remote has its commit; else let it go on."""
-    push = None
-    with trio.move_on_at(ends):
+    async def _resume(self, agent_id: AgentId, done: Recovered, *, crashed: bool) -> None:
         try:
-            push = await settle(store, repositories, agent_id)
-        except RepositoryError as error:
-            log.warning("push not settled", extra={"agent_id": agent_id, "error": error.detail})
-    if push is None:
-        await _resume(store, agent_id, done)
-        return
-    ids = _ids(store, agent_id)
-    branch = push.ref.removeprefix("refs/heads/")
-    await store.submit(c.CompleteAgent(agent_id, Reason.DONE, push.new, branch))
-    await store.record(e.AgentCleanup(**ids))
-    done.ended += 1
+            recorded = await self._store.submit(c.ResumeAgent(agent_id, crashed=crashed))
+        except CommandRefused as refusal:  # it ended, or began to run, since the pass looked
+            log.debug("agent not resumed", extra={"agent_id": agent_id, "detail": refusal.detail})
+            return
+        if any(isinstance(entry.event, e.AgentFailed) for entry in recorded):
+            done.ended += 1
+        else:
+            done.resumed += 1
+
+    async def _settle(self, agent_id: AgentId, done: Recovered, *, ends: float, crashed: bool) -> None:
+        """Complete the agent where the remote has its commit; else let it go on."""
+        push = None
+        with trio.move_on_at(ends):
+            try:
+                push = await settle(self._store, self._repositories, agent_id)
+            except RepositoryError as error:
+                log.warning("push not settled", extra={"agent_id": agent_id, "error": error.detail})
+        if push is None:
+            await self._resume(agent_id, done, crashed=crashed)
+            return
+        branch = push.ref.removeprefix("refs/heads/")
+        await self._store.submit(c.CompleteAgent(agent_id, Reason.DONE, push.new, branch))
+        done.ended += 1
+
+    async def _finish(self, agent_id: AgentId, *, worth_keeping: bool) -> None:
+        """Keep what an ended agent left, remove the rest, and journal that."""
+        agent = self._store.state.agents.get(agent_id)
+        task = await self._store.find_task(agent.task_id) if agent else None
+        if agent is None or task is None or agent_id in self._running():
+            return
+        run = Run(agent, task.spec, Tree(self._backend), self._tools, Progress())
+        aftermath = Aftermath()
+        async with AsyncExitStack() as keep:
+            if agent.status is not AgentStatus.COMPLETED:
+                await settle_push(run, aftermath)
+            if worth_keeping and run.landed is None:
+                run.progress.worktree = await self._open_left(run, keep, aftermath)
+                await salvage(run, aftermath)
+            await remove(run, keep, aftermath)
+        await self._reap(directory_of(agent.id, agent.task_id), Recovered())
+        await self._store.record(aftermath.event(run))
+
+    async def _open_left(self, run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> Worktree | None:
+        """Open what an ended agent left, if it is whole: what is not holds nothing to keep."""
+        ids = {"agent_id": run.agent.id, "task_id": run.agent.task_id}
+        try:
+            base = await self._repositories.find_kept(**ids, backend=run.tree)
+            opened = self._repositories.open_worktree(base, **ids, backend=run.tree, kept=True)
+            return await keep.enter_async_context(opened)
+        except (RepositoryError, OSError) as error:
+            aftermath.left_behind.append(f"salvage: {failure_of(error).error}"[:1000])
+            return None

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
-from orchestrator.agents.prompt import feedback_prompt, task_prompt
+from orchestrator.agents.prompt import clipped
 from orchestrator.agents.registry import find_runtime
 from orchestrator.core import events as e
 from orchestrator.core.commands import StartAgent
@@ -28,6 +28,7 @@ from orchestrator.supervise.delivery import deliver
 from orchestrator.supervise.ending import Done, RunFailed
 from orchestrator.supervise.gear import Run
 from orchestrator.supervise.message import commit_message
+from orchestrator.supervise.resumption import Place, find_place, first_place, open_kept, prompt_after
 from sandbox.base import Limits
 
 #: Deadlines of the steps that are not the agent's own thinking.
@@ -42,9 +43,31 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     tools, spec = run.tools, run.spec
     if landed := await settle(tools.store, tools.repositories, run.agent.id):  # by an earlier life
         return Done(Reason.DONE, landed.new, spec.landing_branch)
+    kept, why = await open_kept(run, keep)
+    worktree = kept or await _open_new(run, keep, why)
+    run.progress.worktree = worktree
+    place = await find_place(run) if kept else first_place(run)
+    runtime = find_runtime(run.agent.runtime)
+    async with runtime.open(_session(run, worktree)) as turns:
+        sealed = await _think_until_approved(run, turns, worktree, place)
+    if sealed is None:
+        return Done(Reason.NO_CHANGES, error=worktree.left_out)
+    await deliver(run, worktree, sealed)
+    return Done(Reason.DONE, sealed.commit, spec.landing_branch)
+
+
+async def _open_new(run: Run, keep: AsyncExitStack, why: str | None) -> Worktree:
+    """Give the agent a new worktree on its branch; `why` says why an earlier one is not used."""
+    tools, spec = run.tools, run.spec
     base = await tools.repositories.resolve(spec.context.repository, spec.context.branch)
     starting = e.AgentPhase(
-        **run.ids, phase=Phase.STARTING, base=base.commit, branch=spec.landing_branch, sandbox=run.tree.name
+        **run.ids,
+        phase=Phase.STARTING,
+        base=base.commit,
+        branch=spec.landing_branch,
+        sandbox=run.tree.name,
+        worktree="new",
+        detail=why,
     )
     await run.tools.store.note(starting)  # durable before `agent.running`, and before any end
     worktree = await keep.enter_async_context(
@@ -52,14 +75,8 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
             base, agent_id=run.agent.id, task_id=run.agent.task_id, backend=run.tree
         )
     )
-    run.progress.worktree = worktree
-    runtime = find_runtime(run.agent.runtime)
-    async with runtime.open(_session(run, worktree)) as turns:
-        sealed = await _think_until_approved(run, turns, worktree)
-    if sealed is None:
-        return Done(Reason.NO_CHANGES, error=worktree.left_out)
-    await deliver(run, worktree, sealed)
-    return Done(Reason.DONE, sealed.commit, spec.landing_branch)
+    worktree.kept = True  # for a later life, where this one is cut; its end says otherwise
+    return worktree
 
 
 def _session(run: Run, worktree: Worktree) -> Session:
@@ -78,7 +95,7 @@ def _session(run: Run, worktree: Worktree) -> Session:
         base=worktree.base.commit,
         branch=run.spec.landing_branch,
         scratch=run.tools.scratch,
-        resumed=run.agent.crashes > 0 or run.agent.started_at is not None,
+        resumed=run.agent.resumed,
         output=run.output,
         started=started,
     )
@@ -96,16 +113,15 @@ def limits_for(spec: TaskSpec, default: Limits) -> Limits:
     )
 
 
-async def _think_until_approved(run: Run, turns: Turns, worktree: Worktree) -> Sealed | None:
+async def _think_until_approved(run: Run, turns: Turns, worktree: Worktree, place: Place) -> Sealed | None:
     """Give the agent turns until a candidate is approved; None where it changed nothing."""
-    prompt = task_prompt(run.spec)
-    number = 0
     while True:
-        number += 1
-        most = run.spec.options.budget.turns
-        if most is not None and number > most:
-            raise RunFailed(Reason.BUDGET_EXCEEDED, f"the budget allows {most} turns")
-        await _take_turn(run, turns, Prompt(prompt, number))
+        number = place.number
+        if place.prompt is not None:
+            _check_budget(run)
+            await _take_turn(run, turns, Prompt(place.prompt, number))
+        else:
+            await run.record(e.TaskExecuting(**run.ids))
         await run.record(e.AgentPhase(**run.ids, phase=Phase.CHECKING))
         candidate = await worktree.collect(
             limits=run.tools.default_limits, deadline_s=COLLECT_S, message=f"Work on {run.agent.task_id}"
@@ -117,8 +133,16 @@ async def _think_until_approved(run: Run, turns: Turns, worktree: Worktree) -> S
             return sealed
         if number >= MAX_ROUNDS:
             raise RunFailed(reason, f"rejected {number} times; last: " + "; ".join(complaints))
-        prompt = feedback_prompt(run.spec, complaints, round=number, rounds_left=MAX_ROUNDS - number)
-        await run.record(e.AgentPhase(**run.ids, phase=Phase.WORKING))
+        told = clipped(complaints)
+        await run.record(e.AgentPhase(**run.ids, phase=Phase.WORKING, rejected=number, complaints=told))
+        place = Place(number + 1, prompt_after(run, number, told))
+
+
+def _check_budget(run: Run) -> None:
+    """Raise where the budget has no room for a further turn; those of earlier lives were paid for, too."""
+    most = run.spec.options.budget.turns
+    if most is not None and run.tools.store.state.agents[run.agent.id].usage.turns >= most:
+        raise RunFailed(Reason.BUDGET_EXCEEDED, f"the budget allows {most} turns")
 
 
 async def _take_turn(run: Run, turns: Turns, prompt: Prompt) -> None:
@@ -127,6 +151,7 @@ async def _take_turn(run: Run, turns: Turns, prompt: Prompt) -> None:
         e.AgentTurn(
             **run.ids,
             turn=prompt.number,
+            ok=result.ok,
             stop_reason=result.stop_reason,
             exit_code=result.exit.code if result.exit else None,
             duration_ms=round(result.duration_ms, 1),

@@ -69,7 +69,14 @@ async def salvage(run: Run, aftermath: Aftermath) -> None:
 
 
 async def remove(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
-    """Close what `keep` owns: the worktree and all that came with it."""
+    """Close what `keep` owns, and remove it: the worktree and all that came with it."""
+    if run.progress.worktree is not None:
+        run.progress.worktree.kept = False
+    await _step("worktree", REMOVE_S, keep.aclose, run, aftermath)
+
+
+async def leave(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
+    """Close what `keep` owns; the worktree stays where it is, for the agent's next life."""
     await _step("worktree", REMOVE_S, keep.aclose, run, aftermath)
 
 

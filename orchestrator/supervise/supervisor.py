@@ -9,7 +9,7 @@ failed, then succeeded).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from datetime import datetime
 
@@ -84,6 +84,10 @@ class Supervisor:
         for agent in list(self._store.state.agents.values()):
             if agent.active:  # assigned in the moment of the stop, and never started
                 await self._store.submit(c.ResumeAgent(agent.id, crashed=False))
+
+    def running(self) -> Collection[AgentId]:
+        """Return the agents that run now, or are being tidied up after by their own run."""
+        return self._lives.keys()
 
     def live(self, agent_id: str) -> Live | None:
         """Return the agent that runs now under that id."""
@@ -224,6 +228,8 @@ class Supervisor:
             if self._store.state.seq == state.seq:
                 await self._store.wait_past(state.seq)
             return None
+        if agent.resumed:  # it may hold a worktree, and no run looks after that
+            self._tools.reaper_bell.ring()
         return KillReport(agent.id, 0, 0, round((trio.current_time() - began) * 1000, 1))
 
     async def _gone(self, agent_id: AgentId) -> CommandRefused:

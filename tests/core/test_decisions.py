@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Literal
 
 import pytest
 
@@ -206,13 +207,14 @@ def test_a_killed_agent_that_waited_is_cleaned_up_at_once(ledger: Ledger) -> Non
 
 
 @pytest.mark.parametrize("ran", [False, True])
-def test_a_killed_agent_that_waited_for_its_resumption_is_cleaned_up_at_once(
+def test_a_killed_agent_that_waited_for_its_resumption_is_left_to_be_cleaned_up_after(
     ledger: Ledger, ran: bool
 ) -> None:
     agent_id = ledger.start() if ran else ledger.assign()
     ledger.submit(c.ResumeAgent(agent_id, crashed=True))
     events = ledger.submit(c.CancelTask(TaskId("t")))
-    assert names(events) == ["agent.killed", "task.cancelled", "agent.cleanup"]
+    assert names(events) == ["agent.killed", "task.cancelled"], "it may hold a worktree"
+    ledger.clean()
     assert (len(ledger.state.agents), len(ledger.state.tasks)) == (0, 0)
 
 
@@ -272,14 +274,59 @@ def test_crashes_in_a_row_end_the_agent_and_count_as_a_failure(ledger: Ledger) -
     assert ledger.agent().reason is Reason.CRASH_LOOP
 
 
-def test_a_finished_turn_does_not_start_the_count_of_crashes_anew(ledger: Ledger) -> None:
+def turn(agent_id: AgentId, number: int, *, ok: bool = True) -> e.AgentTurn:
+    """Return the end of a turn."""
+    return e.AgentTurn(
+        task_id=TaskId("t"), agent_id=agent_id, turn=number, ok=ok, stop_reason="end", duration_ms=1
+    )
+
+
+def test_only_a_turn_further_than_ever_starts_the_count_of_crashes_anew(ledger: Ledger) -> None:
     agent_id = ledger.start()
+    for number, ok, left in ((1, False, 1), (1, True, 0), (2, True, 0)):
+        ledger.submit(c.ResumeAgent(agent_id, crashed=True))
+        ledger.submit(c.AssignAgent(agent_id))
+        ledger.record(turn(agent_id, number, ok=ok))
+        assert ledger.agent().crashes == left
     ledger.submit(c.ResumeAgent(agent_id, crashed=True))
     ledger.submit(c.AssignAgent(agent_id))
-    ledger.record(
-        e.AgentTurn(task_id=TaskId("t"), agent_id=agent_id, turn=1, stop_reason="end", duration_ms=1)
+    ledger.record(starting(agent_id, "new"), turn(agent_id, 1), turn(agent_id, 2))
+    assert ledger.agent().crashes == 1, "both turns had been taken before"
+
+
+def starting(agent_id: AgentId, worktree: Literal["new", "kept"]) -> e.AgentPhase:
+    """Return the start on a worktree."""
+    return e.AgentPhase(
+        task_id=TaskId("t"), agent_id=agent_id, phase=Phase.STARTING, base="b", worktree=worktree
     )
-    assert ledger.agent().crashes == 1
+
+
+def test_how_far_an_agent_is_holds_for_the_worktree_it_is_on(ledger: Ledger) -> None:
+    agent_id = ledger.start()
+    rejected = e.AgentPhase(task_id=TaskId("t"), agent_id=agent_id, phase=Phase.WORKING, rejected=1)
+    ledger.record(starting(agent_id, "new"), turn(agent_id, 1), rejected)
+    assert (ledger.agent().turn, ledger.agent().rejected) == (1, 1)
+    ledger.submit(c.ResumeAgent(agent_id, crashed=False))
+    ledger.submit(c.AssignAgent(agent_id))
+    ledger.record(starting(agent_id, "kept"))
+    assert (ledger.agent().turn, ledger.agent().rejected) == (1, 1)
+    ledger.record(starting(agent_id, "new"))
+    assert (ledger.agent().turn, ledger.agent().rejected) == (0, 0)
+
+
+def test_on_its_last_chance_an_agent_runs_beside_no_other_suspect(ledger: Ledger) -> None:
+    last, suspect = ledger.start("t", "a"), ledger.start("u", "b")
+    for _ in range(MAX_CRASHES - 2):
+        ledger.submit(c.ResumeAgent(last, crashed=True))
+        ledger.submit(c.AssignAgent(last))
+    for agent_id in (last, suspect):
+        ledger.submit(c.ResumeAgent(agent_id, crashed=True))
+    ledger.submit(c.AssignAgent(last))
+    ledger.submit(c.KillAgent(ledger.start("v", "innocent"), Reason.OPERATOR))
+    with pytest.raises(errors.NoSlot, match="without others that a crash cut"):
+        ledger.submit(c.AssignAgent(suspect))
+    ledger.record(turn(last, 1))
+    ledger.submit(c.AssignAgent(suspect))
 
 
 def test_a_clean_shutdown_is_no_crash(ledger: Ledger) -> None:

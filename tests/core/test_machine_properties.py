@@ -18,8 +18,23 @@ from orchestrator.core import commands as c
 from orchestrator.core import events as e
 from orchestrator.core.machine import evolve
 from orchestrator.core.model import Agent, AgentId, Phase, PushIntent, Reason, State, TaskId
-from orchestrator.core.policy import MAX_CRASHES, backoff_s, free_slots, is_due
-from orchestrator.core.recovery import FinishCleanup, Reap, Resume, SettlePush, remedies
+from orchestrator.core.policy import (
+    MAX_CRASHES,
+    backoff_s,
+    free_slots,
+    is_due,
+    may_run_beside,
+    on_last_chance,
+)
+from orchestrator.core.recovery import (
+    FinishCleanup,
+    Reap,
+    Resume,
+    SettlePush,
+    directory_of,
+    may_hold,
+    remedies,
+)
 from orchestrator.errors import (
     AgentUnknown,
     AlreadyEnded,
@@ -143,7 +158,7 @@ class Lives(RuleBasedStateMachine):
     def kill(self, number: int) -> None:
         if agent := self.pick(number):
             self.ledger.submit(c.KillAgent(agent.id, Reason.OPERATOR))
-            assert (agent.id in self.state.agents) == agent.active, "one that waits holds nothing"
+            assert (agent.id in self.state.agents) == may_hold(agent), "what holds nothing is gone at once"
             self.end(agent)
             self.over.add(agent.task_id)
 
@@ -194,9 +209,9 @@ class Lives(RuleBasedStateMachine):
         agent = self.pick(number, active=False)
         if agent is None:
             return
-        free, due = free_slots(self.state), is_due(agent, self.ledger.now)
+        may = free_slots(self.state) and is_due(agent, self.ledger.now)
         command = c.AssignAgent(agent.id)
-        if free and due:
+        if may and may_run_beside(agent, self.state.agents.values()):
             self.ledger.submit(command)
             self.slotted.add(agent.id)
         else:
@@ -305,6 +320,11 @@ class Lives(RuleBasedStateMachine):
         assert_sound(self.state)
 
     @invariant()
+    def nobody_on_its_last_chance_runs_beside_another_suspect(self) -> None:
+        suspects = [agent for agent in self.state.agents.values() if agent.active and agent.crashes]
+        assert len(suspects) < 2 or not any(map(on_last_chance, suspects))
+
+    @invariant()
     def the_state_is_what_the_model_says(self) -> None:
         live = {agent.task_id: agent.id for agent in self.state.agents.values() if agent.live}
         assert live == self.holder
@@ -352,28 +372,30 @@ def carry_out(ledger: Ledger, agent_id: AgentId, push: PushIntent | None) -> Non
         ledger.submit(c.CompleteAgent(agent_id, Reason.DONE, push.new))
     else:
         ledger.submit(c.ResumeAgent(agent_id, crashed=True))
-    if not ledger.agent(agent_id).live:
-        ledger.clean(agent_id)
 
 
 def assert_heals(state: State) -> None:
     """Crash after this commit: the remedies leave no agent active, no directory, and nothing to clean up."""
     ledger = Ledger(state)
     open_tasks = {task.id for task in state.tasks.values() if not task.status.ended}
-    directories = {agent.id for agent in state.agents.values() if agent.phase is not Phase.QUEUED}
-    directories.add(AgentId("stray"))
+    names = {agent.id: directory_of(agent.id, agent.task_id) for agent in state.agents.values()}
+    directories = {*names.values(), "stray"}
     for number, remedy in enumerate(remedies(state, directories)):
         match remedy:
-            case Reap(agent_id=name):
-                directories.remove(AgentId(name))
+            case Reap(name=name):
+                directories.remove(name)
             case SettlePush(agent_id=agent_id, push=push):
                 carry_out(ledger, agent_id, push if number % 2 else None)
             case Resume(agent_id=agent_id):
                 carry_out(ledger, agent_id, None)
             case FinishCleanup(agent_id=agent_id):
-                ledger.clean(agent_id)
+                finish(ledger, agent_id, directories)
         assert_sound(ledger.state)
-    assert not directories
+    for remedy in remedies(ledger.state, directories):  # of those that ended by their remedy
+        assert isinstance(remedy, FinishCleanup)
+        finish(ledger, remedy.agent_id, directories)
+    waiting = {names[agent.id] for agent in ledger.state.agents.values() if may_hold(agent)}
+    assert directories == waiting, "J8: what is left belongs to an agent that goes on"
     assert ledger.state.active == 0, "J7: nothing runs without a live process"
     assert all(agent.live for agent in ledger.state.agents.values())
     ended = {
@@ -382,7 +404,14 @@ def assert_heals(state: State) -> None:
         if entry.event.name in {"task.completed", "task.failed"}
     }
     assert open_tasks == set(ledger.state.tasks) | ended, "J7: a task is queued or has ended"
-    assert not remedies(ledger.state, ()), "one pass is enough"
+    assert not remedies(ledger.state, directories), "two passes are enough"
+
+
+def finish(ledger: Ledger, agent_id: AgentId, directories: set[str]) -> None:
+    """Remove what an ended agent holds, as the reaper does."""
+    agent = ledger.agent(agent_id)
+    directories.discard(directory_of(agent.id, agent.task_id))
+    ledger.clean(agent_id)
 
 
 TestLives = Lives.TestCase

@@ -7,8 +7,11 @@ import pytest
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
 from orchestrator.core.model import AgentId, Phase, Reason, TaskId
-from orchestrator.core.recovery import FinishCleanup, Reap, Resume, SettlePush, remedies
+from orchestrator.core.recovery import FinishCleanup, Reap, Resume, SettlePush, directory_of, remedies
 from tests.core.ledger import PUSH, Ledger
+
+#: The directory of agent `a` of task `t`.
+OWN = directory_of("a", "t")
 
 
 @pytest.fixture
@@ -25,9 +28,31 @@ def test_an_agent_that_waits_needs_nothing(ledger: Ledger) -> None:
     assert remedies(ledger.state, ()) == []
 
 
-def test_every_directory_is_reaped_whoever_it_belonged_to(ledger: Ledger) -> None:
+def test_what_nobody_owns_is_reaped_and_what_an_agent_owns_stays(ledger: Ledger) -> None:
     ledger.start()
-    assert remedies(ledger.state, ["stray", "a"]) == [Reap("a"), Reap("stray"), Resume(AgentId("a"))]
+    ledger.add("u", "waits")
+    found = ["stray", OWN, "agent-a-other", "agent-waits-u"]
+    strays = [Reap("agent-a-other"), Reap("agent-waits-u"), Reap("stray")]
+    assert remedies(ledger.state, found) == [*strays, Resume(AgentId("a"))]
+
+
+def test_an_agent_that_waits_to_go_on_keeps_its_directory(ledger: Ledger) -> None:
+    agent_id = ledger.start()
+    ledger.submit(c.ResumeAgent(agent_id, crashed=False))
+    assert remedies(ledger.state, [OWN]) == []
+    ledger.submit(c.CancelTask(TaskId("t")))
+    assert remedies(ledger.state, [OWN]) == [FinishCleanup(agent_id, salvage=True)]
+
+
+def test_of_those_that_run_the_run_itself_takes_care(ledger: Ledger) -> None:
+    agent_id, other = ledger.start(), ledger.start("u", "b")
+    ledger.submit(c.KillAgent(other, Reason.OPERATOR))
+    assert remedies(ledger.state, [OWN], {agent_id, other}) == []
+    assert remedies(ledger.state, [OWN], {agent_id}) == [FinishCleanup(other)]
+
+
+def test_a_name_has_nothing_that_an_overlay_cannot_mount() -> None:
+    assert directory_of("a", "US-1:x.y") == "agent-a-US-1_x.y"
 
 
 @pytest.mark.parametrize("started", [False, True])
@@ -66,7 +91,8 @@ def test_an_ended_agent_is_cleaned_up_after_and_not_resumed(ledger: Ledger, kill
         ledger.submit(c.KillAgent(agent_id, Reason.OPERATOR))
     else:
         ledger.submit(c.CompleteAgent(agent_id, Reason.DONE))
-    assert remedies(ledger.state, ["a"]) == [Reap("a"), FinishCleanup(agent_id)]
+    assert remedies(ledger.state, [OWN]) == [FinishCleanup(agent_id, salvage=killed)]
+    assert remedies(ledger.state, ()) == [FinishCleanup(agent_id)]
     ledger.clean()
     assert remedies(ledger.state, ()) == []
 

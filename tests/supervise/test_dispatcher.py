@@ -121,3 +121,20 @@ async def test_submission_gives_no_slot_where_nothing_starts_it(opened: OpenStor
         assert store.state.agents[waits].phase is Phase.PREPARING
         nursery.cancel_scope.cancel()
     assert not store.dispatched
+
+
+async def test_who_is_on_its_last_chance_waits_and_holds_up_nobody(opened: OpenStore) -> None:
+    async with opened(slots=3) as store, trio.open_nursery() as nursery:
+        last, suspect = await submit(store, "last"), await submit(store, "suspect")
+        for agent_id in (last, last, suspect):
+            await store.submit(c.AssignAgent(agent_id))
+            await store.submit(c.ResumeAgent(agent_id, crashed=True))
+        innocent = await submit(store, "innocent")
+        starts = Starts()
+        nursery.start_soon(lambda: run_dispatcher(store, starts, clock=utc_now))
+        assert [await starts.take(), await starts.take()] == [last, innocent]
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert starts.agents == [last, innocent]
+        await end(store, last)
+        assert await starts.take() == suspect
+        nursery.cancel_scope.cancel()

@@ -25,12 +25,13 @@ def test_stop_interrupts_agents_and_the_next_start_resumes_them(own_service: Ser
     service.wait_phase(agent, "working")
     assert service.stop() == 0
     assert not marked(mark)
-    assert not service.agent_directories()
+    assert len(service.agent_directories()) == 1, "its worktree waits for it"
     assert not (service.home / "orchestrator.sock").exists()
     service.start()
     end = service.wait(agent)
     assert (end["status"], end["attempt"]) == ("completed", 1), end
     assert git("show", "agent/stop-1:again.txt", cwd=remote) == "again\n"
+    assert not service.agent_directories()
 
 
 def test_sigkill_leaves_no_process_and_the_next_start_resumes(own_service: Service) -> None:

@@ -1,0 +1,88 @@
+"""Whose a room is and what it stands on, written where no agent can write: in its quarantine's directory.
+
+The invariant: it is written once the room is whole, so a room without it is half made; and what it does not
+vouch for (another layout, another user, files that a crash of the host may have torn) is not used again.
+Called by `worktree`, which writes it, and `repositories`, which looks for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from orchestrator.errors import RoomUnusable
+from sandbox.base import Directory, Layers
+
+_NAME = "tenancy.json"
+_VERSION = 1
+_MAX_BYTES = 16 * 1024
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return the id of this boot of the host."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Tenancy:
+    """One agent's room."""
+
+    agent: str
+    #: The remote and branch that the work starts from, and the commit.
+    url: str
+    branch: str
+    base: str
+    #: `layers` or `directory`; who owns the files; where the objects of the base are seen from inside.
+    kind: str
+    user: int
+    objects: str
+    #: The boot in which it was last written into; None where it was left in good order.
+    boot: str | None
+    version: int = _VERSION
+
+    def write(self, quarantine: Path) -> None:
+        """Write it in place of an older one, whole or not at all."""
+        made = quarantine / f"{_NAME}.new"
+        fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            json.dump(asdict(self), file)
+        made.rename(quarantine / _NAME)
+
+    def leave(self, quarantine: Path) -> None:
+        """Say that nothing writes into the room any more, and nothing was torn."""
+        replace(self, boot=None).write(quarantine)
+
+    def check(self, *, agent: str, kind: str, user: int, objects: str) -> None:
+        """Raise `RoomUnusable` where the room is not this agent's, or was made for other sandboxes."""
+        if self.agent != agent:
+            raise RoomUnusable(f"the room is that of agent {self.agent[:64]}")
+        if (self.version, self.kind, self.user, self.objects) != (_VERSION, kind, user, objects):
+            raise RoomUnusable("the room was made for another kind of sandbox, or by another version")
+        if self.boot not in {None, boot_id()}:
+            raise RoomUnusable("the host went down in the middle of the work, so files may be torn")
+
+
+def read_tenancy(quarantine: Path) -> Tenancy:
+    """Return what was written; raises `RoomUnusable` where there is none, or none that can be read."""
+    try:
+        fd = os.open(quarantine / _NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            fields = json.loads(file.read(_MAX_BYTES))
+        tenancy = Tenancy(**fields)
+    except FileNotFoundError:
+        raise RoomUnusable("there is none, or it was never whole") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise RoomUnusable(f"what is written of it cannot be read: {error}") from None
+    texts = (tenancy.agent, tenancy.url, tenancy.branch, tenancy.base, tenancy.kind, tenancy.objects)
+    if not all(isinstance(text, str) for text in texts):
+        raise RoomUnusable("what is written of it makes no sense")
+    return tenancy
+
+
+def kind_of(workspace: Layers | Directory) -> str:
+    """Return the word for a kind of workspace."""
+    return "layers" if isinstance(workspace, Layers) else "directory"

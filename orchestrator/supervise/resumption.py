@@ -1,0 +1,112 @@
+"""What a cut agent goes on with: the worktree that its earlier life left, and the turn that it had come to.
+
+Invariant: a turn that was finished is never taken again on the same worktree, and one that was cut is taken
+again with the same prompt and number. All that is known comes from the journal; the worktree is the agent's,
+whole, and on the journaled commit, or it is not used. Called by `run`.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from orchestrator.agents.prompt import feedback_prompt, task_prompt
+from orchestrator.core import events as e
+from orchestrator.core.model import Agent, Phase
+from orchestrator.core.policy import MAX_ROUNDS
+from orchestrator.core.recovery import directory_of
+from orchestrator.errors import RepositoryError, RoomUnusable
+from orchestrator.repo.worktree import Worktree
+from orchestrator.supervise.gear import Run
+
+log = logging.getLogger(__name__)
+
+#: Events that are read at once while looking for the last rejection.
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in its turns an agent is; without a prompt the turn was finished, and waits to be judged."""
+
+    number: int
+    prompt: str | None
+
+
+async def open_kept(run: Run, keep: AsyncExitStack) -> tuple[Worktree | None, str | None]:
+    """Open the worktree of an earlier life; return None and why there is none that can be used."""
+    if not run.agent.resumed:
+        return None, None
+    repositories, agent = run.tools.repositories, run.agent
+    try:
+        base = await repositories.find_kept(agent_id=agent.id, task_id=agent.task_id, backend=run.tree)
+        if base.commit != agent.base:
+            raise RoomUnusable("it does not stand on the journaled commit")
+        await run.record(
+            e.AgentPhase(
+                **run.ids,
+                phase=Phase.STARTING,
+                base=base.commit,
+                branch=run.spec.landing_branch,
+                sandbox=run.tree.name,
+                worktree="kept",
+            )
+        )
+        worktree = await keep.enter_async_context(
+            repositories.open_worktree(
+                base, agent_id=agent.id, task_id=agent.task_id, backend=run.tree, kept=True
+            )
+        )
+    except (RepositoryError, OSError) as error:
+        return None, await _give_up(run, str(error))
+    return worktree, None
+
+
+async def _give_up(run: Run, why: str) -> str | None:
+    """Remove what cannot be used, and say so where people look; None where there had been no work."""
+    agent = run.agent
+    name = directory_of(agent.id, agent.task_id)
+    if name in run.tools.repositories.directories():
+        await run.tools.repositories.reap(name)
+    if agent.base is None:
+        return None
+    log.warning("work begins anew", extra={"agent_id": agent.id, "why": why})
+    await run.output("system", f"the earlier worktree cannot be worked on, so the work begins anew: {why}")
+    return f"the earlier worktree cannot be worked on: {why}"
+
+
+def first_place(run: Run) -> Place:
+    """Return what an agent does first on a new worktree."""
+    return Place(1, task_prompt(run.spec))
+
+
+async def find_place(run: Run) -> Place:
+    """Return what the agent is to do next on a worktree that was kept."""
+    agent = run.tools.store.state.agents[run.agent.id]
+    if agent.turn > agent.rejected:
+        return Place(agent.turn, None)
+    if agent.rejected == 0:
+        return first_place(run)
+    complaints = await _complaints(run, agent)
+    return Place(agent.rejected + 1, prompt_after(run, agent.rejected, complaints))
+
+
+def prompt_after(run: Run, rejected: int, complaints: tuple[str, ...]) -> str:
+    """Return the prompt after the rejection of a turn."""
+    return feedback_prompt(run.spec, complaints, round=rejected, rounds_left=MAX_ROUNDS - rejected)
+
+
+async def _complaints(run: Run, agent: Agent) -> tuple[str, ...]:
+    """Return why the last rejected turn was rejected."""
+    found: tuple[str, ...] = ()
+    seq = 0
+    while page := await run.tools.store.events_after(
+        seq, types=[e.AgentPhase.name], agent_id=agent.id, task_id=agent.task_id, limit=_PAGE
+    ):
+        seq = page[-1].seq
+        for recorded in page:
+            event = recorded.event
+            if isinstance(event, e.AgentPhase) and event.rejected == agent.rejected:
+                found = event.complaints or ()
+    return found
