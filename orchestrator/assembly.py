@@ -40,6 +40,7 @@ from orchestrator.supervise.desk import Desk
 from orchestrator.supervise.gear import Tools
 from orchestrator.supervise.host import compare, look_around, watch_host
 from orchestrator.supervise.reaper import Reaper
+from orchestrator.supervise.restarts import guard_against_restarts
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.version import VERSION
 from sandbox.base import Backend, Limits
@@ -111,6 +112,7 @@ async def _serve_on(
     )
     reaper = Reaper(tools, backend, running=supervisor.running)
     await reaper.recover()
+    await guard_against_restarts(store, utc_now())
     await store.record(
         e.SystemStarted(
             version=VERSION,

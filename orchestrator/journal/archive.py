@@ -33,6 +33,8 @@ OF_TASK = (
 
 #: The most that one question is answered with.
 MAX_ROWS = 1000
+#: How far back from the end `latest` looks.
+RECENT = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,16 @@ class Archive:
             return old + (connection.execute(new, fresh).fetchall() if room else [])
 
         return [read_event(row) for row in await self.read(question)]
+
+    async def latest(self, types: Collection[str]) -> list[Recorded]:
+        """Return the events of these types among the last 20,000, oldest first, at most 1,000."""
+        sql = (
+            f"SELECT {EVENT_COLUMNS} FROM events WHERE seq > (SELECT max(seq) FROM events) - ?"  # noqa: S608
+            " AND type IN (SELECT value FROM json_each(?)) ORDER BY seq DESC LIMIT ?"
+        )
+        values = (RECENT, dump(sorted(types)), MAX_ROWS)
+        found = await self.read(lambda c: c.execute(sql, values).fetchall())
+        return [read_event(row) for row in reversed(found)]
 
     async def stored_agent(self, agent_id: str) -> Agent | None:
         """Return the agent as the tables hold it."""

@@ -20,23 +20,31 @@ from orchestrator.core.model import AgentId
 from orchestrator.core.policy import free_slots, may_run_beside
 from orchestrator.errors import CommandRefused
 from orchestrator.journal.store import Store
+from orchestrator.supervise.breaker import Breaker
 
 log = logging.getLogger(__name__)
 
 Start = Callable[[AgentId], None]
 
 
-async def run_dispatcher(store: Store, start: Start, *, clock: Callable[[], datetime]) -> None:
-    """Assign due agents to free slots and call `start` once for each that has one, until cancelled."""
+async def run_dispatcher(
+    store: Store, start: Start, *, clock: Callable[[], datetime], breaker: Breaker | None = None
+) -> None:
+    """Assign due agents to free slots and call `start` once for each that has one, until cancelled.
+
+    Who waits for something else than a slot (`breaker`, other agents that a crash cut) is passed over.
+    """
     started: set[AgentId] = set()
+    breaker = breaker or Breaker()
     store.dispatched = True
     try:
         while True:
             seq = store.state.seq
             _start_assigned(store, start, started)
-            await _fill_slots(store, start, started, clock)
-            due = store.waiting.next_due()
-            delay_s = max(0.0, (due - clock()).total_seconds()) if due else float("inf")
+            await _fill_slots(store, start, started, clock, breaker)
+            now = clock()
+            moments = [moment for moment in (store.waiting.next_due(), breaker.next_end(now)) if moment]
+            delay_s = max(0.0, (min(moments) - now).total_seconds()) if moments else float("inf")
             with trio.move_on_after(delay_s):
                 await store.wait_past(seq)
     finally:
@@ -53,10 +61,14 @@ def _start_assigned(store: Store, start: Start, started: set[AgentId]) -> None:
 
 
 async def _fill_slots(
-    store: Store, start: Start, started: set[AgentId], clock: Callable[[], datetime]
+    store: Store,
+    start: Start,
+    started: set[AgentId],
+    clock: Callable[[], datetime],
+    breaker: Breaker,
 ) -> None:
     while free_slots(store.state) > 0:
-        agent_id = store.waiting.first_due(clock(), partial(_may_start, store))
+        agent_id = store.waiting.first_due(clock(), partial(_may_start, store, breaker, clock()))
         if agent_id is None:
             return
         try:
@@ -67,7 +79,13 @@ async def _fill_slots(
         _start_assigned(store, start, started)
 
 
-def _may_start(store: Store, agent_id: AgentId) -> bool:
+def _may_start(store: Store, breaker: Breaker, now: datetime, agent_id: AgentId) -> bool:
     """Return whether nothing but a slot and its time is missing for the agent to start."""
     agents = store.state.agents
-    return agent_id not in agents or may_run_beside(agents[agent_id], agents.values())
+    agent = agents.get(agent_id)
+    task = store.state.tasks.get(agent.task_id) if agent else None
+    if agent is None or task is None:
+        return True  # the state moves on; what is assigned now is refused
+    if breaker.holds(task.spec.context.repository, now):
+        return False
+    return may_run_beside(agent, agents.values())

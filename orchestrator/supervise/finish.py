@@ -10,16 +10,18 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import trio
 
 from orchestrator.core import commands as c
+from orchestrator.core import events as e
 from orchestrator.core.model import Agent, AgentId, Reason
 from orchestrator.core.policy import backoff_s
 from orchestrator.core.reports import KillReport
 from orchestrator.journal.store import AuditEntry, Store
+from orchestrator.supervise.breaker import Breaker
 from orchestrator.supervise.ending import Done, Ending, Failed, Interrupted, Killed
 from orchestrator.supervise.live import Live
 from orchestrator.supervise.salvage import Aftermath, leave, needs_salvage, remove, salvage, settle_push
@@ -32,6 +34,8 @@ class Ledger:
     store: Store
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
+    #: Learns of every end, and holds back what would only fail again.
+    breaker: Breaker = field(default_factory=Breaker)
 
 
 async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledger) -> None:
@@ -77,12 +81,19 @@ async def _settle(live: Live, ending: Ending, aftermath: Aftermath) -> Ending:
 
 
 async def _journal_end(live: Live, ending: Done | Failed | Interrupted, ledger: Ledger) -> None:
-    agent_id = live.run.agent.id
+    agent_id, repository = live.run.agent.id, live.run.spec.context.repository
     match ending:
         case Done():
+            if ledger.breaker.succeeded(repository):
+                await ledger.store.record(e.SystemRecovered(part="repository"))
             command = c.CompleteAgent(agent_id, ending.reason, ending.commit, ending.branch, ending.error)
             await ledger.store.submit(command)
         case Failed():
+            # Before the journal: the dispatcher hears of the end from there.
+            passing = ending.retryable
+            trouble = passing and ledger.breaker.failed(repository, ending.reason, ledger.clock())
+            if trouble:
+                await ledger.store.record(e.SystemDegraded(part="repository", detail=trouble))
             await ledger.store.submit(_failure(live.run.agent, ending, ledger))
         case Interrupted():
             await ledger.store.submit(c.ResumeAgent(agent_id, crashed=False))

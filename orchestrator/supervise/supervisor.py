@@ -79,7 +79,7 @@ class Supervisor:
             with self._dispatching:
                 if not self._takes_work:
                     await trio.sleep_forever()
-                await run_dispatcher(self._store, start, clock=self._clock)
+                await run_dispatcher(self._store, start, clock=self._clock, breaker=self._ledger.breaker)
         await self._store.record()  # what was decided while the dispatcher still ran is committed by now
         for agent in list(self._store.state.agents.values()):
             if agent.active:  # assigned in the moment of the stop, and never started

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.core.intensity import MAX_CRASHED_STARTS
 from tests.kit.processes import fresh_mark, marked
 from tests.kit.remote import branches, git, hook, make_remote
 from tests.kit.service import Service
@@ -117,3 +118,16 @@ def test_pause_survives_a_restart(own_service: Service) -> None:
     assert service.status(agent)["phase"] == "queued"
     assert service.call("POST", "/queue/resume")[0] == 200
     assert service.wait(agent)["status"] == "completed"
+
+
+def test_crash_after_crash_starts_with_the_queue_paused(own_service: Service) -> None:
+    service = own_service
+    for _ in range(MAX_CRASHED_STARTS):
+        service.start()
+        service.kill9()
+    service.start()
+    assert service.call("GET", "/queue/stats")[1]["paused"] is True
+    assert service.call("POST", "/queue/resume")[0] == 200
+    assert service.stop() == 0
+    service.start()
+    assert service.call("GET", "/queue/stats")[1]["paused"] is False, "a stop in good order breaks the row"
