@@ -24,6 +24,7 @@ COMMANDS = {
     "diff": Entry("orchestrator.cli.agents:diff", "Show what an agent changed."),
     "queue": Entry("orchestrator.cli.queue:queue", "Look at the queue, pause it, resume it."),
     "doctor": Entry("orchestrator.cli.doctor:doctor", "Say what works here, and what to do about the rest."),
+    "gc": Entry("orchestrator.cli.gc:gc", "Remove what nobody needs; --dry-run only tells."),
     "demo": Entry("orchestrator.demo.command:demo", "Watch three agents work, and leave nothing behind."),
 }
 

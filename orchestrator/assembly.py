@@ -123,7 +123,7 @@ async def _serve_on(
         )
     )
     desk = Desk(store, repositories, supervisor, sandboxed=settings.sandbox_enabled)
-    app = create_app(_services(settings, backend, store, supervisor, desk))
+    app = create_app(_services(settings, backend, store, supervisor, desk, reaper=reaper))
     listeners = open_listeners(settings.host, settings.port, settings.socket_path)
     port = listeners[0].getsockname()[1]
     address = Address(f"http://{_bracketed(settings.host)}:{port}", settings.socket_path, backend.name)
@@ -160,7 +160,13 @@ def open_repositories(settings: Settings, backend: Backend) -> Repositories:
 
 
 def _services(
-    settings: Settings, backend: Backend, store: Store, supervisor: Supervisor, desk: Desk
+    settings: Settings,
+    backend: Backend,
+    store: Store,
+    supervisor: Supervisor,
+    desk: Desk,
+    *,
+    reaper: Reaper,
 ) -> Services:
     async def readiness() -> dict[str, str]:
         short = store.state.control.short
@@ -180,6 +186,7 @@ def _services(
         check_task=desk.check_task,
         diff=desk.diff,
         resources=desk.resources,
+        collect_garbage=reaper.collect_garbage,
         enforced=tuple(sorted(backend.enforced)),
         watched=tuple(sorted(backend.watched)),
         tier=backend.tier,

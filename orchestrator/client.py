@@ -151,6 +151,10 @@ class Client:
         """Take work from the queue again."""
         return _object(await self._post("/queue/resume"))
 
+    async def gc(self, *, dry_run: bool = False) -> Json:
+        """Remove what nobody needs on the host; with `dry_run` only tell what that is."""
+        return _object(await self._post("/gc", {"dryRun": dry_run or None}))
+
     def logs(
         self, agent_id: str, *, follow: bool = False, after: int | None = None, stream: str | None = None
     ) -> LogLines:

@@ -9,7 +9,7 @@ import trio
 from quart import Response
 
 from orchestrator import errors as e
-from orchestrator.api import agents, events, health, intake, logs, pages, problem, sample, tasks
+from orchestrator.api import agents, events, garbage, health, intake, logs, pages, problem, sample, tasks
 from orchestrator.api.access import Scope
 from orchestrator.api.feed import Wanted
 from orchestrator.api.openapi import document
@@ -34,7 +34,7 @@ BODY = (problem.BadJson, problem.BodyLate, problem.BodyTooLarge, problem.MediaTy
 
 def make_routes(version: str) -> list[Route]:
     """Return all routes, the document about them among them."""
-    routes = [*HEALTH, *AGENTS, *STREAMS, *TASKS, *QUEUE, *PAGES]
+    routes = [*HEALTH, *AGENTS, *STREAMS, *TASKS, *QUEUE, *HOST, *PAGES]
     described: list[bytes] = []
 
     async def openapi(call: Call) -> Response:
@@ -189,6 +189,15 @@ QUEUE = [
         method="POST", path="/queue/resume", name="resumeQueue", tag="queue", scope=OPERATE,
         summary="Take work from the queue again", run=tasks.resume,
         returns=_ok("Not paused", a.QueueSwitch, {"paused": False}),
+    ),
+]  # fmt: skip
+
+HOST = [
+    Route(
+        method="POST", path="/gc", name="collectGarbage", tag="host", scope=ADMIN,
+        summary="Remove what nobody needs: tells each thing with its size and why; `dryRun` only tells",
+        run=garbage.collect, query=garbage.GarbageQuery,
+        returns=_ok("What was found, and what became of it", a.GarbageFound, sample.GARBAGE),
     ),
 ]  # fmt: skip
 

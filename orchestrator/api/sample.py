@@ -84,6 +84,21 @@ KILLED_ALL = {
     "elapsedMs": 31.7,
     "tier": "pid-namespace+cgroup",
 }
+GARBAGE = {
+    "dryRun": False,
+    "items": [
+        {
+            "kind": "checkout",
+            "name": "checkouts/3f0c/9b1d",
+            "bytes": 1048576,
+            "why": "no agent works on it",
+            "removed": True,
+            "error": None,
+        }
+    ],
+    "bytes": 1048576,
+    "freedBytes": 1048576,
+}
 VERDICTS = {
     "agentId": AGENT_ID,
     "gates": [{**GATE, "command": ["pytest"], "outputTail": "12 passed in 1.9s"}],

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from orchestrator.core.model import Agent, AgentId
-from orchestrator.core.reports import KillAllReport, KillReport
+from orchestrator.core.reports import GarbageReport, KillAllReport, KillReport
 from orchestrator.core.spec import TaskSpec
 from orchestrator.journal.store import Store
 
@@ -59,6 +59,8 @@ class Services:
     diff: Callable[[Agent], Awaitable[bytes | None]]
     #: Live figures: memoryBytes, cpuSeconds, processes.
     resources: Callable[[AgentId], dict[str, Any]]
+    #: Finds what nobody needs on the host and, unless asked for a dry run, removes it.
+    collect_garbage: Callable[[bool], Awaitable[GarbageReport]]
     #: The limits that the sandbox really enforces on this host.
     enforced: tuple[str, ...]
     #: Those that it only measures, and the way it kills; see `sandbox.base.Backend`.

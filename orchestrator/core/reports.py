@@ -30,3 +30,23 @@ class KillAllReport:
     errors: tuple[str, ...]
     remaining: int
     elapsed_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """One thing on the host that nobody needs; `error` says why it was not removed though it should be."""
+
+    kind: str
+    name: str
+    bytes: int
+    why: str
+    removed: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageReport:
+    """What was found, and what became of it."""
+
+    dry_run: bool
+    items: tuple[Garbage, ...]

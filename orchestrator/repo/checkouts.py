@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,6 +119,28 @@ class Checkouts:
             await mirror.git.run("read-tree", "--reset", "-u", commit, deadline_s=REMOTE_S, extra=extra)
         if not (half / "index").exists():
             raise GitFailed(f"git checked {commit} out and wrote no index")
+
+    def idle(self, commits: Collection[str]) -> list[Path]:
+        """Return the checkouts that nobody holds, but of these commits; and what is half made or removed."""
+        places = [path for mirror in self._root.iterdir() for path in mirror.iterdir()]
+        return sorted(
+            path
+            for path in places
+            if path not in self._holders and path not in self._busy and path.name not in commits
+        )
+
+    async def drop(self, place: Path) -> bool:
+        """Remove one that is still idle; return whether it was."""
+        if place in self._holders or place in self._busy or not place.exists():  # noqa: ASYNC240 - local
+            return False
+        old = place.with_name(f"{_OLD}{secrets.token_hex(8)}")
+        place.rename(old)  # noqa: ASYNC240 - as above
+        self._busy.add(old)
+        try:
+            await remove_tree(old)
+        finally:
+            self._busy.discard(old)
+        return True
 
     async def sweep(self) -> None:
         """Remove what a crash left half made, of every remote."""

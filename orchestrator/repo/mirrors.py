@@ -28,6 +28,7 @@ from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.single_flight import Flights
 from orchestrator.repo.unmoved import stands_at
 from orchestrator.repo.url import Remote
+from orchestrator.repo.waste import litter
 from sandbox.base import User
 from sandbox.process import Completed
 
@@ -182,6 +183,11 @@ class Mirror:
             raise RepositoryError(f"{self.remote.url} is not a git repository that can be read here: {said}")
         raise RepositoryUnreachable(f"{self.remote.url}: {said}")
 
+    @property
+    def in_use(self) -> bool:
+        """Whether anybody is at work on the repository."""
+        return self._users > 0
+
     @contextmanager
     def hold(self, *refs: str) -> Iterator[None]:
         """Keep the repository in its place as long as the block, made now if it is not there.
@@ -225,10 +231,7 @@ class Mirror:
     def _sweep(self) -> None:
         """Remove half packs, half objects and locks; only while nobody uses the repository."""
         self._littered = False
-        for pattern in ("*.lock", "objects/pack/tmp_*", "objects/pack/*.keep", "objects/??/tmp_obj_*"):
-            for path in self.directory.glob(pattern):
-                path.unlink(missing_ok=True)
-        for path in (self.directory / "refs").rglob("*.lock"):
+        for path in litter(self.directory):
             path.unlink(missing_ok=True)
 
 
@@ -255,6 +258,12 @@ class Mirrors:
     def has(self, remote: Remote) -> bool:
         """Return whether anything was ever fetched from a remote."""
         return got_anything(self._root / remote.key)
+
+    def idle(self) -> list[Path]:
+        """Return the mirrors that nobody uses now."""
+        known = self._known
+        named = [path for path in self._root.iterdir() if _KEY.fullmatch(path.name)]
+        return sorted(path for path in named if path.name not in known or not known[path.name].in_use)
 
     async def sweep(self) -> None:
         """Remove what a crash left that never got anything, or was half removed; before any is used."""

@@ -8,7 +8,7 @@ that everything under `mirrors`, `checkouts`, `workspaces` and `quarantine` is t
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from orchestrator.repo.quarantine import MIRROR_AT, Origin, checked_commit, read
 from orchestrator.repo.strays import end_strays
 from orchestrator.repo.tenancy import read_tenancy
 from orchestrator.repo.url import UrlRules, as_address, parse_url
+from orchestrator.repo.waste import Waste, litter
 from orchestrator.repo.worktree import Base, Worktree, open_worktree, remove_room
 from sandbox.base import Backend, User
 
@@ -157,6 +158,39 @@ class Repositories:
         if name not in self.directories():
             raise RepositoryError(f"{name[:80]!r} is not the name of an agent's directory")
         await remove_room(self._agents / name, self._quarantine / name)
+
+    def find_waste(self, *, owned: Collection[str], commits: Collection[str]) -> list[Waste]:
+        """Return what nobody needs: `owned` directories and checkouts of `commits` somebody does."""
+        found = []
+        for name in self.directories():
+            if name not in owned:
+                paths = (self._agents / name, self._quarantine / name)
+                found.append(
+                    Waste("worktree", f"quarantine/{name}", "no agent of the journal owns it", paths)
+                )
+        for path in self._checkouts.idle(commits):
+            name = f"checkouts/{path.parent.name}/{path.name}"
+            found.append(Waste("checkout", name, "no agent works on it", (path,)))
+        for mirror in self._mirrors.idle():
+            for path in litter(mirror):
+                name = f"mirrors/{path.relative_to(self._mirrors_at)}"
+                found.append(Waste("mirror", name, "a killed git left it", (path,)))
+        return found
+
+    async def discard(self, waste: Waste) -> bool:
+        """Remove what `find_waste` found; return whether it was still nobody's."""
+        path = waste.paths[0]
+        match waste.kind:
+            case "worktree":  # no agent ever comes to own what it does not own already
+                await remove_room(*waste.paths)
+                return True
+            case "checkout":
+                return await self._checkouts.drop(path)
+            case _:
+                idle = any(mirror in path.parents for mirror in self._mirrors.idle())
+                if idle:
+                    path.unlink(missing_ok=True)
+                return idle
 
     async def diff(self, url: str, base_commit: str, commit: str, *, max_bytes: int) -> bytes:
         """Return the change of a landed commit, or of a salvage ref, cut with a mark at `max_bytes`."""

@@ -21,10 +21,12 @@ from orchestrator.core import commands as c
 from orchestrator.core import events as e
 from orchestrator.core.model import AgentId, AgentStatus, Reason
 from orchestrator.core.recovery import FinishCleanup, Reap, Resume, SettlePush, directory_of, remedies
+from orchestrator.core.reports import GarbageReport
 from orchestrator.errors import CommandRefused, JournalError, OrchestratorError, RepositoryError
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import failure_of
+from orchestrator.supervise.garbage import collect_garbage
 from orchestrator.supervise.gear import Progress, Run, Tools
 from orchestrator.supervise.salvage import Aftermath, remove, salvage, settle_push
 from orchestrator.supervise.tree import Tree
@@ -72,6 +74,7 @@ class Reaper:
         self._backend = backend
         self._running = running
         self.leftovers = leftovers
+        self._at_work = trio.Lock()
         #: Agents that the last pass found active without a run: they may just have been assigned.
         self._suspects: frozenset[AgentId] = frozenset()
 
@@ -104,8 +107,17 @@ class Reaper:
             with trio.move_on_after(EVERY_S):
                 await self._tools.reaper_bell.wait()
 
+    async def collect_garbage(self, dry_run: bool) -> GarbageReport:
+        """Tell what nobody needs and, unless it is a dry run, remove it."""
+        async with self._at_work:
+            return await collect_garbage(self._tools, self._running(), dry_run=dry_run)
+
     async def take_pass(self) -> Recovered:
         """Put right what is not as the state says; return how much that was."""
+        async with self._at_work:
+            return await self._take_pass()
+
+    async def _take_pass(self) -> Recovered:
         done = Recovered()
         await self._end_processes(done)
         # From one moment: whoever is in neither list began after it.

@@ -21,7 +21,7 @@ from orchestrator.client import Client, open_client
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, AgentId, Reason
-from orchestrator.core.reports import KillAllReport, KillReport
+from orchestrator.core.reports import Garbage, GarbageReport, KillAllReport, KillReport
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import AgentUnknown, AlreadyEnded, OrchestratorError, UrlRefused
 from orchestrator.journal.store import Store, open_store, utc_now
@@ -243,6 +243,11 @@ def make_services(
     def resources(_agent_id: AgentId) -> dict[str, Any]:
         return {"memoryBytes": 1024, "cpuSeconds": 0.5, "processes": 3}
 
+    async def collect_garbage(dry_run: bool) -> GarbageReport:
+        await trio.lowlevel.checkpoint()
+        item = Garbage("checkout", "checkouts/m/c", 4096, "no agent works on it", removed=not dry_run)
+        return GarbageReport(dry_run, (item,))
+
     given: dict[str, Any] = {
         "store": store,
         "kill_switch": kill_switch,
@@ -252,6 +257,7 @@ def make_services(
         "enforced": ("pids",),
         "watched": ("memory_mb",),
         "tier": "subreaper",
+        "collect_garbage": collect_garbage,
         "readiness": readiness,
         "allowed_hosts": ("localhost", "127.0.0.1", "::1"),
         "allowed_origins": ("localhost", "127.0.0.1", "https://board.example.com"),

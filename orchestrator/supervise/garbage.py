@@ -1,0 +1,62 @@
+"""Collects garbage when somebody asks: tells what would go, how large it is and why, before anything goes.
+
+Invariant: it is told as it is. What is removed is what was found, each thing only if it is still nobody's;
+what could not be removed is told with its error. Called by `reaper`, which keeps its own passes out
+meanwhile, and by the command `gc` where nothing runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from orchestrator.core.model import AgentId, State
+from orchestrator.core.recovery import directory_of, may_hold
+from orchestrator.core.reports import Garbage, GarbageReport
+from orchestrator.errors import RepositoryError
+from orchestrator.repo.removal import remove_tree
+from orchestrator.repo.waste import Waste, measure
+from orchestrator.supervise.ending import failure_of
+from orchestrator.supervise.gear import Tools
+
+
+async def collect_garbage(tools: Tools, running: Collection[AgentId], *, dry_run: bool) -> GarbageReport:
+    """Find what nobody needs and, unless it is a dry run, remove it."""
+    found = [*_find(tools), *_scratch(tools, running)]
+    items = [Garbage(each.kind, each.name, await measure(each.paths), each.why) for each in found]
+    if not dry_run:
+        items = [await _remove(tools, each, item) for each, item in zip(found, items, strict=True)]
+    return GarbageReport(dry_run, tuple(items))
+
+
+def _find(tools: Tools) -> list[Waste]:
+    state: State = tools.store.state
+    holders = [agent for agent in state.agents.values() if may_hold(agent)]
+    return tools.repositories.find_waste(
+        owned={directory_of(agent.id, agent.task_id) for agent in holders},
+        commits={agent.base for agent in holders if agent.base},
+    )
+
+
+def _scratch(tools: Tools, running: Collection[AgentId]) -> list[Waste]:
+    """Return the files for agents that do not run."""
+    if not tools.scratch.is_dir():
+        return []
+    return [
+        Waste("scratch", f"scratch/{path.name}", "no agent that runs reads it", (path,))
+        for path in sorted(tools.scratch.iterdir())
+        if path.name.partition(".")[0] not in running
+    ]
+
+
+async def _remove(tools: Tools, waste: Waste, item: Garbage) -> Garbage:
+    try:
+        if waste.kind == "scratch":
+            for path in waste.paths:
+                await remove_tree(path)
+            return replace(item, removed=True)
+        if await tools.repositories.discard(waste):
+            return replace(item, removed=True)
+    except (OSError, RepositoryError) as error:
+        return replace(item, error=failure_of(error).error[:500])
+    return replace(item, error="somebody has come to need it meanwhile")
