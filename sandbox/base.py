@@ -23,6 +23,8 @@ from typing import Protocol
 
 import trio
 
+from sandbox.clock import Clock
+
 #: Where a namespaced backend shows the workspace, and the writable home, to the processes inside.
 WORKSPACE = "/workspace"
 HOME = "/home/agent"
@@ -236,6 +238,8 @@ class Backend(Protocol):
     watched: frozenset[str]
     #: The host identity that processes inside run as; owns upper layers and shared checkouts.
     user: User
+    #: By which every deadline of what runs inside is measured: it stands still while the tree is frozen.
+    clock: Clock
 
     def seen(self, host: Path, target: str) -> str:
         """Return the path under which `host`, bound at `target`, appears to the processes inside."""

@@ -35,6 +35,7 @@ from sandbox.base import (
     User,
 )
 from sandbox.cgroup import Cgroups, open_leaf
+from sandbox.clock import Clock, RunningClock
 from sandbox.confined import Channel, ConfinedSandbox
 from sandbox.layout import (
     SYSTEM_PATH,
@@ -91,6 +92,7 @@ class BubblewrapBackend:
 
     name = "bubblewrap"
     namespaced = True
+    clock: Clock = RunningClock()
 
     def __init__(
         self,

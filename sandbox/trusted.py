@@ -29,6 +29,7 @@ from sandbox.base import (
     User,
 )
 from sandbox.cgroup import Cgroups, open_leaf
+from sandbox.clock import Clock, RunningClock
 from sandbox.layout import SYSTEM_PATH, check_spec, check_user, find_tool
 from sandbox.process import TREE_VARIABLE, open_child
 from sandbox.spawn import give_way
@@ -42,6 +43,7 @@ class ProcessBackend:
     name = "process"
     namespaced = False
     layered = False
+    clock: Clock = RunningClock()
 
     def __init__(
         self,

@@ -14,8 +14,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from functools import partial
 from pathlib import Path
 
-import trio
-
 from orchestrator.agents.base import MAX_TEXT, Prompt, Session, TurnResult, Turns
 from orchestrator.agents.lines import TurnLog
 from orchestrator.core.model import Usage
@@ -63,7 +61,7 @@ class CommandTurns:
 
     async def turn(self, prompt: Prompt) -> TurnResult:
         """Run the program to its end; raises `AgentError` where the sandbox has no such program."""
-        session, began = self._session, trio.current_time()
+        session, began = self._session, self._session.backend.clock.now()
         with _prompt_file(session, prompt) as path:
             log, said = TurnLog(session.output), Tail(_TAIL_BYTES)
 
@@ -89,7 +87,7 @@ class CommandTurns:
             exit=ended,
             text=tail_of(said.bytes(), MAX_TEXT),
             usage=Usage(),
-            duration_ms=(trio.current_time() - began) * 1000,
+            duration_ms=(session.backend.clock.now() - began) * 1000,
         )
 
     def _spec(self, prompt: Prompt, path: Path) -> Spec:

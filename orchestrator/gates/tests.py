@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import trio
-
 from orchestrator.core.model import Verdict
 from orchestrator.core.text import tail_of
 from orchestrator.gates.definition import OURS, Definition, Unrunnable
@@ -135,9 +133,10 @@ async def _try(trial: Trial, exhibit: Exhibit, limit_s: float) -> str | None:
             binds=checkout.binds,
             limits=exhibit.limits,
         )
-        began = trio.current_time()
+        clock = exhibit.backend.clock
+        began = clock.now()
         try:
-            with trio.move_on_after(limit_s):
+            with clock.move_on_after(limit_s):
                 async with exhibit.backend.open(spec) as sandbox:
                     trial.exit = await relay(
                         sandbox,
@@ -148,7 +147,7 @@ async def _try(trial: Trial, exhibit: Exhibit, limit_s: float) -> str | None:
         except CommandNotFound:
             return _tool_missing(definition.argv[0])
         finally:
-            trial.duration_ms = (trio.current_time() - began) * 1000
+            trial.duration_ms = (clock.now() - began) * 1000
     tally.finish()
     return None
 

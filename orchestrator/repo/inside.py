@@ -12,8 +12,6 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import trio
-
 from orchestrator.core.text import tail_of
 from sandbox.base import Backend, Spec
 
@@ -120,7 +118,7 @@ async def run_script(
     tail = bytearray()
     said = re.compile(rb"\n" + mark.encode() + rb" ([a-z]+)\n")
     found = None
-    with trio.move_on_after(deadline_s):
+    with backend.clock.move_on_after(deadline_s):
         async with backend.open(spec) as sandbox:
             if started is not None:
                 started()

@@ -90,10 +90,11 @@ class Worktree:
         Raises `ImportRefused` where the work cannot be taken in, and `SandboxError` where no sandbox starts.
         """
         self.quarantine.note_message(message)
-        ends = trio.current_time() + deadline_s
+        clock = self._tools.backend.clock
+        ends = clock.now() + deadline_s
         claim, found = await self._collect_once(limits, deadline_s * _FIRST_SHARE, message, rescue=False)
         if found is None and claim.word not in {"unchanged", "refused", *LEFT_OUT}:
-            left_s = max(0.0, ends - trio.current_time())
+            left_s = max(0.0, ends - clock.now())
             claim, found = await self._collect_once(limits, left_s, message, rescue=True)
         self.left_out = LEFT_OUT.get(claim.word) if found is None else None
         if found is not None:

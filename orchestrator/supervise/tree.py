@@ -28,6 +28,7 @@ class Tree:
         self.enforced = backend.enforced
         self.watched = backend.watched
         self.user = backend.user
+        self.clock = backend.clock
         self._live: list[Sandbox] = []
         self._killing = False
         #: Processes ended by the kill, and those that could still be found after it (0 is the proof).
