@@ -11,9 +11,8 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,17 +37,17 @@ from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.url import UrlRules
 from orchestrator.supervise.desk import Desk
 from orchestrator.supervise.gear import Tools
-from orchestrator.supervise.host import compare, look_around, watch_host
+from orchestrator.supervise.host import look_around
 from orchestrator.supervise.reaper import Reaper
 from orchestrator.supervise.restarts import guard_against_restarts
+from orchestrator.supervise.signals import SIGNALS, run_until_signalled
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.version import VERSION
 from sandbox.base import Backend, Limits
 
 log = logging.getLogger(__name__)
 
-#: From the signal to the last agent's end, and from there to the end of the last stream.
-AGENT_GRACE_S = 20.0
+#: From the last agent's end to the end of the last stream.
 API_GRACE_S = 5.0
 #: Below this much room the supervisor says that it is not ready.
 MIN_FREE_MB = 64
@@ -79,7 +78,7 @@ async def serve(settings: Settings, *, ready: Callable[[Address], None] | None =
     set_up_logging(settings.log_level, settings.log_format)
     for name in settings.unused:
         log.warning("a setting has no effect in this version", extra={"setting": name})
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*SIGNALS) as signals:
         async with (
             open_store(settings.home, settings.database_path, clock=utc_now, new_id=new_id) as store,
             open_backend(settings) as backend,  # after the store, which holds the directory's lock
@@ -134,7 +133,7 @@ async def _serve_on(
         if ready is not None:
             ready(address)
         look = partial(look_around, (settings.home, settings.workspaces_dir))
-        await _supervise_until_signal(supervisor, reaper, store, signals, look)
+        await run_until_signalled(supervisor, store, signals, look, reaper.run)
         shutdown.set()
     with suppress(FileNotFoundError):
         settings.socket_path.unlink()
@@ -183,6 +182,7 @@ def _services(
     return Services(
         store=store,
         kill_switch=supervisor,
+        switches=supervisor.switches,
         check_task=desk.check_task,
         diff=desk.diff,
         resources=desk.resources,
@@ -225,34 +225,6 @@ def admin_token(settings: Settings) -> str:
 
 async def _run_api(app: QuartTrio, listeners: list[socket], shutdown: trio.Event) -> None:
     await run_server(app, listeners, shutdown=shutdown, grace_s=API_GRACE_S)
-
-
-async def _supervise_until_signal(
-    supervisor: Supervisor,
-    reaper: Reaper,
-    store: Store,
-    signals: AsyncIterator[int],
-    look: Callable[[], Mapping[str, float]],
-) -> None:
-    """Run agents until the first signal, then give them a deadline; a second signal ends them at once."""
-    await compare(store, look())  # before anything is started
-    async with trio.open_nursery() as nursery:
-
-        async def stop_on_signals() -> None:
-            async for number in signals:
-                if supervisor.stopping:
-                    nursery.cancel_scope.cancel(reason="second signal")
-                    return
-                log.info("stopping", extra={"signal": signal.Signals(number).name})
-                supervisor.stop()  # before anything is written
-                nursery.cancel_scope.deadline = trio.current_time() + AGENT_GRACE_S
-                nursery.start_soon(store.record, e.SystemStopping())
-
-        nursery.start_soon(stop_on_signals)
-        nursery.start_soon(watch_host, store, look)
-        nursery.start_soon(reaper.run)
-        await supervisor.run()
-        nursery.cancel_scope.cancel(reason="every agent is gone")
 
 
 def _bracketed(host: str) -> str:

@@ -116,6 +116,18 @@ class Client:
         """End every live agent and return the proof; with `freeze` nothing is admitted any more."""
         return _object(await self._post("/agents/kill-all", {"freeze": freeze or None}))
 
+    async def freeze(self) -> Json:
+        """Stop every process and admit nothing, until thawed; return how the whole stands."""
+        return _object(await self._post("/freeze"))
+
+    async def thaw(self) -> Json:
+        """Let everything go on where it stood; where nothing is frozen, end a drain."""
+        return _object(await self._post("/thaw"))
+
+    async def drain(self) -> Json:
+        """Admit nothing, and let live agents end."""
+        return _object(await self._post("/drain"))
+
     async def gates(self, agent_id: str) -> Json:
         """Return what the gates said, with the evidence."""
         return _object(await self._get(_agent(agent_id, "gates")))

@@ -155,6 +155,12 @@ class JournalBroken(JournalError):
     """A commit failed, so its outcome is unknown: the process must end and read the journal anew."""
 
 
+class FreezeNotLatched(JournalError):
+    """Every process was stopped, but that could not be journaled: a restart will not find it frozen."""
+
+    code = "freeze_not_latched"
+
+
 class DiskFull(JournalError):
     """There is no room on the disk for new work."""
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from quart import Response
 
 from orchestrator.api import view
-from orchestrator.api.problem import FieldError, Invalid, NoDiff
+from orchestrator.api.problem import NoDiff
 from orchestrator.api.route import Call, Query, Switch, answer
 from orchestrator.core.answer import AgentPage, Killed, KilledAll, ResourceUse, Verdicts
 from orchestrator.core.model import Agent, AgentId, AgentStatus, changed
@@ -31,7 +31,7 @@ class AgentFilter(Query):
 
 
 class KillAllQuery(Query):
-    """Whether to freeze as well, which this version cannot."""
+    """Whether to freeze as well, so that nothing follows."""
 
     freeze: Switch = False
 
@@ -88,9 +88,8 @@ async def kill(call: Call) -> Response:
 
 async def kill_all(call: Call) -> Response:
     """End every live agent and answer with the proof."""
-    if call.query(KillAllQuery).freeze:
-        raise Invalid([FieldError("freeze", "this version cannot freeze; kill-all works without it")])
-    report = await call.services.kill_switch.kill_all(actor=call.principal.name)
+    freeze = call.query(KillAllQuery).freeze
+    report = await call.services.kill_switch.kill_all(actor=call.principal.name, freeze=freeze)
     return answer(
         KilledAll(
             message=f"Kill all completed: {report.killed} killed, {report.failed} failed",

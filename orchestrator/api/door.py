@@ -2,8 +2,8 @@
 
 The invariant: nothing behind the door sees a request whose target, Host, Origin, token, rate or body was
 not judged here, for HTTP and WebSocket alike; neither Quart nor hypercorn checks Host or Origin. The
-order is: the form of the target, Host, Origin, token, rate, body. A kill with a right token passes every
-rate limit, whatever else its address has sent.
+order is: the form of the target, Host, Origin, token, rate, body. A kill, a freeze, a thaw and a drain
+with a right token pass every rate limit, whatever else their address has sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PUBLIC = frozenset({"/health", "/api/health", "/health/ready"})
-UNLIMITED = re.compile(r"(/api)?/agents/(kill-all|[^/]+/kill)")
+UNLIMITED = re.compile(r"(/api)?/agents/(kill-all|[^/]+/kill)|/(freeze|thaw|drain)")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 

@@ -1,7 +1,7 @@
 """Token buckets: how often one caller may knock.
 
 Bounded in callers too: the one unseen for longest is forgotten, which can only help it. Called by the
-door; kill is never asked about.
+door; kill and the other switches are never asked about.
 """
 
 from __future__ import annotations

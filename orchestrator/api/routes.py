@@ -9,7 +9,19 @@ import trio
 from quart import Response
 
 from orchestrator import errors as e
-from orchestrator.api import agents, events, garbage, health, intake, logs, pages, problem, sample, tasks
+from orchestrator.api import (
+    agents,
+    control,
+    events,
+    garbage,
+    health,
+    intake,
+    logs,
+    pages,
+    problem,
+    sample,
+    tasks,
+)
 from orchestrator.api.access import Scope
 from orchestrator.api.feed import Wanted
 from orchestrator.api.openapi import document
@@ -34,7 +46,7 @@ BODY = (problem.BadJson, problem.BodyLate, problem.BodyTooLarge, problem.MediaTy
 
 def make_routes(version: str) -> list[Route]:
     """Return all routes, the document about them among them."""
-    routes = [*HEALTH, *AGENTS, *STREAMS, *TASKS, *QUEUE, *HOST, *PAGES]
+    routes = [*HEALTH, *AGENTS, *STREAMS, *TASKS, *QUEUE, *CONTROL, *HOST, *PAGES]
     described: list[bytes] = []
 
     async def openapi(call: Call) -> Response:
@@ -189,6 +201,26 @@ QUEUE = [
         method="POST", path="/queue/resume", name="resumeQueue", tag="queue", scope=OPERATE,
         summary="Take work from the queue again", run=tasks.resume,
         returns=_ok("Not paused", a.QueueSwitch, {"paused": False}),
+    ),
+]  # fmt: skip
+
+CONTROL = [
+    Route(
+        method="POST", path="/freeze", name="freeze", tag="control", scope=ADMIN,
+        summary="Stop every process and admit nothing until thawed; survives a restart",
+        run=control.freeze, errors=(e.FreezeNotLatched,),
+        returns=_ok("Every process stands still", a.ControlSwitch, sample.FROZEN),
+    ),
+    Route(
+        method="POST", path="/thaw", name="thaw", tag="control", scope=ADMIN,
+        summary="Let everything go on where it stood; where nothing is frozen, end a drain",
+        run=control.thaw, returns=_ok("It goes on", a.ControlSwitch, {**sample.FROZEN, "frozen": False}),
+    ),
+    Route(
+        method="POST", path="/drain", name="drain", tag="control", scope=ADMIN,
+        summary="Admit nothing and let live agents end; until a thaw or the next start",
+        run=control.drain,
+        returns=_ok("Draining", a.ControlSwitch, {**sample.FROZEN, "frozen": False, "draining": True}),
     ),
 ]  # fmt: skip
 

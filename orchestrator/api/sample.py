@@ -99,6 +99,14 @@ GARBAGE = {
     "bytes": 1048576,
     "freedBytes": 1048576,
 }
+FROZEN = {
+    "frozen": True,
+    "draining": False,
+    "agents": 2,
+    "processes": 17,
+    "starting": 0,
+    "elapsedMs": 2.1,
+}
 VERDICTS = {
     "agentId": AGENT_ID,
     "gates": [{**GATE, "command": ["pytest"], "outputTail": "12 passed in 1.9s"}],

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from orchestrator.core.model import Agent, AgentId
-from orchestrator.core.reports import GarbageReport, KillAllReport, KillReport
+from orchestrator.core.reports import GarbageReport, KillAllReport, KillReport, SwitchReport
 from orchestrator.core.spec import TaskSpec
 from orchestrator.journal.store import Store
 
@@ -24,8 +24,24 @@ class KillSwitch(Protocol):
         """End one agent; raises `AgentUnknown` or `AlreadyEnded`."""
         ...
 
-    async def kill_all(self, *, actor: str) -> KillAllReport:
-        """End every live agent."""
+    async def kill_all(self, *, actor: str, freeze: bool = False) -> KillAllReport:
+        """End every live agent; with `freeze` nothing is admitted any more."""
+        ...
+
+
+class Switches(Protocol):
+    """Lets everything stand still, go on, or run out."""
+
+    async def freeze(self, *, actor: str) -> SwitchReport:
+        """Stop every process and admit nothing; raises `FreezeNotLatched`."""
+        ...
+
+    async def thaw(self, *, actor: str) -> SwitchReport:
+        """Let everything go on where it stood; where nothing is frozen, end a drain."""
+        ...
+
+    async def drain(self, *, actor: str) -> SwitchReport:
+        """Admit nothing, and let what runs end."""
         ...
 
 
@@ -53,6 +69,7 @@ class Services:
 
     store: Store
     kill_switch: KillSwitch
+    switches: Switches
     #: Refuses (422) a repository, runtime or gate that cannot be used here; returns the name of the runtime.
     check_task: Callable[[TaskSpec], str]
     #: The diff of the agent's candidate, None where there is none.

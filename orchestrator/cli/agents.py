@@ -130,10 +130,11 @@ def kill(session: Session, agent_ids: tuple[str, ...]) -> int:
 
 
 @click.command("kill-all")
+@click.option("--freeze", is_flag=True, help="Admit nothing more, until `orchestrator thaw`.")
 @supervised
-def kill_all(session: Session) -> int:
+def kill_all(session: Session, *, freeze: bool) -> int:
     """End every live agent now, with proof that nothing of them is left."""
-    answer = session.run(lambda client: client.kill_all(), doing="killing every agent")
+    answer = session.run(lambda client: client.kill_all(freeze=freeze), doing="killing every agent")
     if session.output.as_json:
         session.output.json(answer)
     else:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     "--json", "as_json", is_flag=True, help="Print where it listens as one line of JSON, once it does."
 )
 def serve(*, as_json: bool) -> None:
-    """Run the supervisor until SIGTERM or SIGINT.
+    """Run the supervisor until SIGTERM (lets agents run on a little) or SIGINT; SIGUSR1 freezes.
 
     Its settings are environment variables; its log goes to standard error.
     """

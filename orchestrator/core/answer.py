@@ -149,6 +149,17 @@ class KilledAll(Answer):
     tier: str | None = None
 
 
+class ControlSwitch(Answer):
+    """How the whole stands after a freeze, a thaw or a drain, and the live agents that it met."""
+
+    frozen: bool
+    draining: bool
+    agents: int
+    processes: int
+    starting: int
+    elapsed_ms: float
+
+
 class Verdicts(Answer):
     """What the gates said about the agent's candidates, with the evidence, oldest first."""
 

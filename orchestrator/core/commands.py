@@ -115,6 +115,16 @@ class ChangeQueueSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Freeze:
+    """Let every process tree stand still and admit nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thaw:
+    """Let what is frozen go on; where nothing is, end a drain."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Admit nothing more."""
 
@@ -131,5 +141,7 @@ Command = (
     | PauseQueue
     | ResumeQueue
     | ChangeQueueSettings
+    | Freeze
+    | Thaw
     | Drain
 )

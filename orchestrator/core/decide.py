@@ -223,6 +223,14 @@ def _change(_state: State, command: c.ChangeQueueSettings, _now: datetime) -> li
     return [e.QueueSettings(max_concurrent=most, stop_on_failure=command.stop_on_failure)]
 
 
+def _freeze(state: State, _command: c.Freeze, _now: datetime) -> list[e.Event]:
+    return [] if state.control.frozen else [e.ControlFrozen()]
+
+
+def _thaw(state: State, _command: c.Thaw, _now: datetime) -> list[e.Event]:
+    return [e.ControlThawed()] if state.control.frozen or state.control.draining else []
+
+
 def _drain(state: State, _command: c.Drain, _now: datetime) -> list[e.Event]:
     return [] if state.control.draining else [e.ControlDraining()]
 
@@ -239,5 +247,7 @@ _DECISIONS: dict[type[c.Command], Callable[[State, Any, datetime], list[e.Event]
     c.PauseQueue: _pause,
     c.ResumeQueue: _unpause,
     c.ChangeQueueSettings: _change,
+    c.Freeze: _freeze,
+    c.Thaw: _thaw,
     c.Drain: _drain,
 }

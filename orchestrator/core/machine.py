@@ -51,6 +51,11 @@ def _settings(control: Control, event: e.QueueSettings) -> Control:
     return control
 
 
+def _thawed(control: Control, _event: e.ControlThawed) -> Control:
+    """Go on where it stood: a drain that was frozen is a drain again, and a further thaw ends that."""
+    return replace(control, frozen=False, draining=control.draining and control.frozen)
+
+
 def _started(control: Control, event: e.SystemStarted) -> Control:
     """Take the ceilings of this start; a pause and a freeze stay; a drain and a shortage do not."""
     return replace(
@@ -76,7 +81,7 @@ _SWITCHES: dict[type[e.Event], Callable[[Control, Any], Control]] = {
     e.QueuePaused: lambda control, _: replace(control, paused=True),
     e.QueueResumed: lambda control, _: replace(control, paused=False),
     e.ControlFrozen: lambda control, _: replace(control, frozen=True),
-    e.ControlThawed: lambda control, _: replace(control, frozen=False),
+    e.ControlThawed: _thawed,
     e.ControlDraining: lambda control, _: replace(control, draining=True),
     e.QueueSettings: _settings,
     e.SystemStarted: _started,

@@ -1,4 +1,4 @@
-"""What a kill answers: the proof, as numbers.
+"""What a kill and a switch answer: what was found and done, as numbers.
 
 Made by `supervise`, shown by `api`; siblings that may not import each other.
 """
@@ -50,3 +50,20 @@ class GarbageReport:
 
     dry_run: bool
     items: tuple[Garbage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchReport:
+    """How the whole stands after a freeze, a thaw or a drain, and what it took.
+
+    `agents` and `processes` count what the switch met alive, all of which stands still after a freeze;
+    `starting` counts sandboxes on their way to the first instruction, which are stopped as they reach it.
+    `elapsed_ms` is until the last process was stopped or let go on.
+    """
+
+    frozen: bool
+    draining: bool
+    agents: int
+    processes: int
+    starting: int
+    elapsed_ms: float

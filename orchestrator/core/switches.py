@@ -37,7 +37,7 @@ class ControlFrozen(Event):
 
 
 class ControlThawed(Event):
-    """Everything goes on where it stood."""
+    """What was frozen goes on where it stood; where nothing was, a drain has ended."""
 
     name = "control.thawed"
 

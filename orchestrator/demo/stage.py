@@ -197,6 +197,6 @@ async def _first_line(child: Child) -> bytes:
 
 async def _stop(stage: Stage, child: Child) -> None:
     """Ask the supervisor to stop and wait for it; what does not, is killed when the stack goes on."""
-    child.signal_nowait(signal.SIGTERM)
+    child.signal_nowait(signal.SIGINT)  # at once: nobody will resume what is still at work
     with trio.move_on_after(STOP_S):
         stage.ended = await child.wait()

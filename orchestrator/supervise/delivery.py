@@ -20,6 +20,7 @@ from orchestrator.supervise.gear import Run
 async def deliver(run: Run, worktree: Worktree, sealed: Sealed) -> None:
     """Push exactly the judged commit, once, by lease; the intent is journaled before each try (J11)."""
     base, branch = worktree.base, run.spec.landing_branch
+    await run.tree.wait_thawed()
     await run.record(
         e.AgentPhase(**run.ids, phase=Phase.COMMITTING),
         e.CommitCreated(
@@ -37,6 +38,7 @@ async def deliver(run: Run, worktree: Worktree, sealed: Sealed) -> None:
     await _refuse_foreign_branch(run, branch, old)
     push = PushIntent(remote=base.url, ref=ref, old=old or "", new=sealed.commit)
     await run.record(e.AgentPhase(**run.ids, phase=Phase.LANDING, push=push))
+    await run.tree.wait_thawed()
     failure = await _try_to_land(base, worktree.quarantine, push)
     if isinstance(failure, PushRejected):
         await run.record(e.PushRejected(**run.ids, push=push, error=failure.detail[:2000]))

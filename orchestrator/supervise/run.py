@@ -41,6 +41,7 @@ MAX_VIOLATIONS = 20
 async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     """Carry the task to its end or raise; `keep` owns what must outlive a cancelled run."""
     tools, spec = run.tools, run.spec
+    await run.tree.wait_thawed()
     if landed := await settle(tools.store, tools.repositories, run.agent.id):  # by an earlier life
         return Done(Reason.DONE, landed.new, spec.landing_branch)
     kept, why = await open_kept(run, keep)
@@ -199,6 +200,7 @@ def _complaint(verdict: Verdict) -> str:
 
 
 async def _run_gates(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> tuple[Verdict, ...]:
+    await run.tree.wait_thawed()
     plan = plan_gates(run.spec.profile, run.spec.gates)
     if run.tools.yolo:
         await run.record(e.YoloUsed(**run.ids))

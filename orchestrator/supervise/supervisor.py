@@ -16,7 +16,7 @@ from datetime import datetime
 import trio
 
 from orchestrator.core import commands as c
-from orchestrator.core.model import Agent, AgentId, Reason, State
+from orchestrator.core.model import Agent, AgentId, Reason, State, TaskId
 from orchestrator.core.reports import KillAllReport, KillReport
 from orchestrator.errors import AgentUnknown, AlreadyEnded, CommandRefused, OrchestratorError
 from orchestrator.journal.store import AuditEntry, Store
@@ -34,6 +34,7 @@ from orchestrator.supervise.finish import Ledger, finish
 from orchestrator.supervise.gear import Progress, Run, Tools
 from orchestrator.supervise.live import Live
 from orchestrator.supervise.run import carry_out
+from orchestrator.supervise.switches import Switches
 from orchestrator.supervise.tree import Tree
 from sandbox.base import Backend, SandboxError
 from sandbox.procfs import one_look
@@ -63,9 +64,11 @@ class Supervisor:
         self._ledger = Ledger(store, clock, new_id)
         self._clock = clock
         self._lives: dict[AgentId, Live] = {}
+        self.switches = Switches(store, self._lives)
         #: Agents to be ended in the moment they start: assigned by the journal, not yet started by us.
         self._doomed: dict[AgentId, Killed] = {}
         self._dispatching = trio.CancelScope()
+        self._cutting = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start what the dispatcher assigns, until `stop`; returns when every agent is gone."""
@@ -98,12 +101,13 @@ class Supervisor:
         spec = self._store.state.tasks[agent.task_id].spec
         live = Live(Run(agent, spec, Tree(self._backend), self._tools, Progress()))
         self._lives[agent_id] = live
+        self.switches.take_in(live)
         log.info(
             "agent started", extra={"agent_id": agent_id, "task_id": agent.task_id, "attempt": agent.attempt}
         )
         if doom := self._doomed.pop(agent_id, None):
             live.cut(doom)
-        elif self.stopping:
+        elif self._cutting:
             live.cut(Interrupted())
         return live
 
@@ -137,7 +141,7 @@ class Supervisor:
     async def _carry_out_in_time(self, live: Live, keep: AsyncExitStack) -> Done | Failed:
         limit_s = live.run.spec.options.timeout or self._timeout_s
         late = Failed(Reason.TIMEOUT, f"the agent ran longer than {limit_s:g} s", retryable=True)
-        with trio.move_on_after(limit_s) as wall_clock:
+        with live.run.tree.clock.move_on_after(limit_s) as wall_clock:
             try:
                 return await carry_out(live.run, keep)
             except Exception as error:
@@ -154,25 +158,32 @@ class Supervisor:
 
         Raises `AgentUnknown` and `AlreadyEnded`.
         """
-        return await self._kill(AgentId(agent_id), Killed(Reason.OPERATOR, actor))
+        end = Killed(Reason.OPERATOR, actor)
+        if live := self._lives.get(AgentId(agent_id)):
+            live.cut(end)  # before anything is written
+        known = self._store.state.agents.get(AgentId(agent_id))
+        if known is not None and known.live:
+            await self._store.audit(AuditEntry(actor, "agent.kill", agent_id, "requested"))
+        return await self._kill(AgentId(agent_id), live, end)
 
-    async def kill_all(self, *, actor: str) -> KillAllReport:
+    async def kill_all(self, *, actor: str, freeze: bool = False) -> KillAllReport:
         """End every agent that has not ended, waiting ones too; return after the last proof.
 
         A task that was live at the call has no live agent at the return: an attempt that failed meanwhile
-        and was followed by a retry does not slip through.
+        and was followed by a retry does not slip through. With `freeze` nothing is admitted any more.
         """
         began = trio.current_time()
         end = Killed(Reason.KILLSWITCH, actor)
         tasks = {agent.task_id for agent in self._store.state.agents.values() if agent.live}
+        victims = self._cut_each(tasks, end)  # every tree first; then the journal and the proofs
+        if freeze:
+            await self.switches.freeze(actor=actor)
+        await self._store.audit(AuditEntry(actor, "agents.kill_all", "*", "requested", f"{len(tasks)} tasks"))
         reports: list[KillReport] = []
         errors: list[str] = []
-        while victims := [
-            agent.id for agent in self._store.state.agents.values() if agent.live and agent.task_id in tasks
-        ]:
+        while victims:
             await self._kill_each(victims, end, reports, errors)
-            if errors:
-                break
+            victims = {} if errors else self._cut_each(tasks, end)
         remaining = sum(report.remaining for report in reports)
         elapsed_ms = round((trio.current_time() - began) * 1000, 1)
         outcome = f"{len(reports)} killed, {len(errors)} failed, {remaining} remaining"
@@ -180,30 +191,36 @@ class Supervisor:
         total = len(reports) + len(errors)
         return KillAllReport(total, len(reports), len(errors), tuple(errors), remaining, elapsed_ms)
 
-    async def _kill_each(
-        self, victims: list[AgentId], end: Killed, reports: list[KillReport], errors: list[str]
-    ) -> None:
-        with one_look():  # every tree first, synchronously; then the proofs and the journal
-            for agent_id in victims:
-                if live := self._lives.get(agent_id):
+    def _cut_each(self, tasks: set[TaskId], end: Killed) -> dict[AgentId, Live | None]:
+        """Cut what runs for these tasks, synchronously; return their live agents, waiting ones too."""
+        agents = self._store.state.agents.values()
+        found = {a.id: self._lives.get(a.id) for a in agents if a.live and a.task_id in tasks}
+        with one_look():
+            for live in found.values():
+                if live is not None:
                     live.cut(end)
+        return found
 
-        async def finish(agent_id: AgentId) -> None:
+    async def _kill_each(
+        self, victims: dict[AgentId, Live | None], end: Killed, reports: list[KillReport], errors: list[str]
+    ) -> None:
+        async def finish(agent_id: AgentId, live: Live | None) -> None:
             try:
-                reports.append(await self._kill(agent_id, end))
+                reports.append(await self._kill(agent_id, live, end))
             except AlreadyEnded:
                 log.debug("agent ended by itself", extra={"agent_id": agent_id})
             except OrchestratorError as error:
                 errors.append(f"{agent_id}: {error.detail}")
 
         async with trio.open_nursery() as nursery:
-            for agent_id in victims:
-                nursery.start_soon(finish, agent_id)
+            for agent_id, live in victims.items():
+                nursery.start_soon(finish, agent_id, live)
 
-    async def _kill(self, agent_id: AgentId, end: Killed) -> KillReport:
+    async def _kill(self, agent_id: AgentId, live: Live | None, end: Killed) -> KillReport:
+        """End the agent, which is `live` where it ran at the call; else it may begin to run meanwhile."""
         while True:
             state = self._store.state
-            if live := self._lives.get(agent_id):
+            if live := live or self._lives.get(agent_id):
                 live.cut(end)
                 await live.ended.wait()
                 if live.report is None:
@@ -241,10 +258,20 @@ class Supervisor:
     @property
     def stopping(self) -> bool:
         """Whether `stop` was called."""
+        return self._cutting
+
+    @property
+    def leaving(self) -> bool:
+        """Whether `leave` or `stop` was called."""
         return self._dispatching.cancel_called
+
+    def leave(self) -> None:
+        """Start nothing more; `run` returns once the agents that live now have ended."""
+        self._dispatching.cancel(reason="shutdown")
 
     def stop(self) -> None:
         """Start nothing more and cut every live agent: each returns to the queue, for the next start."""
-        self._dispatching.cancel(reason="shutdown")
+        self.leave()
+        self._cutting = True
         for live in self._lives.values():
             live.cut(Interrupted())

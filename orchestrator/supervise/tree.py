@@ -1,8 +1,9 @@
-"""Every sandbox of one agent, behind the backend's own contract, so that a kill reaches all of them at once.
+"""Every sandbox of one agent, behind the backend's own contract, so that a kill or a freeze reaches all.
 
 The rooms that open sandboxes for an agent (repo, agents, gates) are given a `Tree` for a backend and never
 know. Invariant: after `kill_nowait` nothing of the agent runs, and once the agent's scope is left, `killed`
-and `remaining` are the proof.
+and `remaining` are the proof; between `freeze_nowait` and `thaw_nowait` nothing of the agent moves or starts,
+and none of its time passes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import trio
 
 from sandbox.base import Backend, Sandbox, Spec, Usage
+from sandbox.clock import Clock, StoppableClock
 
 
 class Tree:
@@ -28,9 +30,14 @@ class Tree:
         self.enforced = backend.enforced
         self.watched = backend.watched
         self.user = backend.user
-        self.clock = backend.clock
+        self._clock = StoppableClock()
+        self.clock: Clock = self._clock
         self._live: list[Sandbox] = []
         self._killing = False
+        self._frozen = False
+        #: Sandboxes on their way to their first instruction.
+        self.starting = 0
+        self._moved = trio.lowlevel.ParkingLot()
         #: Processes ended by the kill, and those that could still be found after it (0 is the proof).
         self.killed = 0
         self.remaining = 0
@@ -43,19 +50,34 @@ class Tree:
     async def open(self, spec: Spec) -> AsyncIterator[Sandbox]:
         """Start the command in a sandbox that this tree can kill."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        await self.wait_thawed()
         sandbox: Sandbox | None = None
+        self.starting += 1
         try:
             async with self._backend.open(spec) as sandbox:
-                self._live.append(sandbox)
-                if self._killing:  # the kill came between the launch and this line
-                    sandbox.kill_nowait()
+                self._take_in(sandbox)
                 yield sandbox
         finally:
-            if sandbox is not None:
+            if sandbox is None:
+                self._note_start()
+            else:
                 self._live.remove(sandbox)
                 if self._killing and sandbox.proof is not None:
                     self.killed += sandbox.proof.killed
                     self.remaining += sandbox.proof.remaining
+
+    def _take_in(self, sandbox: Sandbox) -> None:
+        """Do to a new sandbox what was done to the others while it was launched."""
+        self._live.append(sandbox)
+        if self._killing:
+            sandbox.kill_nowait()
+        elif self._frozen:
+            sandbox.freeze_nowait()
+        self._note_start()
+
+    def _note_start(self) -> None:
+        self.starting -= 1
+        self._moved.unpark_all()
 
     def kill_nowait(self) -> None:
         """SIGKILL every process of the agent, synchronously; what is opened later dies at once."""
@@ -63,9 +85,42 @@ class Tree:
         for sandbox in self._live:
             sandbox.kill_nowait()
 
+    def freeze_nowait(self) -> None:
+        """Stop every process of the agent, synchronously; what is opened later waits.
+
+        Called again, it stops what has come to move since.
+        """
+        self._clock.stop()
+        self._frozen = True
+        if not self._killing:
+            for sandbox in self._live:
+                sandbox.freeze_nowait()
+
+    def thaw_nowait(self) -> None:
+        """Let everything go on where it stood."""
+        self._frozen = False
+        for sandbox in self._live:
+            sandbox.thaw_nowait()
+        self._clock.go_on()
+        self._moved.unpark_all()
+
+    async def wait_thawed(self) -> None:
+        """Wait until the agent may go on; at once where it may."""
+        while self._frozen:
+            await self._moved.park()
+
+    async def wait_started(self) -> None:
+        """Wait until no sandbox is on its way to its first instruction."""
+        while self.starting:
+            await self._moved.park()
+
     def reopen(self) -> None:
-        """Let new sandboxes live again, once a kill has been proven: to salvage what the agent left."""
+        """Let new sandboxes live again, once a kill has been proven: to salvage what the agent left.
+
+        That is our own doing, on a tree without processes, so a freeze does not hold it up.
+        """
         self._killing = False
+        self.thaw_nowait()
 
     def processes(self) -> list[int]:
         """Return the host pids of the agent's live processes."""

@@ -97,13 +97,6 @@ async def test_kill_all_answers_as_mosaic_does(served: Served) -> None:
     assert (await served.ask("POST", "/agents/kill-all")).json["total"] == 0
 
 
-async def test_kill_all_does_not_pretend_to_freeze(served: Served) -> None:
-    await spawn(served)
-    answer = await served.ask("POST", "/agents/kill-all?freeze=true")
-    assert answer.problem()["errors"][0]["field"] == "freeze"
-    assert served.store.state.queued == 1
-
-
 async def test_retry_gives_the_same_task_to_a_new_agent(served: Served) -> None:
     first = await spawn(served, context={"repository": "https://x.example/y", "branch": "dev"})
     early = await served.ask("POST", f"/agents/{first}/retry")
@@ -198,17 +191,6 @@ async def test_full_queue_says_when_to_come_back(served: Served) -> None:
     answer = await served.ask("POST", "/tasks", body=task("T-2"))
     assert (answer.status, answer.problem()["code"]) == (429, "queue_full")
     assert int(answer.headers["retry-after"]) > 0
-
-
-@pytest.mark.parametrize(
-    ("event", "code"), [(e.ControlFrozen(), "frozen"), (e.ControlDraining(), "draining")]
-)
-async def test_frozen_or_draining_admits_nothing(served: Served, event: e.Event, code: str) -> None:
-    await served.store.record(event)
-    answer = await served.ask("POST", "/agents/spawn", body=task())
-    assert (answer.status, answer.problem()["code"]) == (503, code)
-    health = (await served.ask("GET", "/health")).json
-    assert health["frozen"] is (code == "frozen")
 
 
 async def test_ready_fails_only_for_what_work_needs(tmp_path: Path) -> None:

@@ -230,6 +230,32 @@ def test_kill_all_ends_every_agent(operator: Operator, file: str) -> None:
     assert operator.service.status(agent)["status"] == "killed"
 
 
+def test_freeze_and_thaw_say_how_the_whole_stands(operator: Operator, file: str, task: str) -> None:
+    agent = spawn(operator, file, "sleep 1000")
+    operator.service.wait_phase(agent, "working")
+    done = operator.run("freeze")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("frozen: 1 agent and ")
+    assert "stand still, nothing is admitted" in done.stdout
+    assert operator.json("freeze")["frozen"] is True
+    problem = operator.problem("spawn", "-f", file, "--task", f"{task}-2", "--", "true")
+    assert (problem["code"], problem["status"]) == ("frozen", 503)
+    assert operator.json("thaw") | {"elapsedMs": 0, "processes": 0} == {
+        "frozen": False, "draining": False, "agents": 1, "processes": 0, "starting": 0, "elapsedMs": 0,
+    }  # fmt: skip
+    assert operator.run("thaw").stdout == "open: work is admitted, 1 agent at work\n"
+    assert operator.json("kill-all", "--freeze")["killed"] == 1
+    assert operator.json("freeze")["frozen"] is True
+    assert operator.json("thaw")["frozen"] is False
+
+
+def test_drain_admits_nothing_until_a_thaw(operator: Operator, file: str) -> None:
+    assert operator.run("drain").stdout == "draining: nothing is admitted, 0 agents to end\n"
+    assert operator.problem("spawn", "-f", file, "--", "true")["code"] == "draining"
+    assert operator.json("drain")["draining"] is True
+    assert operator.json("thaw")["draining"] is False
+
+
 def test_retry_starts_another_attempt(operator: Operator, file: str, task: str) -> None:
     first = operator.json("spawn", "-f", file, "--wait", "--", "sh", "-c", "exit 1", status=1)["agentId"]
     again = operator.json("retry", first)

@@ -42,6 +42,10 @@ async def test_every_call_over_tcp_and_over_the_socket(served: Served) -> None:
             assert len((await client.task(name))["attempts"]) == 2
             assert (await client.submit_task(task(f"S-{number}")))["status"] == "pending"
             assert (await client.kill_all())["total"] == 1
+            assert (await client.freeze())["frozen"] is True
+            assert (await client.thaw())["frozen"] is False
+            assert (await client.drain())["draining"] is True
+            assert (await client.thaw())["draining"] is False
 
 
 async def test_refusal_carries_code_status_and_fields(served: Served) -> None:

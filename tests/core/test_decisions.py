@@ -59,18 +59,43 @@ def test_a_task_may_be_submitted_again_after_its_end_and_its_attempts_are_counte
 
 def test_nothing_is_taken_in_while_frozen_or_draining(ledger: Ledger) -> None:
     waiting = ledger.add("t", "a")
-    ledger.record(e.ControlFrozen())
+    assert names(ledger.submit(c.Freeze())) == ["control.frozen"]
+    assert ledger.submit(c.Freeze()) == []
     with pytest.raises(errors.Frozen):
         ledger.add("u", "b")
     with pytest.raises(errors.Frozen):
         ledger.submit(c.AssignAgent(waiting))
-    ledger.record(e.ControlThawed())
+    assert names(ledger.submit(c.Thaw())) == ["control.thawed"]
+    assert ledger.submit(c.Thaw()) == []
     assert names(ledger.submit(c.Drain())) == ["control.draining"]
     assert ledger.submit(c.Drain()) == []
     with pytest.raises(errors.Draining):
         ledger.add("u", "b")
     with pytest.raises(errors.Draining):
         ledger.submit(c.AssignAgent(waiting))
+
+
+def test_thaw_of_a_frozen_drain_drains_on_and_a_further_thaw_ends_it(ledger: Ledger) -> None:
+    ledger.submit(c.Drain())
+    ledger.submit(c.Freeze())
+    with pytest.raises(errors.Frozen):
+        ledger.add()
+    ledger.submit(c.Thaw())
+    with pytest.raises(errors.Draining):
+        ledger.add()
+    assert names(ledger.submit(c.Thaw())) == ["control.thawed"]
+    ledger.submit(c.AssignAgent(ledger.add()))
+
+
+def test_agents_that_live_end_as_ever_while_frozen(ledger: Ledger) -> None:
+    ledger.start()
+    waiting = ledger.add("u", "u")
+    ledger.submit(c.Freeze())
+    ledger.submit(c.CancelTask(TaskId("u")))
+    assert waiting not in ledger.state.agents
+    ledger.submit(c.ResumeAgent(AgentId("a"), crashed=True))
+    ledger.submit(c.KillAgent(AgentId("a"), Reason.OPERATOR))
+    assert not ledger.state.agents
 
 
 def test_a_full_queue_refuses_and_says_its_ceiling() -> None:

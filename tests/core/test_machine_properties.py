@@ -40,6 +40,7 @@ from orchestrator.errors import (
     AlreadyEnded,
     CommandRefused,
     Draining,
+    Frozen,
     IllegalTransition,
     NoSlot,
     QueueFull,
@@ -120,6 +121,8 @@ class Lives(RuleBasedStateMachine):
         free = free_slots(self.state)
         if task_id in self.holder:
             refusal: type[Exception] | None = TaskActive
+        elif self.state.control.frozen:
+            refusal = Frozen
         elif self.state.control.draining:
             refusal = Draining
         elif queued >= MAX_QUEUED:
@@ -201,6 +204,14 @@ class Lives(RuleBasedStateMachine):
         self.ledger.submit(c.Drain())
         assert self.state.control.draining
 
+    @rule(frozen=st.booleans())
+    def freeze_or_thaw(self, frozen: bool) -> None:
+        was_frozen, was_draining = self.state.control.frozen, self.state.control.draining
+        self.ledger.submit(c.Freeze() if frozen else c.Thaw())
+        assert self.state.control.frozen is frozen
+        ended = not frozen and not was_frozen
+        assert self.state.control.draining is (was_draining and not ended)
+
     # --- the dispatcher and the workers
 
     @precondition(has_waiting)
@@ -215,7 +226,7 @@ class Lives(RuleBasedStateMachine):
             self.ledger.submit(command)
             self.slotted.add(agent.id)
         else:
-            with pytest.raises((NoSlot, Draining)):
+            with pytest.raises((NoSlot, Draining, Frozen)):
                 self.ledger.submit(command)
 
     @precondition(has_active)
@@ -230,6 +241,8 @@ class Lives(RuleBasedStateMachine):
     def go_straight_to_work(self, number: int, resumed: bool) -> None:
         """Shorten the way to where most happens."""
         self.pause_or_resume(False)
+        if self.state.control.frozen:
+            self.ledger.submit(c.Thaw())
         self.wait(600)
         self.assign(number)
         self.start(number)

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from orchestrator import errors
-from orchestrator.core.commands import KillAgent
+from orchestrator.core.commands import Freeze, KillAgent, Thaw
 from orchestrator.core.events import AgentAttention, AgentCleanup
 from orchestrator.core.model import AgentId, Reason
 from orchestrator.journal import database, place
@@ -151,8 +151,10 @@ async def test_who_has_filled_the_disk_can_be_killed_while_new_tasks_are_refused
                 await store.logs.wait_written()
             with pytest.raises(errors.DiskFull):
                 await store.submit(submission("other", "b"))
+            await store.submit(Freeze())
             await store.submit(KillAgent(AgentId("a"), Reason.OPERATOR))
             await store.record(AgentCleanup(**ids))
+            await store.submit(Thaw())
         await store.submit(submission("other", "b"))
         heads = await store.head_hash()
         nursery.cancel_scope.cancel()

@@ -25,6 +25,7 @@ NURSERIES = {
     "orchestrator/assembly.py",
     "orchestrator/gates/base.py",
     "orchestrator/journal/store.py",
+    "orchestrator/supervise/signals.py",
     "orchestrator/supervise/supervisor.py",
     "sandbox/process.py",
     "sandbox/relay.py",

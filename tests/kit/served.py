@@ -21,7 +21,7 @@ from orchestrator.client import Client, open_client
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, AgentId, Reason
-from orchestrator.core.reports import Garbage, GarbageReport, KillAllReport, KillReport
+from orchestrator.core.reports import Garbage, GarbageReport, KillAllReport, KillReport, SwitchReport
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import AgentUnknown, AlreadyEnded, OrchestratorError, UrlRefused
 from orchestrator.journal.store import Store, open_store, utc_now
@@ -49,11 +49,41 @@ class ScriptedKillSwitch:
         await self.store.submit(c.KillAgent(agent_id, Reason.OPERATOR, killed_processes=7, elapsed_ms=14.2))
         return KillReport(agent_id, killed_processes=7, remaining=0, elapsed_ms=14.2)
 
-    async def kill_all(self, *, actor: str) -> KillAllReport:
+    async def kill_all(self, *, actor: str, freeze: bool = False) -> KillAllReport:
+        if freeze:
+            await self.store.submit(c.Freeze())
         live = [agent.id for agent in self.store.state.agents.values() if agent.live]
         for agent_id in live:
             await self.kill(agent_id, actor=actor)
         return KillAllReport(len(live), len(live), 0, (), 0, 31.7)
+
+
+@dataclass
+class ScriptedSwitches:
+    """Turns the switches in the journal alone, and remembers who asked for what."""
+
+    store: Store
+    turned: list[tuple[str, str]] = field(default_factory=list)
+    error: OrchestratorError | None = None
+
+    async def freeze(self, *, actor: str) -> SwitchReport:
+        return await self._turn("freeze", actor, c.Freeze())
+
+    async def thaw(self, *, actor: str) -> SwitchReport:
+        return await self._turn("thaw", actor, c.Thaw())
+
+    async def drain(self, *, actor: str) -> SwitchReport:
+        return await self._turn("drain", actor, c.Drain())
+
+    async def _turn(self, what: str, actor: str, command: c.Command) -> SwitchReport:
+        self.turned.append((what, actor))
+        if self.error is not None:
+            raise self.error
+        await self.store.submit(command)
+        control = self.store.state.control
+        return SwitchReport(
+            control.frozen, control.draining, agents=2, processes=17, starting=0, elapsed_ms=2.1
+        )
 
 
 @dataclass
@@ -251,6 +281,7 @@ def make_services(
     given: dict[str, Any] = {
         "store": store,
         "kill_switch": kill_switch,
+        "switches": ScriptedSwitches(store),
         "check_task": check_task,
         "diff": diff,
         "resources": resources,

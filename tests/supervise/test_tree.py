@@ -75,3 +75,66 @@ def test_many_who_ask_within_a_moment_share_one_look_at_the_processes() -> None:
     assert len(looks) == len(answers) == 1
     assert gauge.read(look, 100.0 + FRESH_S).processes == 2
     assert len(looks) == 2
+
+
+async def test_frozen_tree_stands_still_opens_nothing_and_is_killed(tree: Tree, reachable_path: Path) -> None:
+    opened = trio.Event()
+
+    async def open_late() -> None:
+        async with tree.open(spec(reachable_path, "exit 7")) as sandbox:
+            opened.set()
+            assert (await sandbox.wait()).code == 7
+
+    async with (
+        trio.open_nursery() as nursery,
+        tree.open(spec(reachable_path, "read -r word; echo $word; sleep 1000 & wait")) as sandbox,
+    ):
+        with tree.clock.move_on_after(0.1) as deadline:
+            tree.freeze_nowait()
+            await sandbox.stdin.send_all(b"up\n")
+            nursery.start_soon(open_late)
+            with trio.move_on_after(0.5):
+                await read_until(sandbox, b"up")
+                raise AssertionError("it went on")
+            assert not opened.is_set()
+            assert not deadline.cancel_called
+            tree.thaw_nowait()
+            deadline.deadline = trio.current_time() + 30
+            await read_until(sandbox, b"up")
+        with trio.fail_after(30):
+            await opened.wait()
+        tree.freeze_nowait()
+        tree.kill_nowait()
+    assert tree.killed >= 1
+    assert tree.remaining == 0
+
+
+async def test_sandbox_that_is_asked_for_in_a_frozen_tree_starts_with_the_thaw(
+    tree: Tree, reachable_path: Path
+) -> None:
+    began = trio.Event()
+
+    async def launch() -> None:
+        async with tree.open(spec(reachable_path, "echo up; sleep 1000")) as sandbox:
+            began.set()
+            await read_until(sandbox, b"up")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(launch)
+        tree.freeze_nowait()
+        with trio.move_on_after(0.2):
+            await began.wait()
+        assert not began.is_set()
+        assert tree.starting == 0
+        tree.thaw_nowait()
+
+
+async def test_salvage_goes_on_in_a_frozen_tree_once_its_agent_is_over(
+    tree: Tree, reachable_path: Path
+) -> None:
+    tree.freeze_nowait()
+    tree.kill_nowait()
+    tree.reopen()
+    with trio.fail_after(10):
+        async with tree.open(spec(reachable_path, "exit 0")) as sandbox:
+            assert (await sandbox.wait()).ok
