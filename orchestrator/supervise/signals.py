@@ -37,10 +37,7 @@ async def run_until_signalled(
     look: Callable[[], Mapping[str, float]],
     reap: Callable[[], Awaitable[None]],
 ) -> None:
-    """Run agents until signals have ended them; return when the last is gone, or is not waited for.
-
-    Beside them `look` tells what the host has left, and `reap` removes what nobody owns, for ever.
-    """
+    """Run agents, and `reap` beside them, until signals have ended them and the last is not waited for."""
     await compare(store, look())  # before anything is started
     asked = "nobody"
     async with trio.open_nursery() as nursery:
