@@ -125,7 +125,7 @@ ROWS = (
     Setting("coordinator_url", ("COORDINATOR_URL",), HTTP, unused=True),
     Setting("sandbox_enabled", ("SANDBOX_ENABLED",), to.flag, default=True),
     Setting("sandbox_backend", ("SANDBOX_BACKEND",), BACKENDS, "auto"),
-    Setting("sandbox_image", ("SANDBOX_IMAGE",), to.line, unused=True),
+    Setting("sandbox_image", ("SANDBOX_IMAGE",), to.line),
     Setting("sandbox_user", ("SANDBOX_USER",), to.line),
     Setting("sandbox_read_only", ("SANDBOX_READ_ONLY",), to.each(to.toolchain, ":"), (), separator=":"),
     Setting("sandbox_path", ("SANDBOX_PATH",), to.search_path, "/usr/local/bin:/usr/bin:/bin", separator=":"),

@@ -67,11 +67,18 @@ async def find_backend(settings: Settings, instance: str | None = None) -> Probe
         read_only=settings.sandbox_read_only,
         path=settings.sandbox_path,
         trusted=not settings.sandbox_enabled,
+        image=settings.sandbox_image,
+        images=settings.home / "podman",
         instance=instance,
         scratch=scratch_of(settings) if instance else None,
     )
     if not settings.sandbox_enabled:
         log.warning("SANDBOX_ENABLED=false: agents run as plain processes, without isolation")
+    if settings.sandbox_enabled and settings.sandbox_image and probed.backend.name != "podman":
+        log.warning(
+            "agents do not run in SANDBOX_IMAGE",
+            extra={"reason": probed.refusals.get("podman", "SANDBOX_BACKEND names another")},
+        )
     if loose := [what for name, what in CEILINGS.items() if name not in probed.backend.enforced]:
         log.warning(
             "ceilings of %s are not enforced by this sandbox: bound the service as a whole",

@@ -46,6 +46,7 @@ from sandbox.layout import (
     etc_files,
     find_tool,
     isolation_arguments,
+    overlay_options,
     system_arguments,
     system_files,
 )
@@ -193,14 +194,7 @@ class BubblewrapBackend:
             return "", spec.workspace.path
         if not self.layered:
             raise SandboxError("overlays do not work on this host: use a Directory as workspace")
-        layers = spec.workspace
-        below = (layers.lower,) if layers.cover is None else (layers.cover, layers.lower)
-        for path in (*below, layers.upper, layers.work, layers.merged):
-            if not path.is_absolute() or set(str(path)) & set(',:\\"\n\0'):
-                raise SandboxError(f'an overlay cannot be made of {str(path)!r}: it holds , : " or \\')
-        lower = ":".join(map(str, below))
-        options = f"lowerdir={lower},upperdir={layers.upper},workdir={layers.work},userxattr"
-        return options, layers.merged
+        return overlay_options(spec.workspace), spec.workspace.merged
 
     def _environment(self, env: Mapping[str, str]) -> dict[str, str]:
         return {"PATH": self._path, "HOME": HOME, "LANG": "C.UTF-8", "TMPDIR": "/tmp", **env}  # noqa: S108

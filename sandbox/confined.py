@@ -121,10 +121,14 @@ class ConfinedSandbox:
         if self._leaf is not None:  # in a thread: the kernel may take 20 ms for it
             await trio.to_thread.run_sync(self._leaf.add_nowait, pid)
         await self._channel.answer()
-        word, _ = await self._channel.hear()
+        word, pid = await self._channel.hear()
         if word == "missing":
             raise CommandNotFound(f"command not found inside the sandbox: {self._program}")
+        self._begin(pid)
         self._started = True
+
+    def _begin(self, speaker: int) -> None:
+        """Take note of the command's process, which has just spoken."""
 
     def _adopt(self, pid: int) -> None:
         """Take hold of the init, which waits for our answer meanwhile."""

@@ -13,7 +13,17 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from sandbox.base import HOME, MIB, WORKSPACE, Bind, SandboxError, SandboxUnavailable, Spec, User
+from sandbox.base import (
+    HOME,
+    MIB,
+    WORKSPACE,
+    Bind,
+    Layers,
+    SandboxError,
+    SandboxUnavailable,
+    Spec,
+    User,
+)
 
 #: Where the host's own tools are found, whatever PATH this process or a task was given.
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -102,6 +112,16 @@ def check_read_only(paths: Iterable[Path]) -> tuple[Path, ...]:
         if not _within(real, ("/usr",)) or not _within(str(path), ("/usr",)):
             shown.append(path)
     return tuple(shown)
+
+
+def overlay_options(layers: Layers) -> str:
+    """Return the mount options of an overlay; raises `SandboxError` for paths that `mount` would misread."""
+    below = (layers.lower,) if layers.cover is None else (layers.cover, layers.lower)
+    for path in (*below, layers.upper, layers.work, layers.merged):
+        if not path.is_absolute() or set(str(path)) & set(',:\\"\n\0'):
+            raise SandboxError(f'an overlay cannot be made of {str(path)!r}: it holds , : " or \\')
+    lower = ":".join(map(str, below))
+    return f"lowerdir={lower},upperdir={layers.upper},workdir={layers.work},userxattr"
 
 
 def system_arguments() -> list[str]:

@@ -11,11 +11,12 @@ import os
 import pwd
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -33,11 +34,12 @@ from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.cgroup import CONTROLLERS, Cgroups
 from sandbox.delegation import CgroupsUnavailable, find_delegated
 from sandbox.layout import SYSTEM_PATH
+from sandbox.podman import RUNTIMES, PodmanBackend
 from sandbox.trial import enforced_by
 from sandbox.trusted import ProcessBackend
 
 #: Makes a backend that was seen to work, given what more it shall have.
-Build = Callable[..., BubblewrapBackend | ProcessBackend]
+Build = Callable[..., BubblewrapBackend | PodmanBackend | ProcessBackend]
 
 PREFERENCES = ("auto", "podman", "bubblewrap", "process")
 _PROBE_S = 30.0
@@ -94,9 +96,12 @@ async def probe(
     instance: str | None = None,
     may_move: bool = True,
     scratch: Path | None = None,
+    image: str | None = None,
+    images: Path | None = None,
 ) -> Probed:
     """Return the backend to use: the preferred one, or with `auto` the best; `process` only if `trusted`.
 
+    With an `image`, and a directory for podman to keep `images` in, podman is tried before bubblewrap.
     `instance` names the cgroups to make (see `sandbox.cgroup`); without it there are none. `scratch` is where
     plain processes get their homes. Raises
     `SandboxUnavailable` with every reason where none works.
@@ -104,25 +109,26 @@ async def probe(
     if preference not in PREFERENCES:
         raise SandboxUnavailable(f"unknown sandbox backend {preference!r}: one of {', '.join(PREFERENCES)}")
     runner = user or default_user()
-    refusals = {"podman": "not in this version: use bubblewrap"}
+    refusals = {}
+    if image is None or images is None:
+        refusals["podman"] = "it has no image to run agents in (set SANDBOX_IMAGE)"
     if not trusted:
         refusals["process"] = "isolates nothing: only for trusted code (SANDBOX_ENABLED=false)"
-    wanted = ("bubblewrap", "process") if preference == "auto" else (preference,)
+    wanted = ("podman", "bubblewrap", "process") if preference == "auto" else (preference,)
     if trusted and preference == "auto":
         wanted = ("process",)
+    podman = partial(PodmanBackend, runner, root=images or Path())
+    isolating: dict[str, Any] = {"read_only": read_only, "path": path, "tools_path": tools_path}
+    ways: dict[str, Callable[[], Awaitable[Build]]] = {
+        "podman": partial(_probe_podman, partial(podman, **isolating), image, tools_path, refusals),
+        "bubblewrap": partial(_probe_isolation, partial(BubblewrapBackend, runner, **isolating), refusals),
+        "process": partial(_probe_process, partial(ProcessBackend, runner, path=path, scratch=scratch)),
+    }
     for name in wanted:
         if name in refusals:
             continue
         try:
-            build: Build
-            if name == "bubblewrap":
-                build = await _probe_bubblewrap(
-                    partial(BubblewrapBackend, runner, read_only=read_only, path=path, tools_path=tools_path),
-                    refusals,
-                )
-            else:
-                build = partial(ProcessBackend, runner, path=path, scratch=scratch)
-                await _run_true(build(), layered=False)
+            build = await ways[name]()
         except (SandboxError, OSError) as error:
             refusals[name] = _advise(str(error))
         else:
@@ -160,7 +166,33 @@ def _without(refusals: dict[str, str], enforced: frozenset[str]) -> dict[str, st
     return {name: why for name, why in refusals.items() if name not in enforced}
 
 
-async def _probe_bubblewrap(build: Callable[..., BubblewrapBackend], refusals: dict[str, str]) -> Build:
+async def _probe_process(build: Callable[..., ProcessBackend]) -> Build:
+    await _run_true(build(), layered=False)
+    return build
+
+
+async def _probe_podman(
+    build: Callable[..., PodmanBackend], image: str | None, tools_path: str, refusals: dict[str, str]
+) -> Build:
+    """Return podman with the first runtime that runs the image: `crun` is quicker, not every host lets it."""
+    runtimes = [name for name in RUNTIMES if shutil.which(name, path=tools_path)] or list(RUNTIMES[:1])
+    fetching = build(image=image, runtime=runtimes[0])
+    await fetching.fetch_image()
+    said = []
+    for runtime in runtimes:
+        chosen = partial(build, image=fetching.image, runtime=runtime)
+        try:
+            await _run_true(chosen(layered=False, enforced=_ALWAYS_ENFORCED), layered=False)
+        except SandboxError as error:
+            said.append(f"{runtime}: {_tail(str(error))}")
+        else:
+            return await _probe_isolation(chosen, refusals)
+    raise SandboxUnavailable("; ".join(said))
+
+
+async def _probe_isolation(
+    build: Callable[..., BubblewrapBackend | PodmanBackend], refusals: dict[str, str]
+) -> Build:
     layered = True
     try:
         await _run_true(build(layered=True, enforced=_ALWAYS_ENFORCED), layered=True)

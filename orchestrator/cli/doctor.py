@@ -96,6 +96,8 @@ async def _sandbox(settings: Settings) -> tuple[Probed | None, list[Check]]:
             trusted=not settings.sandbox_enabled,
             instance=f"doctor-{os.getpid()}",
             may_move=False,  # who asked us may be in our cgroup, too
+            image=settings.sandbox_image,
+            images=settings.home / "podman",
         )
     except SandboxError as error:
         fix = "install bubblewrap (apt install bubblewrap), or for trusted agents only SANDBOX_ENABLED=false"

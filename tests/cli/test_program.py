@@ -182,7 +182,7 @@ def test_message_that_cannot_be_written_leaves_the_status(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("backend", "why"), [("podman", "not in this version"), ("process", "SANDBOX_ENABLED=false")]
+    ("backend", "why"), [("podman", "set SANDBOX_IMAGE"), ("process", "SANDBOX_ENABLED=false")]
 )
 def test_sandbox_that_cannot_be_is_2_and_names_the_variable(tmp_path: Path, backend: str, why: str) -> None:
     done = run("serve", home=tmp_path, SANDBOX_BACKEND=backend, ORCHESTRATOR_PORT="0", LOG_LEVEL="error")

@@ -38,6 +38,7 @@ SHIELDS = {
     "orchestrator/repo/checkouts.py",
     "orchestrator/repo/worktree.py",
     "sandbox/bubblewrap.py",
+    "sandbox/podman.py",
     "sandbox/process.py",
 }
 

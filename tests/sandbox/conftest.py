@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from sandbox.base import Backend, Directory, Layers, SandboxError, Spec, User
 from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.cgroup import Cgroups
 from sandbox.delegation import CgroupsUnavailable, find_delegated
+from sandbox.image.from_host import write_image
+from sandbox.podman import PodmanBackend
 from sandbox.trusted import ProcessBackend
 from tests.kit.sandboxes import Outcome, Run, run_in
 
@@ -38,15 +42,48 @@ def cgroups() -> Iterator[Cgroups]:
     assert not found.home.exists(), f"cgroups are left: {sorted(found.home.rglob('*/'))}"
 
 
-@pytest.fixture(params=["bubblewrap", "process", "bubblewrap+cgroup", "process+cgroup"])
-def backend(request: pytest.FixtureRequest, ordinary_user: User) -> Backend:
+@pytest.fixture(scope="session")
+def containers(ordinary_user: User) -> Iterator[PodmanBackend | str]:
+    """Return the podman backend with an image of this host's programs, or why it does not work here."""
+    with tempfile.TemporaryDirectory(prefix="podman-") as name:
+        root = Path(name)
+        root.chmod(0o711)
+        try:
+            backend = PodmanBackend(ordinary_user, f"docker-archive:{root}/agent.tar", root)
+            write_image(root / "agent.tar")
+            trio.run(backend.fetch_image)
+        except SandboxError as error:
+            yield f"podman does not work here: {error}"
+            return
+        yield backend
+        trio.run(backend.discard_images)
+
+
+@pytest.fixture
+def podman(containers: PodmanBackend | str) -> PodmanBackend:
+    """Return the podman backend, or skip with its reason."""
+    if isinstance(containers, str):
+        pytest.skip(containers)
+    return containers
+
+
+# It asks for `containers` by name, so that they are made before a test's surroundings are photographed.
+@pytest.fixture(params=["bubblewrap", "process", "podman", "bubblewrap+cgroup", "process+cgroup"])
+def backend(request: pytest.FixtureRequest, ordinary_user: User, containers: PodmanBackend | str) -> Backend:
     """Return each backend in turn, plain and with cgroups."""
     kind, _, more = request.param.partition("+")
     cgroups = request.getfixturevalue("cgroups") if more else None
     if kind == "process":
         return ProcessBackend(ordinary_user, cgroups=cgroups)
-    found: Backend = request.getfixturevalue("bubblewrap")
+    found: Backend = request.getfixturevalue(kind)
     return BubblewrapBackend(ordinary_user, cgroups=cgroups) if more else found
+
+
+@pytest.fixture(params=["bubblewrap", "podman"])
+def isolated(request: pytest.FixtureRequest, containers: PodmanBackend | str) -> Backend:
+    """Return each backend that isolates, in turn."""
+    found: Backend = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture
@@ -83,11 +120,11 @@ def run(backend: Backend, workspace: Directory) -> Run:
 
 
 @pytest.fixture
-def confined(bubblewrap: BubblewrapBackend, workspace: Directory) -> Run:
-    """Return a function that runs a shell script in bubblewrap."""
+def confined(isolated: Backend, workspace: Directory) -> Run:
+    """Return a function that runs a shell script in a backend that isolates."""
 
     async def run_script(script: str, stdin: bytes = b"", **fields: object) -> Outcome:
         spec = dataclasses.replace(Spec("confined", ("sh", "-c", script), workspace), **fields)  # type: ignore[arg-type]
-        return await run_in(bubblewrap, spec, stdin)
+        return await run_in(isolated, spec, stdin)
 
     return run_script

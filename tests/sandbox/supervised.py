@@ -14,14 +14,16 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 
-from sandbox.base import Directory, Layers, Spec, User
+from sandbox.base import Backend, Directory, Layers, Spec, User
 from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.cgroup import Cgroups
 from sandbox.delegation import find_delegated
+from sandbox.podman import PodmanBackend
 from tests.kit.processes import marked
 from tests.kit.sandboxes import ZOO, read_until
 
@@ -35,12 +37,19 @@ def cgroups() -> Cgroups | None:
     return Cgroups(find_delegated(), instance, may_move=False) if instance else None
 
 
-async def supervise(root: Path, user: User, label: str) -> None:
+def backend_for(user: User, image: Sequence[str]) -> Backend:
+    """Return bubblewrap, or podman where an image and its place are given."""
+    return (
+        PodmanBackend(user, image[0], Path(image[1])) if image else BubblewrapBackend(user, cgroups=cgroups())
+    )
+
+
+async def supervise(root: Path, user: User, label: str, image: Sequence[str]) -> None:
     """Open a sandbox with the zoo in it and never leave it."""
     layered = Layers(*(root / name for name in ("lower", "upper", "work", "merged")))
     workspace = layered if label.endswith("layers") else Directory(root / "upper")
     spec = Spec(label, ("sh", "-c", ZOO), workspace, {"MARK": label})
-    async with BubblewrapBackend(user, cgroups=cgroups()).open(spec) as sandbox:
+    async with backend_for(user, image).open(spec) as sandbox:
         await read_until(sandbox, b"zoo-open")
         if label.endswith("layers"):
             sandbox.freeze_nowait()
@@ -61,14 +70,14 @@ def wait_gone(label: str) -> int:
 
 def main() -> None:
     """See the module."""
-    root, user = Path(sys.argv[1]), User(int(sys.argv[2]), int(sys.argv[3]), "agent")
+    root, user = Path(sys.argv[1]), User(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     for number, line in enumerate(sys.stdin):
         label = f"killed-{os.getpid()}-{number}-{'layers' if number % 2 else 'plain'}"
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.dup2(writing, 1)
-            trio.run(supervise, root, user, label)
+            trio.run(supervise, root, user, label, sys.argv[5:])
         os.close(writing)
         select.select([reading], [], [], int(line) / 1e6 if int(line) >= 0 else PATIENCE_S)
         os.kill(pid, signal.SIGKILL)

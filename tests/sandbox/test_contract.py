@@ -257,6 +257,7 @@ async def test_two_of_the_same_label_do_not_hurt_each_other(backend: Backend, wo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["bubblewrap", "process"], indirect=True)  # podman is spawned as bwrap is
 async def test_sandbox_outlives_the_ten_seconds_of_a_worker_thread(
     backend: Backend, workspace: Directory
 ) -> None:

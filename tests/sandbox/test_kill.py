@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from sandbox.base import Directory, Layers, Limits, SandboxLaunchFailed, Spec, User
+from sandbox.base import Backend, Directory, Layers, Limits, SandboxLaunchFailed, Spec, User
 from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.podman import PodmanBackend
 from sandbox.process import run_child
 from tests.kit.processes import fresh_mark, marked
 from tests.kit.sandboxes import read_until
@@ -21,26 +22,25 @@ LAUNCH_US = 30_000
 
 
 @pytest.mark.slow
-async def test_kill_at_any_moment_of_the_launch_leaves_nothing(
-    bubblewrap: BubblewrapBackend, layers: Layers
-) -> None:
+async def test_kill_at_any_moment_of_the_launch_leaves_nothing(isolated: Backend, layers: Layers) -> None:
+    moments = 60 if isolated.name == "bubblewrap" else 18
     began = trio.current_time()
-    async with bubblewrap.open(Spec("timed", ("true",), layers)):
+    async with isolated.open(Spec("timed", ("true",), layers)):
         launch_s = trio.current_time() - began
     started = moment = 0
     # On past the length of a launch until some have come to their end, however busy the host.
-    while moment < 60 or (started < 5 and moment < 600):
+    while moment < moments or (started < 5 and moment < 10 * moments):
         moment += 1
         label = f"launch-{moment}"
-        with trio.move_on_after(launch_s * moment / 40):
-            async with bubblewrap.open(Spec(label, ("sleep", "1000"), layers, {"MARK": label})):
+        with trio.move_on_after(launch_s * moment / (moments * 2 / 3)):
+            async with isolated.open(Spec(label, ("sleep", "1000"), layers, {"MARK": label})):
                 started += 1
                 await trio.sleep_forever()
-        assert not marked(label), f"killed after {moment}/40 of a launch"
+        assert not marked(label), f"killed after {moment} of {moments}"
     assert started, "no launch came to its end, so the last moments were not tried"
 
 
-async def test_fork_loop_is_dead_with_proof(bubblewrap: BubblewrapBackend, workspace: Directory) -> None:
+async def test_fork_loop_is_dead_with_proof(isolated: Backend, workspace: Directory) -> None:
     mark = fresh_mark("fork-loop")
     bomb = """
 import contextlib, os
@@ -50,7 +50,7 @@ while True:
         os.fork()
 """
     spec = Spec("fork-loop", ("python3", "-c", bomb), workspace, {"MARK": mark}, limits=Limits(pids=200))
-    async with bubblewrap.open(spec) as sandbox:
+    async with isolated.open(spec) as sandbox:
         await read_until(sandbox, b"up")
         await seen(lambda: len(sandbox.processes()) >= 100, "a hundred processes run")
         sandbox.kill_nowait()
@@ -60,10 +60,8 @@ while True:
     assert not marked(mark)
 
 
-async def test_proof_that_the_deadline_cuts_off_says_so(
-    bubblewrap: BubblewrapBackend, workspace: Directory
-) -> None:
-    async with bubblewrap.open(Spec("cut", ("sleep", "1000"), workspace)) as sandbox:
+async def test_proof_that_the_deadline_cuts_off_says_so(isolated: Backend, workspace: Directory) -> None:
+    async with isolated.open(Spec("cut", ("sleep", "1000"), workspace)) as sandbox:
         early = await sandbox.prove_gone(0)
         assert early.remaining >= 1
         assert (await sandbox.prove_gone(5)).remaining == 0
@@ -78,22 +76,24 @@ async def test_failed_launch_says_what_bwrap_said(
     assert caught.value.retryable
 
 
-async def test_failed_overlay_says_what_mount_said(bubblewrap: BubblewrapBackend, layers: Layers) -> None:
+async def test_failed_overlay_says_what_mount_said(isolated: Backend, layers: Layers) -> None:
     layers.lower.rmdir()
     with pytest.raises(SandboxLaunchFailed, match="mount: "):
-        async with bubblewrap.open(Spec("lost", ("true",), layers)):
+        async with isolated.open(Spec("lost", ("true",), layers)):
             pytest.fail("it started")
 
 
 @pytest.mark.slow
 async def test_nothing_outlives_a_supervisor_killed_at_any_moment(
-    layers: Layers, ordinary_user: User
+    isolated: Backend, layers: Layers, ordinary_user: User
 ) -> None:
-    moments = [-1, -1, *range(0, LAUNCH_US, 1000)]
+    container = isinstance(isolated, PodmanBackend)
+    moments = [-1, -1, *(range(0, 12 * LAUNCH_US, LAUNCH_US) if container else range(0, LAUNCH_US, 1000))]
+    image = (isolated.image, str(isolated.root)) if isinstance(isolated, PodmanBackend) else ()
     done = await run_child(
         (
             *(sys.executable, "-m", "tests.sandbox.supervised", str(layers.lower.parent)),
-            *(str(ordinary_user.uid), str(ordinary_user.gid)),
+            *(str(ordinary_user.uid), str(ordinary_user.gid), ordinary_user.name, *image),
         ),
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join([str(ROOT), *filter(None, sys.path)])},
         stdin="".join(f"{moment}\n" for moment in moments).encode(),

@@ -12,7 +12,11 @@ from sandbox.base import SandboxUnavailable, User
 from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.cgroup import Cgroups
 from sandbox.layout import SYSTEM_PATH
+from sandbox.podman import PodmanBackend
 from sandbox.probe import default_user, probe, user_from_name
+
+BWRAP_TOOLS = ("bwrap", "unshare", "setpriv", "mount", "sh")
+PODMAN_TOOLS = ("podman", "conmon", "crun", "runc", "catatonit", "newuidmap", "newgidmap")
 
 
 @pytest.fixture
@@ -20,7 +24,7 @@ def tools(reachable_path: Path) -> Path:
     """Return a directory with links to the host's tools, to take some away or put worse ones in."""
     directory = reachable_path / "tools"
     directory.mkdir()
-    for tool in ("bwrap", "unshare", "setpriv", "mount", "sh"):
+    for tool in (*BWRAP_TOOLS, *PODMAN_TOOLS):
         found = shutil.which(tool, path=SYSTEM_PATH)
         if found is not None:
             (directory / tool).symlink_to(found)
@@ -29,7 +33,7 @@ def tools(reachable_path: Path) -> Path:
 
 def replace(tools: Path, tool: str, script: str) -> None:
     """Put a script in the place of a tool."""
-    (tools / tool).unlink()
+    (tools / tool).unlink(missing_ok=True)
     (tools / tool).write_text(f"#!/bin/sh\n{script}\n")
     (tools / tool).chmod(0o755)
 
@@ -43,7 +47,40 @@ async def test_probe_finds_the_best_backend(bubblewrap: BubblewrapBackend, ordin
     assert {"open_files", "tmp_mb", "home_mb"} <= probed.backend.enforced
     assert not probed.backend.enforced & {"memory_mb", "cpus", "disk_mb"}
     assert "trusted" in probed.refusals["process"]
-    assert "not in this version" in probed.refusals["podman"]
+    assert "SANDBOX_IMAGE" in probed.refusals["podman"]
+
+
+async def test_podman_is_the_best_where_it_has_an_image_and_works(
+    podman: PodmanBackend, ordinary_user: User
+) -> None:
+    probed = await probe(user=ordinary_user, image=podman.image, images=podman.root)
+    assert isinstance(probed.backend, PodmanBackend)
+    assert probed.backend.image == podman.image
+    assert probed.backend.layered
+    assert {"pids", "open_files", "tmp_mb", "home_mb"} <= probed.backend.enforced
+    assert not probed.backend.enforced & {"memory_mb", "cpus", "disk_mb"}
+    assert "podman" not in probed.refusals
+
+
+async def test_podman_that_does_not_work_leaves_bubblewrap_and_says_why(
+    bubblewrap: BubblewrapBackend, ordinary_user: User, tools: Path, reachable_path: Path
+) -> None:
+    replace(tools, "podman", "echo 'Error: no podman today' >&2; exit 125")
+    given = {"user": ordinary_user, "image": "localhost/x", "images": reachable_path / "podman"}
+    probed = await probe(**given, tools_path=str(tools))
+    assert probed.backend.name == "bubblewrap"
+    assert "cannot get the image localhost/x: Error: no podman today" in probed.refusals["podman"]
+    with pytest.raises(SandboxUnavailable, match=r"no sandbox works here: podman: .*no podman today"):
+        await probe("podman", **given, tools_path=str(tools))
+
+
+async def test_missing_runtime_is_named(podman: PodmanBackend, ordinary_user: User, tools: Path) -> None:
+    for tool in ("crun", "runc"):
+        (tools / tool).unlink(missing_ok=True)
+    with pytest.raises(SandboxUnavailable, match=r"crun is not installed \(apt install crun\)"):
+        await probe(
+            "podman", user=ordinary_user, image=podman.image, images=podman.root, tools_path=str(tools)
+        )
 
 
 async def test_trusted_code_runs_as_plain_processes(ordinary_user: User) -> None:
@@ -57,7 +94,7 @@ async def test_trusted_code_runs_as_plain_processes(ordinary_user: User) -> None
 
 @pytest.mark.parametrize(
     ("preference", "said"),
-    [("process", "SANDBOX_ENABLED=false"), ("podman", "not in this version"), ("docker", "unknown sandbox")],
+    [("process", "SANDBOX_ENABLED=false"), ("podman", "set SANDBOX_IMAGE"), ("docker", "unknown sandbox")],
 )
 async def test_backend_that_may_not_be_used_is_refused(
     ordinary_user: User, preference: str, said: str

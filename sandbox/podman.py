@@ -1,0 +1,300 @@
+"""The podman backend: the image of the operator's choice, rootless, and nothing of it outlives its sandbox.
+
+    setpriv (uid, parent-death signal) > unshare (user, mount, PID namespace; a subuid is root there)
+        > setpriv (parent-death signal) > sh (waits for our answer, private podman state, overlay)
+            > podman run > conmon > runc or crun > catatonit > sh (says that it started) > the command
+
+Podman by itself leaves containers behind when it, conmon or the supervisor is killed. The invariant here is
+that of `sandbox.bubblewrap`: everything after `unshare`, podman and conmon too, lives in one PID namespace
+whose init does not go on before this process has answered it. SIGKILL on that init ends all at any moment,
+its end is the proof, and it dies with this process. What podman writes about a container is on a file system
+that only that namespace mounts, so it is gone as well: nothing is left to be reaped, and no launches share a
+lock. Only the image is shared, unpacked once and read-only. Caller: `sandbox.probe`, for all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from sandbox.base import (
+    HOME,
+    Directory,
+    Layers,
+    Limits,
+    Sandbox,
+    SandboxError,
+    SandboxUnavailable,
+    Spec,
+    User,
+)
+from sandbox.cgroup import Cgroups, open_leaf
+from sandbox.confined import Channel, ConfinedSandbox
+from sandbox.container import (
+    FIRST_FD,
+    PRIVATE,
+    SCRATCH,
+    Place,
+    check_visible,
+    hidden,
+    inner_command,
+    run_arguments,
+    subordinate_ids,
+)
+from sandbox.layout import (
+    SYSTEM_PATH,
+    UID,
+    check_read_only,
+    check_spec,
+    check_user,
+    find_tool,
+    overlay_options,
+)
+from sandbox.leaf import Leaf
+from sandbox.process import Completed, run_child
+from sandbox.procfs import Stat, below, read_stat
+from sandbox.spawn import Spawned
+
+#: How long leaving a block waits for a killed sandbox; the kernel needs milliseconds.
+GRACE_S = 10.0
+#: How long an image may take from a registry or an archive.
+PULL_S = 900.0
+RUNTIMES = ("crun", "runc")
+_COMMAND_S = 60.0
+_TOOLS = {
+    "podman": "podman",
+    "conmon": "conmon",
+    "newuidmap": "uidmap",
+    "newgidmap": "uidmap",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+    "mount": "mount",
+    "sh": "dash",
+}
+_INIT_PLACES = "/usr/libexec/podman:/usr/lib/podman:/usr/libexec/catatonit"
+_STATE_MB = 64
+#: Podman, conmon, the runtime and the inits count as well where a cgroup counts, thread by thread.
+_INITS = 64
+_TAIL_CHARS = 400
+_TRANSPORTS = ("docker-archive:", "oci-archive:", "oci:", "dir:")
+_ARCHIVE = re.compile(f"({'|'.join(_TRANSPORTS)})/")
+_IMAGE = re.compile(r"[A-Za-z0-9][\w./:@+-]*", re.ASCII)
+
+# Not podman itself is the init: it would not collect conmon, and wait for it in vain. The kernel makes the
+# inner work directory of an overlay ours, and the agents' user could not remove it. $0 label, $1 mount,
+# $2 private directory, $3 and $4 options of the agent's /tmp and home, $5 of the overlay or nothing, $6 where
+# to mount that, $7 its work directory, $8... the init, podman and the rest.
+_ANSWERED = f"echo ready >&{FIRST_FD} && read -r go <&{FIRST_FD} || exit 125\n"
+_OUTER = f"""cd /
+"$1" -n -t proc proc /proc && "$1" -n -t tmpfs -o mode=0755,size={_STATE_MB}m tmpfs "$2" &&
+mkdir "$2/run" "$2/tmp" "$2/libpod" {" ".join(f'"$2/{name}"' for name in SCRATCH)} &&
+"$1" -n -t tmpfs -o "$3" tmpfs "$2/agent-tmp" && "$1" -n -t tmpfs -o "$4" tmpfs "$2/agent-home" || exit 125
+if [ -n "$5" ]; then
+  "$1" -n -i -t overlay -o "$5" overlay "$6" && chown {UID}:{UID} "$7/work" || exit 125
+fi
+shift 7
+exec "$@"
+"""
+
+
+class PodmanBackend:
+    """Isolation in a container of an image; see `sandbox.base.Backend`."""
+
+    name = "podman"
+    namespaced = True
+
+    def __init__(
+        self,
+        user: User,
+        image: str,
+        root: Path,
+        *,
+        runtime: str = "runc",
+        read_only: Iterable[Path] = (),
+        path: str = "/usr/local/bin:/usr/bin:/bin",
+        layered: bool = True,
+        enforced: frozenset[str] = frozenset({"pids", "open_files", "tmp_mb", "home_mb"}),
+        tools_path: str = SYSTEM_PATH,
+        cgroups: Cgroups | None = None,
+    ) -> None:
+        """Find the tools and write podman's settings below `root`, which the user must be able to enter.
+
+        Raises `SandboxUnavailable` naming the fix, `SandboxError` for bad paths.
+        """
+        check_user(user)
+        if not _ARCHIVE.match(image) and (not _IMAGE.fullmatch(image) or image.startswith(_TRANSPORTS)):
+            raise SandboxUnavailable(f"SANDBOX_IMAGE={image!r} is not the name of an image or archive")
+        self.user = user
+        self.image = image
+        self.root = root
+        self.layered = layered
+        self.enforced = enforced
+        self.watched = frozenset({"memory_mb", "disk_mb"}) - enforced
+        self.tier = "container" if cgroups is None else "container+cgroup"
+        self._held_in = cgroups
+        self._read_only = tuple(read_only)
+        check_read_only(self._read_only)
+        self._path = path
+        self._tools = {tool: find_tool(tool, package, tools_path) for tool, package in _TOOLS.items()}
+        self._tools["catatonit"] = find_tool("catatonit", "catatonit", f"{_INIT_PLACES}:{tools_path}")
+        # The container stays in the cgroup that we are in; runc does so by itself where it may make none.
+        self._cgroups = ("--cgroups=disabled",) if runtime == "crun" else ()
+        self._tools["runtime"] = find_tool(runtime, runtime, tools_path)
+        self._ids = (
+            f"--map-users={subordinate_ids('uid', user)}",
+            f"--map-groups={subordinate_ids('gid', user)}",
+        )
+        check_visible(root)
+        self._place = Place(root)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Make the directories, and write what podman reads."""
+        place = self._place
+        place.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if not place.store.is_dir():
+            place.store.mkdir(mode=0o711)
+            os.chown(place.store, self.user.uid, self.user.gid)
+        for path, text in place.files(self._tools["catatonit"]).items():
+            if not path.exists() or path.read_text() != text:
+                half = path.with_name(f"{path.name}.{os.getpid()}")
+                half.write_text(text)
+                half.chmod(0o644)
+                half.rename(path)
+
+    def seen(self, host: Path, target: str) -> str:
+        """Return `target`: inside, host paths mean nothing."""
+        return target
+
+    async def fetch_image(self) -> None:
+        """Bring the image into the store, and run exactly that from now on, whatever its name comes to mean.
+
+        Raises `SandboxUnavailable` with what podman said.
+        """
+        inspect = ("image", "inspect", "--format={{.Id}}", self.image)
+        done = None if _ARCHIVE.match(self.image) else await self._podman(inspect, _COMMAND_S)
+        if done is None or not done.exit.ok:
+            done = await self._podman(("pull", "--quiet", self.image), PULL_S)
+        if not done.exit.ok:
+            said = " ".join(done.stderr.decode(errors="replace").split())[-_TAIL_CHARS:]
+            raise SandboxUnavailable(f"podman cannot get the image {self.image}: {said or done.exit}")
+        self.image = done.stdout.decode().split()[-1].removeprefix("sha256:")
+
+    async def discard_images(self) -> None:
+        """Empty the store; its files belong to subordinate ids, so that nobody else but root could."""
+        command = ("sh", "-c", 'rm -rf -- "$0"/* "$0"/.[!.]*', str(self._place.store))
+        await self._run(command, _COMMAND_S)
+
+    async def _podman(self, arguments: Iterable[str], deadline_s: float) -> Completed:
+        """Run podman on the shared store."""
+        store = (f"--root={self._place.store}", f"--runroot={PRIVATE}/runroot")
+        return await self._run((self._tools["podman"], "--log-level=error", *store, *arguments), deadline_s)
+
+    async def _run(self, command: Iterable[str], deadline_s: float) -> Completed:
+        """Run something as a launch would, but for the channel: nobody has to answer it."""
+        argv = [*self._outside(_OUTER, "images", Limits(), None), *command]
+        env = {"PATH": SYSTEM_PATH, **self._place.environment()}
+        return await run_child(argv, env=env, deadline_s=deadline_s)
+
+    def open(self, spec: Spec) -> AbstractAsyncContextManager[Sandbox]:
+        """Start the command; see `sandbox.base.Backend.open`."""
+        return self._open(spec)
+
+    @asynccontextmanager
+    async def _open(self, spec: Spec) -> AsyncGenerator[Sandbox, None]:
+        check_spec(spec)
+        with open_leaf(self._held_in, spec, _INITS) as leaf:
+            sandbox = self._launch_nowait(spec, leaf)
+            try:
+                await sandbox.start()
+                yield sandbox
+            finally:
+                sandbox.kill_nowait()
+                with trio.move_on_after(GRACE_S, shield=True):
+                    await sandbox.prove_gone(GRACE_S)
+                sandbox.close_nowait()
+
+    def _launch_nowait(self, spec: Spec, leaf: Leaf | None) -> ContainerSandbox:
+        env = {"PATH": self._path, "HOME": HOME, "LANG": "C.UTF-8", "TMPDIR": "/tmp", **spec.env}  # noqa: S108
+        variables = hidden(env)
+        layers = spec.workspace if isinstance(spec.workspace, Layers) else None
+        if layers is not None and not self.layered:
+            raise SandboxError("overlays do not work on this host: use a Directory as workspace")
+        workspace = spec.workspace.path if isinstance(spec.workspace, Directory) else spec.workspace.merged
+        argv = [
+            *self._outside(_ANSWERED + _OUTER, spec.label, spec.limits, layers),
+            *(self._tools["catatonit"], "--", self._tools["podman"], "--log-level=error"),
+            *("--runtime", self._tools["runtime"], "run", *self._cgroups),
+            *run_arguments(
+                spec,
+                place=self._place,
+                workspace=workspace,
+                read_only=self._read_only,
+                variables=variables,
+                enforced=self.enforced,
+            ),
+            *(self.image, *inner_command(spec, env)),
+        ]
+        near, far = socket.socketpair()
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        with ExitStack() as ours, far:
+            ours.callback(near.close)
+            passed = enumerate((far.fileno(), *spec.pass_fds), FIRST_FD)
+            main = Spawned(
+                argv,
+                env={"PATH": SYSTEM_PATH, **self._place.environment(), **variables},
+                fds=dict(passed),
+            )
+            ours.pop_all()
+        return ContainerSandbox(main, Channel(near), spec.command[0], leaf)
+
+    def _outside(self, script: str, label: str, limits: Limits, layers: Layers | None) -> list[str]:
+        """Return the way from our identity into namespaces of our own, bound to the life of this thread.
+
+        There the agents' user is `UID`, and root is a subordinate id that owns nothing but the store.
+        """
+        setpriv, sh = self._tools["setpriv"], self._tools["sh"]
+        drop = []
+        if os.geteuid() == 0:
+            drop = ["--reuid", str(self.user.uid), "--regid", str(self.user.gid), "--clear-groups"]
+        overlay = ("", "", "")
+        if layers is not None:
+            overlay = (overlay_options(layers), str(layers.merged), str(layers.work))
+        ours = f"nosuid,nodev,mode=0700,uid={UID},gid={UID}"
+        return [
+            *(setpriv, *drop, "--pdeathsig", "KILL", "--", self._tools["unshare"], "--user", *self._ids),
+            *(f"--map-user={UID}", f"--map-group={UID}", "--setuid=0", "--setgid=0"),
+            *("--mount", "--pid", "--fork", "--kill-child=KILL", "--"),
+            # Becoming another user has taken the parent-death signal away.
+            *(setpriv, "--clear-groups", "--pdeathsig", "KILL", "--", sh, "-c", script),
+            *(label, self._tools["mount"], PRIVATE),
+            *(f"{ours},size={limits.tmp_mb}m", f"{ours},size={limits.home_mb}m", *overlay),
+        ]
+
+
+class ContainerSandbox(ConfinedSandbox):
+    """A live container; see `sandbox.base.Sandbox` for its promises."""
+
+    _container: Stat | None = None
+
+    def _begin(self, speaker: int) -> None:
+        """Find the container's own init: the parent of the command, which has just spoken."""
+        command = read_stat(speaker)
+        self._container = read_stat(command.ppid) if command is not None else None
+
+    def _inside(self, *, anew: bool = False) -> list[Stat]:
+        """Return what lives in the container, without its init."""
+        first = self._container
+        if first is None or not self._below():
+            return []
+        return [stat for stat in below(first.pid, anew=anew).values() if stat.alive]
+
+    def _is_init(self, stat: Stat) -> bool:
+        """Return whether it is podman's or ours: all that is not in the container."""
+        return stat.pid not in {inside.pid for inside in self._inside()}
