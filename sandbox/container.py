@@ -56,7 +56,8 @@ FIRST_FD = 3
 _DIGITS = range(3, 10)
 
 # $0 label, $1... the command.
-_INNER = """{variables}
+_INNER = """{ceiling}
+{variables}
 case "$1" in */*) test -x "$1" && test ! -d "$1" ;; *) command -v "$1" >/dev/null ;; esac ||
 {{ echo missing >&{fd}; exit 127; }}
 echo started >&{fd}
@@ -159,7 +160,7 @@ def hidden(env: Mapping[str, str]) -> dict[str, str]:
     return {f"{prefix}{number}": value for number, value in enumerate(env.values())}
 
 
-def inner_command(spec: Spec, env: Mapping[str, str]) -> list[str]:
+def inner_command(spec: Spec, env: Mapping[str, str], enforced: frozenset[str]) -> list[str]:
     """Return what the container starts: it gives variables and descriptors their names, and says so.
 
     Our channel comes in as the first passed descriptor; raises `SandboxError` where there is no digit for it.
@@ -173,7 +174,12 @@ def inner_command(spec: Spec, env: Mapping[str, str]) -> list[str]:
         *(f'export {name}="${source}"' for name, source in zip(env, sources, strict=True)),
         f"unset {' '.join(sources)}",
     ]
-    script = _INNER.format(fd=channel, variables="\n".join(variables))
+    ceiling = ":"
+    if spec.limits.pids is not None and "pids" in enforced:
+        # Not by --ulimit: runc's own threads would count as the agent's for a moment.
+        number = spec.limits.pids + _INITS
+        ceiling = f"ulimit -u {number} 2>/dev/null || ulimit -p {number} || exit 125"
+    script = _INNER.format(fd=channel, ceiling=ceiling, variables="\n".join(variables))
     moves = _moves((channel, *spec.pass_fds))
     if not moves:
         return ["/bin/sh", "-c", script, spec.label, *spec.command]
@@ -198,7 +204,6 @@ def run_arguments(
     workspace: Path,
     read_only: Iterable[Path],
     variables: Mapping[str, str],
-    enforced: frozenset[str],
 ) -> list[str]:
     """Return the arguments of `podman run` up to the image's name."""
     arguments = [
@@ -215,7 +220,7 @@ def run_arguments(
         *(f"--name={spec.label}", f"--label=agent={spec.label}", f"--hostname={spec.label}"),
         *(f"--preserve-fds={1 + len(spec.pass_fds)}", f"--workdir={WORKSPACE}"),
         f"--shm-size={_SHM_MB}m",
-        *_ulimits(spec, enforced),
+        *_ulimits(spec),
     ]
     # Not by --tmpfs: runtimes then give it the mode of what the image has there, and to root.
     for name, target in SCRATCH.items():
@@ -245,15 +250,13 @@ def _volume(source: Path, target: str, options: str) -> tuple[str]:
     return (f"--volume={source}:{target}:{options}",)
 
 
-def _ulimits(spec: Spec, enforced: frozenset[str]) -> list[str]:
+def _ulimits(spec: Spec) -> list[str]:
     limits = spec.limits
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = limits.open_files if hard == resource.RLIM_INFINITY else min(limits.open_files, hard)
     ceilings = {"core": 0, "nofile": files}
     if limits.disk_mb is not None:
         ceilings["fsize"] = limits.disk_mb * MIB
-    if limits.pids is not None and "pids" in enforced:
-        ceilings["nproc"] = limits.pids + _INITS
     return [f"--ulimit={name}={value}:{value}" for name, value in ceilings.items()]
 
 

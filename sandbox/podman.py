@@ -237,9 +237,8 @@ class PodmanBackend:
                 workspace=workspace,
                 read_only=self._read_only,
                 variables=variables,
-                enforced=self.enforced,
             ),
-            *(self.image, *inner_command(spec, env)),
+            *(self.image, *inner_command(spec, env, self.enforced)),
         ]
         near, far = socket.socketpair()
         near.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
