@@ -27,15 +27,11 @@ from orchestrator.core.commands import (
     ResumeQueue,
     StartAgent,
 )
-from orchestrator.core.machine import evolve, prune
 from orchestrator.core.model import AgentId, Phase, PushIntent, Reason, State, TaskId, Usage, Verdict
 from orchestrator.errors import CommandRefused, IllegalTransition
-from orchestrator.journal import database, migration
-from orchestrator.journal.encoding import write_event
-from orchestrator.journal.group import Group, Step, write
 from orchestrator.journal.store import Store
-from orchestrator.journal.verify import FOLDED, Heads
 from tests.journal.rig import running_store, submission
+from tests.kit.refold import refold, tables
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 PUSH = PushIntent(remote="r", ref="refs/heads/x", old="", new="n")
@@ -123,38 +119,6 @@ async def perform(store: Store, history: list[tuple[str, int, int]]) -> None:
                 await store.submit(move)
         except (CommandRefused, IllegalTransition):
             continue
-
-
-def tables(path: Path) -> dict[str, list[Any]]:
-    """Return every row of the folded tables."""
-    connection = database.connect_reader(path)
-    try:
-        return {
-            name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall()
-            for name in (*FOLDED, "events_of_task", "events")
-        }
-    finally:
-        connection.close()
-
-
-def refold(events: list[e.Recorded], path: Path, chance: random.Random) -> None:
-    """Write the journal anew from its events alone, in groups of other sizes."""
-    path.touch()
-    migration.migrate(path, "journal")
-    connection = database.configured(apsw.Connection(str(path)), "OFF")
-    state, previous = State(), "0" * 64
-    group = Group(state, Heads(0, previous, 0, previous))
-    for recorded in events:
-        again, row = write_event(recorded.seq, recorded.id, recorded.time, recorded.event, previous)
-        assert again == recorded
-        after = evolve(state, again)
-        group.add(Step(again, row, state, after))
-        state, previous = prune(after, again.event), again.hash
-        if chance.random() < 0.3:
-            write(connection, list(group.statements()), bool)
-            group = Group(state, Heads(0, previous, 0, previous))
-    write(connection, list(group.statements()), bool)
-    connection.close()
 
 
 async def live(home: Path, history: list[tuple[str, int, int]]) -> None:

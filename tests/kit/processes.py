@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 #: The field of /proc/PID/stat that holds the start, counted after the command's name.
@@ -23,20 +24,24 @@ def _stat(pid: str) -> list[str]:
 _BEGAN = int(_stat("self")[_START_FIELD])
 
 
-def marked(mark: str) -> list[int]:
-    """Return the live processes, younger than this one, with a mark in their environment or command line.
+def environments() -> Iterator[tuple[int, bytes]]:
+    """Yield the live processes that are younger than this one, each with its environment and command line.
 
     What is older was started by nobody here, and may hold any word.
     """
-    found = []
     for entry in os.listdir("/proc"):  # noqa: PTH208 - names
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         try:
             stat = _stat(entry)
+            if stat[0] in "ZX" or int(stat[_START_FIELD]) <= _BEGAN:
+                continue
             said = Path(f"/proc/{entry}/environ").read_bytes() + Path(f"/proc/{entry}/cmdline").read_bytes()
         except OSError:  # it has ended, or is another user's
             continue
-        if stat[0] not in "ZX" and int(stat[_START_FIELD]) > _BEGAN and mark.encode() in said:
-            found.append(int(entry))
-    return found
+        yield int(entry), said
+
+
+def marked(mark: str) -> list[int]:
+    """Return the live processes, younger than this one, with a mark in their environment or command line."""
+    return [pid for pid, said in environments() if mark.encode() in said]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 FILES = {"README.md": "hello\n", "src/app.sh": "echo app\n"}
@@ -46,3 +47,35 @@ def hook(bare: Path, name: str, script: str) -> None:
     path = bare / "hooks" / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A branch that was moved, as the remote itself has written it down."""
+
+    ref: str
+    old: str
+    new: str
+
+
+def count_pushes(bare: Path) -> None:
+    """Let the remote write down every move of a branch from now on; see `pushes`."""
+    git("config", "core.logAllRefUpdates", "always", cwd=bare)
+
+
+def pushes(bare: Path) -> list[Push]:
+    """Return every move of a branch, of those that took effect.
+
+    Git writes the line before it moves the branch: one of a push that was cut between the two did nothing,
+    and the next line starts where it did.
+    """
+    found = []
+    now = branches(bare)
+    for log in sorted((bare / "logs/refs/heads").rglob("*")):
+        if not log.is_file():
+            continue
+        ref = log.relative_to(bare / "logs").as_posix()
+        moves = [Push(ref, *line.split(" ", 2)[:2]) for line in log.read_text(errors="replace").splitlines()]
+        then = [*(move.old for move in moves[1:]), now.get(ref.removeprefix("refs/heads/"), "")]
+        found += [move for move, next_old in zip(moves, then, strict=True) if move.new == next_old]
+    return found
