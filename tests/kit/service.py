@@ -83,22 +83,27 @@ class Service:
     def start(self) -> float:
         """Start the process and return the seconds until it says ready."""
         began = time.monotonic()
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator", "serve"],
-                env=self.env,
-                stdout=log,
-                stderr=log,
-                cwd=self.root,
-            )
+        self.launch()
 
         def ready() -> bool:
             return self.process is None or self.process.poll() is not None or self._answers()
 
         until(ready, "the supervisor is ready", READY_S)
+        assert self.process is not None
         if self.process.poll() is None:
             return time.monotonic() - began
         raise AssertionError(f"the supervisor ended: {self.log.read_text(errors='replace')[-3000:]}")
+
+    def launch(self, *before: str) -> None:
+        """Start the process, by another program where one is named, and wait for nothing."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*before, sys.executable, "-m", "orchestrator", "serve"],
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                cwd=self.root,
+            )
 
     def _answers(self) -> bool:
         try:

@@ -1,0 +1,19 @@
+"""F1, short: a mixed load while the supervisor is killed at random moments; `make soak` goes on for hours."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.faults.soak import soak
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_f01_random_kills_under_a_mixed_load_break_no_invariant(reachable_path: Path) -> None:
+    seed = random.randrange(10**6)
+    figures = soak(reachable_path, kills=20, seconds=12, seed=seed)
+    assert isinstance(figures["kills"], int)
+    assert figures["kills"] >= 2, figures
