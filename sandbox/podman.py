@@ -35,6 +35,7 @@ from sandbox.base import (
     User,
 )
 from sandbox.cgroup import Cgroups, open_leaf
+from sandbox.clock import Clock, RunningClock
 from sandbox.confined import Channel, ConfinedSandbox
 from sandbox.container import (
     FIRST_FD,
@@ -108,6 +109,7 @@ class PodmanBackend:
 
     name = "podman"
     namespaced = True
+    clock: Clock = RunningClock()
 
     def __init__(
         self,

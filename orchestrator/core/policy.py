@@ -6,7 +6,7 @@ Pure and tiny, so that each can be read, argued about and tested alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from orchestrator.core.model import Agent, Control, Reason, State
 
@@ -21,6 +21,7 @@ MAX_CONCURRENT = 10_000
 
 RETRY_BASE_S = 1.0
 RETRY_CEILING_S = 300.0
+_CEILING = timedelta(seconds=RETRY_CEILING_S)
 
 #: Ends that the same work can only meet again; everything else may be bad luck.
 _FINAL = frozenset(
@@ -71,7 +72,16 @@ def may_run_beside(agent: Agent, others: Iterable[Agent]) -> bool:
 
 def is_due(agent: Agent, now: datetime) -> bool:
     """Return whether the agent's backoff, if any, is over."""
-    return agent.not_before is None or agent.not_before <= now
+    return agent.not_before is None or has_come(agent.not_before, now)
+
+
+def has_come(not_before: datetime, now: datetime) -> bool:
+    """Return whether the end of a backoff has come.
+
+    One that lies further off than any backoff lasts was written before the clock was set back, and is over:
+    else a retry would wait for as long as the clock was set by.
+    """
+    return not now < not_before <= now + _CEILING
 
 
 def retry_can_help(reason: Reason) -> bool:

@@ -14,7 +14,7 @@ from datetime import datetime
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from orchestrator.core.model import Agent, AgentId, Phase
-from orchestrator.core.policy import order_key
+from orchestrator.core.policy import has_come, order_key
 
 _Place = tuple[int, int, AgentId]
 _Delay = tuple[datetime, int, int, AgentId]
@@ -57,14 +57,15 @@ class WaitingLine:
         self, now: datetime, may: Callable[[AgentId], bool] = lambda _agent_id: True
     ) -> AgentId | None:
         """Return who goes next of those who `may`, or None where nobody's time has come."""
-        while self._delayed and self._delayed[0][0] <= now:
-            not_before, priority, queued_seq, agent_id = self._delayed.pop(0)
-            self._not_before[agent_id] = not_before
-            self._add((priority, queued_seq, agent_id))
+        for end in (0, -1):  # at the end: of a clock that was set back since
+            while self._delayed and has_come(self._delayed[end][0], now):
+                not_before, priority, queued_seq, agent_id = self._delayed.pop(end)
+                self._not_before[agent_id] = not_before
+                self._add((priority, queued_seq, agent_id))
         passed = 0
         while passed < len(self._due):
             place: _Place = self._due[passed]
-            if self._not_before.get(place[2], now) > now:
+            if not has_come(self._not_before.get(place[2], now), now):
                 del self._due[passed]
                 self._add((self._not_before.pop(place[2]), *place))
             elif may(place[2]):

@@ -65,6 +65,7 @@ def test_an_agent_is_due_from_its_time_on(after_s: int) -> None:
     due = ledger.agent("b").not_before
     assert due is not None
     assert is_due(ledger.agent("b"), due + timedelta(seconds=after_s)) is (after_s >= 0)
+    assert is_due(ledger.agent("b"), due - timedelta(days=1)), "no backoff is so long: the clock was set back"
 
 
 @pytest.mark.parametrize("control", [Control(paused=True), Control(frozen=True), Control(draining=True)])
