@@ -17,6 +17,7 @@ from orchestrator.errors import RepositoryUnreachable
 from orchestrator.repo.address import resolve_host
 from orchestrator.repo.git import Extra
 from orchestrator.repo.url import Address, Remote, UrlRules
+from sandbox.base import MIB
 
 #: Asked by git as `askpass "Password for 'https://x-access-token@host': "`. The descriptor is opened anew
 #: each time: git may ask twice.
@@ -27,6 +28,11 @@ case "$1" in
   *) exit 1 ;;
 esac
 """
+
+
+#: The ceiling of a git that talks to another host: all that the far side advertises is kept in memory, for as
+#: long as the deadline allows. The largest repositories are indexed in less.
+BOUNDED = ("prlimit", f"--as={8192 * MIB}", "--core=0", "--")
 
 
 def no_tokens(host: str) -> str | None:
@@ -89,7 +95,7 @@ def _https_access(
 ) -> Access:
     pinned = ",".join(f"[{each}]" if each.version == 6 else str(each) for each in addresses)
     config = (f"http.curloptResolve={remote.host}:{remote.port}:{pinned}", "http.proxy=")
-    return Access(remote.url, Extra({"GIT_ALLOW_PROTOCOL": "https", **env}, config, fds))
+    return Access(remote.url, Extra({"GIT_ALLOW_PROTOCOL": "https", **env}, config, fds, prefix=BOUNDED))
 
 
 def _ssh_access(remote: Remote, address: Address) -> Access:
@@ -103,7 +109,7 @@ def _ssh_access(remote: Remote, address: Address) -> Access:
     # Every word is ours or was checked by `url`: names and addresses hold nothing that a shell would read.
     command = "ssh " + " ".join(f"-o'{option}'" for option in options)
     env = {"GIT_ALLOW_PROTOCOL": "ssh", "GIT_SSH_COMMAND": command, "GIT_SSH_VARIANT": "ssh"}
-    return Access(remote.url, Extra(env))
+    return Access(remote.url, Extra(env, prefix=BOUNDED))
 
 
 def _owner_of(directory: Path) -> os.stat_result:

@@ -17,6 +17,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -282,4 +283,4 @@ def got_anything(mirror: Path) -> bool:
 
 
 def _with(extra: Extra, config: tuple[str, ...]) -> Extra:
-    return Extra(extra.env, (*extra.config, *config), extra.pass_fds)
+    return replace(extra, config=(*extra.config, *config))
