@@ -12,7 +12,7 @@ RULES := pyproject.toml constraints.txt
 SOURCES := orchestrator sandbox
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check lint types architecture dependencies bench clean
+.PHONY: help demo run test check lint types architecture dependencies bench soak mutations clean
 
 help:
 	@echo "make demo    watch three agents work, end to end, and leave nothing behind"
@@ -20,6 +20,8 @@ help:
 	@echo "make test    install what the tests need, and run them all with branch coverage"
 	@echo "make check   lint, format, types, architecture, dependencies"
 	@echo "make bench   every bench, one JSON line a figure"
+	@echo "make soak    kill the supervisor KILLS=10000 times under load, check, and print figures"
+	@echo "make mutations  take out one mitigation at a time, and see its test fail"
 	@echo "make clean   remove the virtual environment and every cache"
 
 demo: .venv/.runtime
@@ -55,6 +57,12 @@ dependencies: .venv/.check
 bench: .venv/.test
 	@$(PIP) -e '.[test,bench]'
 	@set -e; for script in bench/[!_]*.py; do [ -e "$$script" ] || continue; $(BIN)/python "$$script"; done
+
+soak: .venv/.test
+	@$(BIN)/python -m tests.faults.soak
+
+mutations: .venv/.test
+	@$(BIN)/python tests/mutations.py $(ARGS)
 
 clean:
 	rm -rf .venv .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache \

@@ -114,13 +114,13 @@ def test_f05_a_state_directory_that_is_read_only_is_refused_at_the_start(own_ser
             stack.enter_context(small_disk(service.home, "size=1m"))
             subprocess.run(["mount", "-o", "remount,ro", service.home], check=True)
         else:
-            service.home.mkdir(mode=0o500)
+            (service.root / "closed").mkdir(mode=0o500)
+            service.env["ORCHESTRATOR_HOME"] = str(service.root / "closed/home")
         with pytest.raises(AssertionError, match=r"(?s)the supervisor ended: .*(Read-only|Permission)"):
             service.start()
         assert service.process is not None
         assert service.process.returncode == 1
         assert "Traceback" not in service.log.read_text()
-    service.home.chmod(0o700)
 
 
 @pytest.fixture

@@ -1,0 +1,223 @@
+"""`make mutations`: takes one mitigation out of a copy at a time, and sees the test that holds it fail.
+
+A test that passes without what it is said to hold is no test. Each row of `MUTATIONS` is in
+docs/reliability.md; whoever changes the code that a row names changes the row. Not part of the suite: it
+takes minutes. Arguments choose rows by their names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TREES = ("orchestrator", "sandbox", "tests", "migrations")
+FILES = ("pyproject.toml", "orchestrator.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A text of a file that is replaced once, and the test that must fail then."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+    #: How many steps of an agent's life are tried, where the sample of a plain run is too coarse.
+    steps: str = ""
+
+
+F1 = "tests/faults/test_f01_crash_at_every_step.py"
+CANCEL = "tests/supervise/test_cancel_everywhere.py"
+DISK = "tests/faults/test_disk_faults.py"
+PROCESS = "tests/faults/test_process_faults.py"
+REMOTE = "tests/faults/test_f09_rude_remotes.py"
+
+MUTATIONS = (
+    Mutation(
+        "f01-intent",
+        "orchestrator/supervise/delivery.py",
+        "    await run.record(e.AgentPhase(**run.ids, phase=Phase.LANDING, push=push))\n",
+        "",
+        F1,
+    ),
+    Mutation(
+        "f01-reap",
+        "orchestrator/supervise/reaper.py",
+        "                await repositories.reap(name)\n",
+        "",
+        F1,
+    ),
+    Mutation(
+        "f01-resume",
+        "orchestrator/supervise/reaper.py",
+        "                await _resume(store, agent_id, done)\n",
+        "                continue\n",
+        f"{PROCESS}::test_f01_twenty_live_agents_end_with_their_supervisor_and_land_once_each",
+    ),
+    Mutation(
+        "f01-parent-death",
+        "sandbox/bubblewrap.py",
+        '"--pdeathsig", "KILL", ',
+        "",
+        f"{PROCESS}::test_f01_twenty_live_agents_end_with_their_supervisor_and_land_once_each",
+    ),
+    Mutation(
+        "f01-receipt",
+        "orchestrator/journal/store.py",
+        "            group.receipts.append(receipt)\n",
+        "",
+        "tests/faults/test_soak.py",
+    ),
+    Mutation(
+        "f02-full",
+        "orchestrator/journal/database.py",
+        '        f"synchronous = {synchronous}",\n',
+        '        "synchronous = NORMAL",\n',
+        f"{DISK}::test_f02_power_loss_at_any_moment_of_an_agents_life_takes_nothing_acknowledged",
+    ),
+    Mutation(
+        "f03-acknowledge",
+        "orchestrator/journal/store.py",
+        "        await group.done.wait()\n",
+        "        await trio.lowlevel.checkpoint()\n",
+        f"{DISK}::test_f03_f05_a_disk_that_fails_ends_the_process_and_loses_nothing_acknowledged",
+    ),
+    Mutation(
+        "f03-end",
+        "orchestrator/journal/store.py",
+        "            self._stop(broken)\n            raise broken from error\n",
+        "",
+        f"{DISK}::test_f03_f05_a_disk_that_fails_ends_the_process_and_loses_nothing_acknowledged",
+    ),
+    Mutation(
+        "f04-watermark",
+        "orchestrator/journal/store.py",
+        "            if self._files.room.short:\n",
+        "            if False:\n",
+        f"{DISK}::test_f04_a_full_disk_refuses_work_and_kills_until_there_is_room_again",
+    ),
+    Mutation(
+        "f04-ballast",
+        "orchestrator/journal/place.py",
+        "            gained = self._extend(log)\n",
+        "            gained = 0\n",
+        f"{DISK}::test_f04_a_full_disk_refuses_work_and_kills_until_there_is_room_again",
+    ),
+    Mutation(
+        "f05-refused",
+        "orchestrator/journal/database.py",
+        "        except (apsw.Error, sqlite3.Error, OSError) as error:\n",
+        "        except (apsw.Error, sqlite3.Error) as error:\n",
+        f"{DISK}::test_f05_a_state_directory_that_is_read_only_is_refused_at_the_start",
+    ),
+    Mutation(
+        "f06-busy",
+        "orchestrator/journal/database.py",
+        "BUSY_MS = 5000\n",
+        "BUSY_MS = 0\n",
+        f"{DISK}::test_f06_a_slow_disk_and_a_lock_held_elsewhere_delay_and_lose_nothing",
+    ),
+    Mutation(
+        "f07-clock",
+        "orchestrator/core/policy.py",
+        "    return not now < not_before <= now + _CEILING\n",
+        "    return not_before <= now\n",
+        "tests/faults/test_f07_clock_jumps.py",
+    ),
+    Mutation(
+        "f09-deadline",
+        "orchestrator/repo/mirrors.py",
+        "            return await self.git.attempt(*args, extra=extra, deadline_s=deadline_s)\n",
+        "            return await self.git.attempt(*args, extra=extra, deadline_s=3600)\n",
+        f"{REMOTE}::test_f09_a_remote_that_never_comes_to_an_end_is_given_up",
+    ),
+    Mutation(
+        "f09-memory",
+        "orchestrator/repo/access.py",
+        "config, fds, prefix=BOUNDED)",
+        "config, fds)",
+        f"{REMOTE}::test_f09_a_remote_that_says_more_than_fits_is_given_up_before_its_deadline",
+    ),
+    Mutation(
+        "f10-failed",
+        "orchestrator/supervise/run.py",
+        "    if not result.ok:\n",
+        "    if False:\n",
+        f"{PROCESS}::test_f10_an_agent_or_a_gate_that_the_kernel_kills_is_no_harm_to_the_supervisor",
+    ),
+    Mutation(
+        "f11-start",
+        "sandbox/procfs.py",
+        "    if now is None or now.start != stat.start:\n",
+        "    if now is None:\n",
+        f"{PROCESS}::test_f11_a_process_number_that_is_given_out_again_is_nobody_we_knew",
+    ),
+    Mutation(
+        "f14-cap",
+        "orchestrator/agents/lines.py",
+        "MAX_LOG_BYTES = 64 * 1024 * 1024\n",
+        "MAX_LOG_BYTES = 10**12\n",
+        f"{PROCESS}::test_f14_a_flood_of_output_is_capped_marked_and_nobody_elses_trouble",
+    ),
+    Mutation(
+        "cancel-removal",
+        "orchestrator/repo/worktree.py",
+        "        with trio.move_on_after(REMOVE_S, shield=True):\n",
+        "        with trio.move_on_after(REMOVE_S):\n",
+        f"{CANCEL}::test_a_kill_at_any_step_leaves_one_end_and_nothing_else",
+        steps="60",
+    ),
+    Mutation(
+        "cancel-why",
+        "orchestrator/supervise/live.py",
+        "            self.end = end\n",
+        "            pass\n",
+        CANCEL,
+    ),
+)
+
+
+def survives(mutation: Mutation, place: Path) -> str | None:
+    """Apply the mutation to a fresh copy and run its test; return what is wrong, or None where it failed."""
+    for tree in TREES:
+        shutil.copytree(ROOT / tree, place / tree, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in FILES:
+        shutil.copy(ROOT / file, place / file)
+    path = place / mutation.file
+    text = path.read_text()
+    if mutation.old not in text:
+        return f"{mutation.file} does not hold {mutation.old.strip()!r} any more"
+    path.write_text(text.replace(mutation.old, mutation.new, 1))
+    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutation.test]
+    env = {**os.environ, "PYTHONPATH": str(place)} | (
+        {"FAULT_STEPS": mutation.steps} if mutation.steps else {}
+    )
+    done = subprocess.run(words, cwd=place, env=env, capture_output=True, text=True, check=False)
+    if done.returncode == 1 and " skipped" not in done.stdout.splitlines()[-1]:
+        return None
+    return f"pytest ended with {done.returncode}: {done.stdout.splitlines()[-1:]}"
+
+
+def main() -> int:
+    """See the module."""
+    chosen = [each for each in MUTATIONS if not sys.argv[1:] or each.name in sys.argv[1:]]
+    survivors = 0
+    for mutation in chosen:
+        with tempfile.TemporaryDirectory(prefix="mutation-", dir="/tmp") as place:
+            Path(place).chmod(0o755)
+            wrong = survives(mutation, Path(place))
+        survivors += wrong is not None
+        sys.stdout.write(f"{mutation.name}: {wrong or 'its test fails, as it should'}\n")
+        sys.stdout.flush()
+    return min(survivors, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
