@@ -45,7 +45,7 @@ def _scratch(tools: Tools, running: Collection[AgentId]) -> list[Waste]:
     return [
         Waste("scratch", f"scratch/{path.name}", "no agent that runs reads it", (path,))
         for path in sorted(tools.scratch.iterdir())
-        if path.name.partition(".")[0] not in running
+        if path.is_file() and not any(agent_id in path.name for agent_id in running)
     ]
 
 

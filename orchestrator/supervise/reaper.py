@@ -10,7 +10,6 @@ left is salvaged and removed by the passes, after the start. Called by `assembly
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -176,12 +175,10 @@ class Reaper:
         await self._repositories.tidy()
         running = self._running()
         for path in list(self._tools.scratch.iterdir()):
-            if path.name.partition(".")[0] not in running:
+            # Directories are homes, which end with their sandboxes, and at each start.
+            if path.is_file() and not any(agent_id in path.name for agent_id in running):
                 log.warning("removing a file that was left", extra={"file": path.name})
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
                 done.reaped += 1
 
     # --- agents

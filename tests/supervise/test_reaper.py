@@ -102,8 +102,10 @@ async def test_files_for_agents_that_are_no_more_go(ward: OpenWard) -> None:
         w.running.add(AgentId("runs"))
         for name in ("runs", "gone"):
             (w.home / "scratch" / f"{name}.prompt-1.md").touch()
+        (w.home / "scratch" / "sandbox-gate-c0ffee-home").mkdir()
         await w.reaper.take_pass()
-        assert [path.name for path in (w.home / "scratch").iterdir()] == ["runs.prompt-1.md"]
+        left = {path.name for path in (w.home / "scratch").iterdir()}
+        assert left == {"runs.prompt-1.md", "sandbox-gate-c0ffee-home"}, "a home ends with its sandbox"
 
 
 async def test_an_agent_that_counts_as_active_without_a_run_returns_to_the_queue(ward: OpenWard) -> None:
