@@ -8,8 +8,8 @@ Podman by itself leaves containers behind when it, conmon or the supervisor is k
 that of `sandbox.bubblewrap`: everything after `unshare`, podman and conmon too, lives in one PID namespace
 whose init does not go on before this process has answered it. SIGKILL on that init ends all at any moment,
 its end is the proof, and it dies with this process. What podman writes about a container is on a file system
-that only that namespace mounts, so it is gone as well: nothing is left to be reaped, and no launches share a
-lock. Only the image is shared, unpacked once and read-only. Caller: `sandbox.probe`, for all.
+that only that namespace mounts: nothing is left to reap, and launches share no lock, only the image, unpacked
+once and read-only. Caller: `sandbox.probe`, for all.
 """
 
 from __future__ import annotations
@@ -148,10 +148,8 @@ class PodmanBackend:
         # The container stays in the cgroup that we are in; runc does so by itself where it may make none.
         self._cgroups = ("--cgroups=disabled",) if runtime == "crun" else ()
         self._tools["runtime"] = find_tool(runtime, runtime, tools_path)
-        self._ids = (
-            f"--map-users={subordinate_ids('uid', user)}",
-            f"--map-groups={subordinate_ids('gid', user)}",
-        )
+        uids, gids = subordinate_ids("uid", user), subordinate_ids("gid", user)
+        self._ids = (f"--map-users={uids}", f"--map-groups={gids}")
         check_visible(root)
         self._place = Place(root)
         self._settle()
