@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import trio
 
@@ -24,6 +25,10 @@ DEVNULL = -3
 
 #: How much nicer than this process an agent's processes are, of the kernel's 40 steps.
 NICER_BY = 10
+#: Whom the kernel ends first where memory runs out, of -1000 (never) to 1000: agents before all else, and
+#: this process, with what it starts for itself, after the rest.
+AGENTS_OOM_SCORE = 500
+OWN_OOM_SCORE = -500
 _LAST = 19
 _STANDARD = (0, 1, 2)
 #: What a child must not find ignored because this process, or who started it, ignores it.
@@ -34,12 +39,34 @@ unreaped: set[int] = set()
 
 
 def give_way(pid: int) -> None:
-    """Let a process, and all that it will start, run after this one wherever both want the processor.
+    """Let a process, and all that it will start, give way to this one: for the processor and for memory.
 
-    A kill has to work while agents keep every core busy, and while thousands of processes die at once.
+    A kill has to work while agents keep every core busy, and while thousands of processes die at once; and
+    where memory has run out, the kernel is to end an agent. Where this process may lower such a score
+    (CAP_SYS_RESOURCE), none of them can take that back.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or is another user's
         os.setpriority(os.PRIO_PROCESS, pid, min(_LAST, os.getpriority(os.PRIO_PROCESS, 0) + NICER_BY))
+    with contextlib.suppress(OSError):  # the same
+        _score_file(pid).write_text(str(AGENTS_OOM_SCORE))
+
+
+def stand_firm() -> bool:
+    """Let the kernel rather end others than this process where memory runs out; return whether it will.
+
+    That needs CAP_SYS_RESOURCE; a service manager has it (`OOMScoreAdjust=`), and what it gave is kept.
+    """
+    own = _score_file(os.getpid())
+    try:
+        if int(own.read_text()) > OWN_OOM_SCORE:
+            own.write_text(str(OWN_OOM_SCORE))
+    except OSError:
+        return False
+    return True
+
+
+def _score_file(pid: int) -> Path:
+    return Path(f"/proc/{pid}/oom_score_adj")
 
 
 async def wait_pidfd(pidfd: int) -> None:

@@ -1,6 +1,7 @@
 """The `process` backend: no isolation at all, for trusted code where the operator said so.
 
-    env (directory) > setpriv (uid, parent-death signal) > env (the task's variables) > prlimit > the command
+    sh, nice (giving way) > env (directory) > setpriv (uid, parent-death signal)
+        > env (the task's variables) > prlimit > the command
 
 The invariant: what it starts is ended with all its descendants (`sandbox.process`), and never runs as
 the host's uid 0. So nothing that a task chose decides what runs before the identity is dropped: tools
@@ -32,9 +33,17 @@ from sandbox.cgroup import Cgroups, open_leaf
 from sandbox.clock import Clock, RunningClock
 from sandbox.layout import SYSTEM_PATH, check_spec, check_user, find_tool
 from sandbox.process import TREE_VARIABLE, open_child
-from sandbox.spawn import give_way
+from sandbox.spawn import AGENTS_OOM_SCORE, NICER_BY
 
-_TOOLS = {"env": "coreutils", "setpriv": "util-linux", "prlimit": "util-linux"}
+_TOOLS = {
+    "sh": "dash",
+    "nice": "coreutils",
+    "env": "coreutils",
+    "setpriv": "util-linux",
+    "prlimit": "util-linux",
+}
+#: Gives way as `sandbox.spawn.give_way` would, which might come too late: nothing here waits for an answer.
+_GIVE_WAY = f'echo {AGENTS_OOM_SCORE} >/proc/self/oom_score_adj; exec "$@"'
 
 
 class ProcessBackend:
@@ -104,7 +113,6 @@ class ProcessBackend:
                     pass_fds=spec.pass_fds,
                     leaf=leaf,
                 ) as child:
-                    give_way(child.pid)
                     yield child
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -127,6 +135,7 @@ class ProcessBackend:
         wanted |= {LABEL_VARIABLE: LABEL_VARIABLE, TREE_VARIABLE: TREE_VARIABLE}
         variables = " ".join(f"{name}=${{{source}}}" for name, source in wanted.items())
         return [
+            *(self._tools["sh"], "-c", _GIVE_WAY, "sh", self._tools["nice"], "-n", str(NICER_BY)),
             *(self._tools["env"], "-C", str(directory)),
             *(self._tools["setpriv"], "--no-new-privs", "--pdeathsig", "KILL", *drop, "--"),
             *(self._tools["env"], "-S", f"-i {variables}"),

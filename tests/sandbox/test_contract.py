@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import trio
 
 from sandbox.base import Backend, Bind, CommandNotFound, Directory, Exit, SandboxError, Spec
-from sandbox.spawn import NICER_BY
+from sandbox.spawn import AGENTS_OOM_SCORE, NICER_BY, OWN_OOM_SCORE
 from tests.kit.processes import fresh_mark, marked
 from tests.kit.sandboxes import ZOO, Run, read_status, read_until, run_in
 
@@ -167,6 +169,16 @@ async def test_descendants_do_not_outlive_the_block_of_an_ended_command(run: Run
 async def test_agents_give_way_to_the_orchestrator(run: Run) -> None:
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert (await run("sh -c nice")).stdout == f"{min(19, own + NICER_BY)}\n"
+    scores = (await run("cat /proc/self/oom_score_adj; sh -c 'cat /proc/self/oom_score_adj'")).stdout
+    assert scores == f"{AGENTS_OOM_SCORE}\n" * 2, "where memory runs out, the kernel ends them first"
+
+
+def test_process_stands_firm_where_it_may_and_is_unchanged_where_not() -> None:
+    script = "import sandbox.spawn as s; print(s.stand_firm(), open('/proc/self/oom_score_adj').read())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    firm, score = done.stdout.split()
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    assert int(score) == (min(own, OWN_OOM_SCORE) if firm == "True" else own)
 
 
 async def test_nothing_is_left_wherever_it_is_cancelled(backend: Backend, workspace: Directory) -> None:
