@@ -42,8 +42,10 @@ from orchestrator.supervise.reaper import Reaper
 from orchestrator.supervise.restarts import guard_against_restarts
 from orchestrator.supervise.signals import SIGNALS, run_until_signalled
 from orchestrator.supervise.supervisor import Supervisor
+from orchestrator.supervise.watchdog import Watchdog
 from orchestrator.version import VERSION
 from sandbox.base import Backend, Limits
+from sandbox.spawn import stand_firm
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,8 @@ async def serve(settings: Settings, *, ready: Callable[[Address], None] | None =
     set_up_logging(settings.log_level, settings.log_format)
     for name in settings.unused:
         log.warning("a setting has no effect in this version", extra={"setting": name})
+    if not stand_firm():
+        log.info("the kernel may end this process where memory runs out (OOMScoreAdjust= in its unit)")
     with trio.open_signal_receiver(*SIGNALS) as signals:
         async with (
             open_store(settings.home, settings.database_path, clock=utc_now, new_id=new_id) as store,
@@ -133,7 +137,9 @@ async def _serve_on(
         if ready is not None:
             ready(address)
         look = partial(look_around, (settings.home, settings.workspaces_dir))
-        await run_until_signalled(supervisor, store, signals, look, reaper.run)
+        await run_until_signalled(
+            supervisor, store, signals, look, reaper.run, Watchdog(supervisor.lives, look).run
+        )
         shutdown.set()
     with suppress(FileNotFoundError):
         settings.socket_path.unlink()

@@ -133,6 +133,8 @@ class Exit:
     code: int | None = None
     signal: int | None = None
     oom_killed: bool = False
+    #: What ceiling it was ended for by whoever watches it, in words that follow "killed: "; else empty.
+    excess: str = ""
 
     @property
     def ok(self) -> bool:
@@ -140,6 +142,8 @@ class Exit:
         return self.code == 0
 
     def __str__(self) -> str:
+        if self.excess:
+            return f"killed: {self.excess}"
         if self.oom_killed:
             return "killed for want of memory"
         return f"signal {self.signal}" if self.signal is not None else f"exit status {self.code}"

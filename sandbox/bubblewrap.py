@@ -111,7 +111,7 @@ class BubblewrapBackend:
         self.user = user
         self.layered = layered
         self.enforced = enforced
-        self.watched = frozenset({"memory_mb", "disk_mb"}) - enforced
+        self.watched = frozenset({"memory_mb", "pids", "disk_mb"}) - enforced
         self.tier = "pid-namespace" if cgroups is None else "pid-namespace+cgroup"
         self._cgroups = cgroups
         self._read_only = check_read_only(read_only)

@@ -1,112 +1,102 @@
-"""Find a tree that is beyond a ceiling which the kernel does not keep here, so that its owner can end it.
+"""Measure what the kernel does not hold here: memory with nobody's page counted twice, and written files.
 
 A watch comes late by nature: between two looks a tree may take more, so that it ends what runs away and does
-not hold what rushes. Whoever runs a tree asks every second or so, and ends it by `kill_nowait`:
+not hold what rushes. Both measures may take long on a tree that means it, so they are for a worker thread:
 
-    excess = find_excess(sandbox, spec.limits, backend.watched)              the moment's memory, processes
-    excess = await find_disk_excess(layers.upper, spec.limits, ...)          the files written, now and then
+    proportional_bytes(sandbox.processes())                 where `Sandbox.usage` says that it is too much
+    survey = Survey(layers.upper, max_depth=64); survey.go_on(2000, 0.05)    slice by slice, until `done`
 
-The invariant: nobody is accused of a page that he shares, and nothing that an agent wrote is followed or
-opened. What a sandbox holds in `/tmp`, its home and `/dev/shm` is bounded by their sizes, beside `memory_mb`.
-Caller: whoever runs agents.
+The invariants: nobody is accused of a page that he shares; no link that an agent made is followed, whatever
+it swaps meanwhile; nothing but directories is opened; a survey's memory and descriptors do not grow with the
+tree. What the survey cannot see, it does not count: files that are open and have no name any more, and,
+except for root, what lies in a directory that its owner has closed. What a sandbox holds in `/tmp`, its home
+and `/dev/shm` is bounded by their sizes, beside `memory_mb`. Caller: `orchestrator.supervise`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
-import trio
-
-from sandbox.base import MIB, Limits, Usage
 from sandbox.usage import resident_bytes
 
-#: Names and directories looked at between two checkpoints; and the most of all, beyond which it is too much.
-_STRIDE = 200
-MAX_ENTRIES = 2_000_000
 _BLOCK_BYTES = 512
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Excess:
-    """One ceiling that is passed: the field of `Limits`, what is used and what may be, in its unit."""
+class Survey:
+    """The files below a directory, counted while their owner goes on writing; to be closed."""
 
-    field: str
-    used: int
-    ceiling: int
+    def __init__(self, top: Path, *, max_depth: int) -> None:
+        """Begin at `top`, which is not counted; nothing happens before `go_on`."""
+        #: Of a file with several names each counts for its part.
+        self.bytes = 0
+        self.files = 0
+        #: How many directories inside one another were found; what is below `max_depth` is not looked at.
+        self.depth = 0
+        #: Whether all was seen.
+        self.done = False
+        self._top: Path | None = top
+        self._max_depth = max_depth
+        #: The way down to where we are: a descriptor and what is still to come of its listing.
+        self._way: list[tuple[int, Iterator[os.DirEntry[str]]]] = []
 
-    def __str__(self) -> str:
-        return f"{self.field}: {self.used} used, {self.ceiling} allowed"
+    def go_on(self, max_entries: int, budget_s: float) -> None:
+        """Count some more, until so many names were seen or so much time is gone; never raises `OSError`."""
+        ends = time.monotonic() + budget_s
+        if self._top is not None:
+            self._enter(os.fspath(self._top), None)
+            self._top = None
+        for _ in range(max_entries):
+            if not self._way:
+                self.done = True
+                return
+            self._step()
+            if time.monotonic() > ends:
+                return
 
-
-class Measured(Protocol):
-    """What can be measured: a `Sandbox`, or several as one."""
-
-    def usage(self) -> Usage:
-        """Return what it uses now."""
-        ...
-
-    def processes(self) -> list[int]:
-        """Return the host pids of what lives in it."""
-        ...
-
-
-def find_excess(tree: Measured, limits: Limits, watched: frozenset[str]) -> Excess | None:
-    """Return the watched ceiling that the tree is beyond now: memory first, then processes.
-
-    Cheap while all is well; the exact memory is asked for only where the sum is already too much.
-    """
-    used = tree.usage()
-    if "memory_mb" in watched and limits.memory_mb is not None:
-        allowed = limits.memory_mb * MIB
-        if used.memory_bytes > allowed and (exact := proportional_bytes(tree.processes())) > allowed:
-            return Excess("memory_mb", exact // MIB, limits.memory_mb)
-    if "pids" in watched and limits.pids is not None and used.processes > limits.pids:
-        return Excess("pids", used.processes, limits.pids)
-    return None
-
-
-async def find_disk_excess(written: Path, limits: Limits, watched: frozenset[str]) -> Excess | None:
-    """Return whether what was written below a directory is beyond `disk_mb`; stops where it is sure."""
-    if "disk_mb" not in watched or limits.disk_mb is None:
-        return None
-    used = await disk_bytes(written, limits.disk_mb * MIB)
-    return Excess("disk_mb", used // MIB, limits.disk_mb) if used > limits.disk_mb * MIB else None
-
-
-async def disk_bytes(directory: Path, enough: int) -> int:
-    """Return the bytes on disk below a directory, each file once; beyond `enough` it stops counting.
-
-    A tree that is too deep to be named, or has more than `MAX_ENTRIES` names, is more than enough.
-    """
-    found = looked = 0
-    seen: set[int] = set()
-    waiting = [os.fspath(directory)]
-    while waiting and found <= enough:
+    def _step(self) -> None:
+        fd, listing = self._way[-1]
         try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    looked += 1
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_nlink == 1 or status.st_ino not in seen:
-                        found += status.st_blocks * _BLOCK_BYTES
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    elif status.st_nlink > 1:
-                        seen.add(status.st_ino)
-                    if looked % _STRIDE == 0:
-                        await trio.lowlevel.checkpoint()
-                    if looked > MAX_ENTRIES:
-                        return max(found, enough + 1)
-        except (FileNotFoundError, PermissionError):  # it went meanwhile, or was closed by its owner
-            continue
-        except OSError:  # ENAMETOOLONG: nobody's work is that deep
-            return max(found, enough + 1)
-    await trio.lowlevel.checkpoint()
-    return found
+            entry = next(listing, None)
+        except OSError:  # it was removed under us
+            entry = None
+        if entry is None:
+            self._leave()
+            return
+        self.files += 1
+        with contextlib.suppress(OSError):  # the entry is gone already
+            status = entry.stat(follow_symlinks=False)
+            directory = entry.is_dir(follow_symlinks=False)
+            self.bytes += status.st_blocks * _BLOCK_BYTES // (1 if directory else max(1, status.st_nlink))
+            if directory:
+                self.depth = max(self.depth, len(self._way))
+                if len(self._way) <= self._max_depth:
+                    self._enter(entry.name, fd)
+
+    def _enter(self, name: str, parent: int | None) -> None:
+        with contextlib.ExitStack() as ours:
+            try:
+                fd = os.open(name, _OPEN, dir_fd=parent)
+                ours.callback(os.close, fd)
+                listing = os.scandir(fd)
+            except OSError:  # it went, became something else meanwhile, or is closed to us
+                return
+            ours.pop_all()
+        self._way.append((fd, listing))
+
+    def _leave(self) -> None:
+        fd, listing = self._way.pop()
+        listing.close()  # type: ignore[attr-defined] # it is what os.scandir gave
+        os.close(fd)
+
+    def close(self) -> None:
+        """Let go of all directories."""
+        while self._way:
+            self._leave()
 
 
 def proportional_bytes(pids: Iterable[int]) -> int:

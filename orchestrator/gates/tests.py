@@ -172,8 +172,8 @@ def _fault(trial: Trial, limit_s: float) -> str | None:
 
 
 def _violent_end(ended: Exit) -> str | None:
-    if ended.oom_killed:
-        return "the tests were killed for want of memory"
+    if ended.oom_killed or ended.excess:
+        return f"the tests were {ended}"
     return f"the tests were ended by signal {ended.signal}" if ended.signal is not None else None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import trio
 
 from orchestrator.core.reports import KillReport
-from orchestrator.supervise.ending import Interrupted, Killed
+from orchestrator.supervise.ending import Failed, Interrupted, Killed
 from orchestrator.supervise.gear import Run
 from orchestrator.supervise.resources import Gauge
 
@@ -25,6 +25,8 @@ class Live:
     #: Set by the first who ends it from outside.
     end: Killed | Interrupted | None = None
     cut_at: float = 0.0
+    #: Set where it had to be ended for the host's sake: a failure, which a kill or a stop still overtakes.
+    failure: Failed | None = None
     #: Whether its run is over: what runs in its name then is ours.
     over: bool = False
     #: Around the salvage of a run that failed by itself: a kill is answered first, and salvages anew.
@@ -44,3 +46,10 @@ class Live:
             self.run.tree.kill_nowait()
         elif isinstance(end, Killed):
             self.salvaging.cancel(reason=str(end))
+
+    def fail(self, failure: Failed) -> None:
+        """End it now as a failure, as `cut` does; nothing happens where its run is over or was cut."""
+        if self.end is None and self.failure is None and not self.over:
+            self.failure = failure
+            self.scope.cancel(reason=failure.error)
+            self.run.tree.kill_nowait()

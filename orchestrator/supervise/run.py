@@ -16,6 +16,7 @@ from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
 from orchestrator.agents.prompt import clipped
 from orchestrator.agents.registry import find_runtime
 from orchestrator.core import events as e
+from orchestrator.core.ceilings import beyond_ceiling
 from orchestrator.core.commands import StartAgent
 from orchestrator.core.model import Phase, Reason, Verdict
 from orchestrator.core.policy import MAX_ROUNDS
@@ -161,14 +162,22 @@ async def _take_turn(run: Run, turns: Turns, prompt: Prompt) -> None:
         *([e.AgentUsage(**run.ids, usage=result.usage)] if result.usage != type(result.usage)() else []),
     )
     if not result.ok:
-        raise _turn_failed(result)
+        raise _turn_failed(run, result)
 
 
-def _turn_failed(result: TurnResult) -> RunFailed:
-    oom = result.exit is not None and result.exit.oom_killed
-    how = str(result.exit) if result.exit else result.stop_reason
+def _turn_failed(run: Run, result: TurnResult) -> RunFailed:
+    ended = result.exit
+    if ended is None or not (ended.oom_killed or ended.excess):
+        how = f"ended with {ended or result.stop_reason}"
+        return RunFailed(Reason.AGENT_ERROR, f"the agent's program {how}", retryable=True)
+    said, by_host = str(ended), False
+    if not ended.excess:  # the kernel tells no figures
+        by_host = "memory_mb" not in run.tree.enforced
+        allowed = limits_for(run.spec, run.tools.default_limits).memory_mb
+        said += ": the host had no more" if by_host else f": {allowed} MB are allowed"
+    # The same work meets the same ceiling again; the host may have more another time.
     return RunFailed(
-        Reason.OOM if oom else Reason.AGENT_ERROR, f"the agent's program ended with {how}", retryable=True
+        beyond_ceiling(oom=ended.oom_killed), f"the agent's program was {said}", retryable=by_host
     )
 
 
@@ -221,7 +230,7 @@ async def _run_gates(run: Run, worktree: Worktree, sealed: Sealed, number: int) 
         names_base=quarantine.list_base,
         open_checkout=lambda: quarantine.open_checkout(sealed.commit, backend=run.tree),
         backend=run.tree,
-        limits=run.tools.default_limits,
+        limits=limits_for(run.spec, run.tools.default_limits),
         output=run.output,
         round=number,
     )

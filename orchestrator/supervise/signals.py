@@ -35,9 +35,9 @@ async def run_until_signalled(
     store: Store,
     signals: AsyncIterator[int],
     look: Callable[[], Mapping[str, float]],
-    reap: Callable[[], Awaitable[None]],
+    *beside: Callable[[], Awaitable[None]],
 ) -> None:
-    """Run agents, and `reap` beside them, until signals have ended them and the last is not waited for."""
+    """Run agents, and services `beside` them, until signals have ended them; a last one is not waited for."""
     await compare(store, look())  # before anything is started
     asked = "nobody"
     async with trio.open_nursery() as nursery:
@@ -72,9 +72,8 @@ async def run_until_signalled(
                     nursery.start_soon(store.record, e.SystemStopping())
 
         nursery.start_soon(obey)
-        nursery.start_soon(supervisor.switches.hold)
-        nursery.start_soon(watch_host, store, look)
-        nursery.start_soon(reap)
+        for service in (supervisor.switches.hold, partial(watch_host, store, look), *beside):
+            nursery.start_soon(service)
         await supervisor.run()
         await store.audit(AuditEntry(asked, "control.stop", "*", "stopped"))
         nursery.cancel_scope.cancel(reason="every agent is gone")

@@ -96,6 +96,10 @@ class Supervisor:
         """Return the agent that runs now under that id."""
         return self._lives.get(AgentId(agent_id))
 
+    def lives(self) -> list[Live]:
+        """Return the agents that run now, those that are being tidied up after too."""
+        return list(self._lives.values())
+
     def _admit(self, agent_id: AgentId) -> Live:
         agent = self._store.state.agents[agent_id]
         spec = self._store.state.tasks[agent.task_id].spec
@@ -136,7 +140,7 @@ class Supervisor:
             log.warning(
                 "agent's clean-up failed", extra={"agent_id": live.run.agent.id, "error": outcome.error}
             )
-        return live.end or outcome or Interrupted()
+        return live.end or live.failure or outcome or Interrupted()
 
     async def _carry_out_in_time(self, live: Live, keep: AsyncExitStack) -> Done | Failed:
         limit_s = live.run.spec.options.timeout or self._timeout_s

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import trio
 
+from orchestrator.supervise.guarded import Guarded
 from sandbox.base import Backend, Sandbox, Spec, Usage
 from sandbox.clock import Clock, StoppableClock
 
@@ -32,7 +33,7 @@ class Tree:
         self.user = backend.user
         self._clock = StoppableClock()
         self.clock: Clock = self._clock
-        self._live: list[Sandbox] = []
+        self._live: list[Guarded] = []
         self._killing = False
         self._frozen = False
         #: Sandboxes on their way to their first instruction.
@@ -51,10 +52,11 @@ class Tree:
         """Start the command in a sandbox that this tree can kill."""
         await trio.lowlevel.checkpoint_if_cancelled()
         await self.wait_thawed()
-        sandbox: Sandbox | None = None
+        sandbox: Guarded | None = None
         self.starting += 1
         try:
-            async with self._backend.open(spec) as sandbox:
+            async with self._backend.open(spec) as opened:
+                sandbox = Guarded(opened, spec)
                 self._take_in(sandbox)
                 yield sandbox
         finally:
@@ -66,7 +68,7 @@ class Tree:
                     self.killed += sandbox.proof.killed
                     self.remaining += sandbox.proof.remaining
 
-    def _take_in(self, sandbox: Sandbox) -> None:
+    def _take_in(self, sandbox: Guarded) -> None:
         """Do to a new sandbox what was done to the others while it was launched."""
         self._live.append(sandbox)
         if self._killing:
@@ -125,6 +127,10 @@ class Tree:
     def processes(self) -> list[int]:
         """Return the host pids of the agent's live processes."""
         return [pid for sandbox in self._live for pid in sandbox.processes()]
+
+    def sandboxes(self) -> list[Guarded]:
+        """Return the agent's sandboxes that are open now."""
+        return list(self._live)
 
     def usage(self) -> Usage:
         """Return what the agent's processes use now, over all its sandboxes."""

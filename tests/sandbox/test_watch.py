@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sandbox.base import MIB, Backend, Directory, Limits, Spec
-from sandbox.watch import Excess, disk_bytes, find_disk_excess, find_excess, proportional_bytes
+from sandbox.base import MIB, Backend, Directory, Spec
+from sandbox.watch import Survey, proportional_bytes
 
 #: The first holds 64 MiB for all its children, which only read; the others hold 24 MiB each.
 SHARED = """
@@ -22,33 +24,46 @@ for _ in range(6):
         input()
 input()
 """
-WATCHED = frozenset({"memory_mb", "pids", "disk_mb"})
+DEEP = 64
 
 
 @pytest.mark.parametrize(("kind", "beyond"), [("shared", False), ("own", True)])
 async def test_shared_memory_counts_once_and_own_memory_in_full(
     backend: Backend, workspace: Directory, kind: str, beyond: bool
 ) -> None:
-    limits = Limits(memory_mb=160)
     async with backend.open(Spec("watch", ("python3", "-c", SHARED, kind), workspace)) as sandbox:
         heard = b""
         while heard.count(b"u") < 6:
             heard += await sandbox.stdout.receive_some()
         exact = proportional_bytes(sandbox.processes())
         assert 64 * MIB < exact < 400 * MIB
-        excess = find_excess(sandbox, limits, WATCHED)
-        assert (excess is not None) == beyond, excess
-        if excess is not None:
-            assert (excess.field, excess.ceiling) == ("memory_mb", 160)
-            assert str(excess) == f"memory_mb: {excess.used} used, 160 allowed"
-        assert find_excess(sandbox, limits, WATCHED - {"memory_mb"}) is None
-        assert find_excess(sandbox, Limits(), WATCHED) is None
-        assert find_excess(sandbox, Limits(pids=3), WATCHED) == Excess("pids", 7, 3)
+        assert (exact > 160 * MIB) == beyond
+        assert beyond or sandbox.usage().memory_bytes > exact
+        pids = sandbox.processes()
         await sandbox.prove_gone(5)
-        assert find_excess(sandbox, Limits(memory_mb=1, pids=1), WATCHED) is None
+        assert proportional_bytes(pids) == 0
 
 
-async def test_written_files_count_once_and_holes_not(tmp_path: Path) -> None:
+def survey(top: Path, slice_entries: int = 7) -> Survey:
+    """Survey a directory to the end, in small slices."""
+    found = Survey(top, max_depth=DEEP)
+    while not found.done:
+        found.go_on(slice_entries, 60)
+    found.close()
+    return found
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[None]:
+    """Leave so many descriptors that nothing can take one for each directory."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208 - numbers
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 3 * DEEP, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_written_files_count_once_and_holes_and_links_not(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "deep" / "er" / "big").write_bytes(os.urandom(2 * MIB))
     os.link(tmp_path / "deep" / "er" / "big", tmp_path / "twin")
@@ -57,24 +72,71 @@ async def test_written_files_count_once_and_holes_not(tmp_path: Path) -> None:
     (tmp_path / "away").symlink_to("/")
     (tmp_path / "loop").symlink_to(".")
     os.mkfifo(tmp_path / "fifo")
-    found = await disk_bytes(tmp_path, 1 << 40)
-    assert 2 * MIB <= found < 3 * MIB
-    assert await find_disk_excess(tmp_path, Limits(disk_mb=3), WATCHED) is None
-    excess = await find_disk_excess(tmp_path, Limits(disk_mb=1), WATCHED)
-    assert excess is not None
-    assert (excess.field, excess.ceiling) == ("disk_mb", 1)
-    assert await find_disk_excess(tmp_path, Limits(), WATCHED) is None
-    assert await find_disk_excess(tmp_path, Limits(disk_mb=1), frozenset()) is None
-    assert await disk_bytes(tmp_path / "nowhere", 1) == 0
+    found = survey(tmp_path)
+    assert 2 * MIB <= found.bytes < 3 * MIB
+    assert (found.files, found.depth) == (8, 2)
+    assert survey(tmp_path / "nowhere").files == 0
+    (tmp_path / "link").symlink_to(tmp_path / "deep")
+    assert survey(tmp_path / "link").files == 0
 
 
-async def test_tree_too_deep_to_be_named_is_too_much(tmp_path: Path) -> None:
-    name = "d" * 200
+def test_survey_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"d{number % 10}").mkdir(exist_ok=True)
+        (tmp_path / f"d{number % 10}" / f"f{number}").write_text("x")
+    found = Survey(tmp_path, max_depth=DEEP)
+    before = -1
+    while not found.done:
+        assert found.files > before
+        before = found.files
+        found.go_on(40, 60)
+        assert found.files <= before + 40
+    assert found.files == 310
+
+
+def test_survey_without_time_ends_its_slice(tmp_path: Path) -> None:
+    for number in range(50):
+        (tmp_path / f"f{number}").write_text("x")
+    found = Survey(tmp_path, max_depth=DEEP)
+    found.go_on(50, -1)
+    assert found.files == 1
+    found.close()
+
+
+def test_tree_without_end_is_found_deep_and_costs_few_descriptors(
+    tmp_path: Path, few_descriptors: None
+) -> None:
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    for _ in range(30):
-        os.mkdir(name, dir_fd=fd)
-        deeper = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+    for _ in range(500):
+        os.mkdir("d", dir_fd=fd)
+        deeper = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
         os.close(fd)
         fd = deeper
     os.close(fd)
-    assert await disk_bytes(tmp_path, 1 << 40) > 1 << 40
+    found = survey(tmp_path)
+    assert found.depth == DEEP + 1
+
+
+def test_closed_directories_and_swapped_ones_break_nothing(tmp_path: Path) -> None:
+    closed, open_ = tmp_path / "a-closed", tmp_path / "b"
+    for directory in (closed, open_):
+        directory.mkdir()
+        (directory / "f").write_text("x")
+    closed.chmod(0)
+    try:
+        found = survey(tmp_path)
+        assert found.files in {3, 4}, "root sees more"
+        other = Survey(tmp_path, max_depth=DEEP)
+        while not other.done:  # between any two names the tree becomes another
+            other.go_on(1, 60)
+            if open_.is_symlink():
+                open_.unlink()
+                open_.mkdir()
+            else:
+                (open_ / "f").unlink(missing_ok=True)
+                open_.rmdir()
+                open_.symlink_to("/")
+        assert other.files < 10
+        other.close()
+    finally:
+        closed.chmod(0o700)
