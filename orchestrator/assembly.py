@@ -39,7 +39,7 @@ from orchestrator.supervise.desk import Desk
 from orchestrator.supervise.gear import Tools
 from orchestrator.supervise.host import look_around
 from orchestrator.supervise.reaper import Reaper
-from orchestrator.supervise.restarts import guard_against_restarts
+from orchestrator.supervise.restarts import crashed_starts, hold_back, let_go
 from orchestrator.supervise.signals import SIGNALS, run_until_signalled
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.supervise.watchdog import Watchdog
@@ -115,7 +115,7 @@ async def _serve_on(
     )
     reaper = Reaper(tools, backend, running=supervisor.running)
     await reaper.recover()
-    await guard_against_restarts(store, utc_now())
+    crashed = await crashed_starts(store, utc_now())
     await store.record(
         e.SystemStarted(
             version=VERSION,
@@ -125,6 +125,7 @@ async def _serve_on(
             max_queued=settings.max_queued_tasks,
         )
     )
+    hold_s = await hold_back(store, crashed, utc_now())
     desk = Desk(store, repositories, supervisor, sandboxed=settings.sandbox_enabled)
     app = create_app(_services(settings, backend, store, supervisor, desk, reaper=reaper))
     listeners = open_listeners(settings.host, settings.port, settings.socket_path)
@@ -137,9 +138,8 @@ async def _serve_on(
         if ready is not None:
             ready(address)
         look = partial(look_around, (settings.home, settings.workspaces_dir))
-        await run_until_signalled(
-            supervisor, store, signals, look, reaper.run, Watchdog(supervisor.lives, look).run
-        )
+        beside = (reaper.run, Watchdog(supervisor.lives, look).run, partial(let_go, store, hold_s))
+        await run_until_signalled(supervisor, store, signals, look, *beside)
         shutdown.set()
     with suppress(FileNotFoundError):
         settings.socket_path.unlink()

@@ -50,15 +50,15 @@ MUTATIONS = (
     Mutation(
         "f01-reap",
         "orchestrator/supervise/reaper.py",
-        "                await repositories.reap(name)\n",
-        "",
+        "                    await self._reap(name, done)\n",
+        "                    continue\n",
         F1,
     ),
     Mutation(
         "f01-resume",
         "orchestrator/supervise/reaper.py",
-        "                await _resume(store, agent_id, done)\n",
-        "                continue\n",
+        "                    await self._resume(agent_id, done, crashed=True)\n",
+        "                    continue\n",
         f"{PROCESS}::test_f01_twenty_live_agents_end_with_their_supervisor_and_land_once_each",
     ),
     Mutation(

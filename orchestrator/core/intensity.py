@@ -22,9 +22,11 @@ FAILURE_WINDOW = timedelta(minutes=10)
 HOLD = timedelta(seconds=30)
 HOLD_CEILING = timedelta(minutes=15)
 
-#: So many starts after a crash, within the window, and the orchestrator starts with its queue paused.
+#: So many starts after a crash, within the window, and the orchestrator keeps its queue for a while.
 MAX_CRASHED_STARTS = 5
 START_WINDOW = timedelta(minutes=10)
+START_HOLD_S = 1.0
+START_HOLD_CEILING_S = 60.0
 
 
 def held_until(failures: Sequence[datetime]) -> datetime | None:
@@ -41,6 +43,12 @@ def held_until(failures: Sequence[datetime]) -> datetime | None:
     return last + min(HOLD_CEILING, HOLD * 2.0 ** min(count - MAX_FAILURES, 30))
 
 
-def starts_too_often(crashed: Sequence[datetime], now: datetime) -> bool:
-    """Return whether too many of the starts after a crash, this one among them, were of late."""
-    return sum(now - start <= START_WINDOW for start in crashed) >= MAX_CRASHED_STARTS
+def start_hold_s(crashed: Sequence[datetime], now: datetime) -> float:
+    """Return for how many seconds nothing is started after these starts after a crash, this one among them.
+
+    None for the first few of late; then it doubles with each one more.
+    """
+    count = sum(now - start <= START_WINDOW for start in crashed)
+    if count < MAX_CRASHED_STARTS:
+        return 0.0
+    return min(START_HOLD_CEILING_S, START_HOLD_S * 2.0 ** min(count - MAX_CRASHED_STARTS, 30))

@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.core import events as e
 from orchestrator.core.fold import FOLDS
 from orchestrator.core.model import Control, State, changed
-from orchestrator.core.watermark import WATERMARKS
+from orchestrator.core.watermark import SHORTAGES
 from orchestrator.errors import IllegalTransition
 
 
@@ -69,7 +69,7 @@ def _started(control: Control, event: e.SystemStarted) -> Control:
 
 
 def _degraded(control: Control, event: e.SystemDegraded) -> Control:
-    short = event.part in WATERMARKS
+    short = event.part in SHORTAGES
     return replace(control, short=control.short | {event.part}) if short else control
 
 

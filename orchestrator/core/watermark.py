@@ -16,6 +16,10 @@ UNITS: Mapping[str, str] = {
     "memory": "MB of memory",
     "pids": "processes",
 }
+#: Not measured, and a shortage all the same: the orchestrator crashed again and again (`supervise.restarts`).
+RESTARTS = "restarts"
+#: Whatever can be short.
+SHORTAGES = frozenset({*WATERMARKS, RESTARTS})
 #: How far above its watermark a figure must come before it counts as enough again.
 RECOVERY = 1.5
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from orchestrator.core import events as e
-from orchestrator.core.watermark import describe, shortages
+from orchestrator.core.watermark import WATERMARKS, describe, shortages
 from orchestrator.journal.store import Store
 
 #: Seconds between two looks.
@@ -35,7 +35,7 @@ async def watch_host(
 
 async def compare(store: Store, left: Mapping[str, float]) -> None:
     """Journal what has become short since the last look, and what no longer is."""
-    before = store.state.control.short
+    before = store.state.control.short & WATERMARKS.keys()
     now = shortages(left, before)
     facts: list[e.Event] = [
         *(e.SystemDegraded(part=part, detail=describe(part, left)) for part in sorted(now - before)),

@@ -1,7 +1,8 @@
-"""Notices that the orchestrator starts again and again after crashes, and then starts with its queue paused.
+"""Slows the orchestrator down where it starts again and again after crashes, so that it does not burn.
 
-Invariant: nothing that waits is lost by it; what runs into it is told by `system.degraded`, and a person
-resumes the queue. Called by `assembly`, before the start is journaled.
+Invariant: nothing that waits is lost by it, and nobody is needed to lift it. A hold is a shortage like those
+of the host (`core.watermark`): the state machine keeps the queue while it lasts, `system.degraded` and
+`system.recovered` tell. Called by `assembly`.
 """
 
 from __future__ import annotations
@@ -9,31 +10,21 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
+import trio
+
 from orchestrator.core import events as e
-from orchestrator.core.commands import PauseQueue
-from orchestrator.core.intensity import START_WINDOW, starts_too_often
+from orchestrator.core.intensity import START_WINDOW, start_hold_s
+from orchestrator.core.watermark import RESTARTS
 from orchestrator.journal.store import Store
 
 log = logging.getLogger(__name__)
 
 
-async def guard_against_restarts(store: Store, now: datetime) -> bool:
-    """Pause the queue where this is one crash too many; return whether it is."""
-    crashed = await _crashed_starts(store, now)
-    if not starts_too_often(crashed, now):
-        return False
-    detail = (
-        f"it crashed {len(crashed)} times within {START_WINDOW.total_seconds() / 60:g} minutes, so the"
-        " queue is paused: look at its log for the cause, then resume the queue"
-    )
-    log.error("starting with the queue paused", extra={"detail": detail})
-    await store.submit(PauseQueue())
-    await store.record(e.SystemDegraded(part="orchestrator", detail=detail))
-    return True
+async def crashed_starts(store: Store, now: datetime) -> list[datetime]:
+    """Return when of late it was started without having been stopped, this start among them, if it is one.
 
-
-async def _crashed_starts(store: Store, now: datetime) -> list[datetime]:
-    """Return when of late it was started without having been stopped; none where this is no such start."""
+    To be asked before this start is journaled.
+    """
     known = await store.latest([e.SystemStarted.name, e.SystemStopping.name])
     crashed = []
     running = False
@@ -43,3 +34,23 @@ async def _crashed_starts(store: Store, now: datetime) -> list[datetime]:
             crashed.append(recorded.time)
         running = started
     return [*(time for time in crashed if now - time <= START_WINDOW), now] if running else []
+
+
+async def hold_back(store: Store, crashed: list[datetime], now: datetime) -> float:
+    """Keep the queue where this start is one crash too many; return for how many seconds, 0 for none."""
+    hold_s = start_hold_s(crashed, now)
+    if hold_s:
+        minutes = START_WINDOW.total_seconds() / 60
+        detail = (
+            f"it crashed {len(crashed)} times within {minutes:g} minutes: nothing is started for {hold_s:g} s"
+        )
+        log.error("held back after many crashes", extra={"detail": detail})
+        await store.record(e.SystemDegraded(part=RESTARTS, detail=detail))
+    return hold_s
+
+
+async def let_go(store: Store, hold_s: float) -> None:
+    """Let the queue go once the hold is over."""
+    if hold_s:
+        await trio.sleep(hold_s)
+        await store.record(e.SystemRecovered(part=RESTARTS))

@@ -72,7 +72,8 @@ async def run_until_signalled(
                     nursery.start_soon(store.record, e.SystemStopping())
 
         nursery.start_soon(obey)
-        for service in (supervisor.switches.hold, partial(watch_host, store, look), *beside):
+        nursery.start_soon(watch_host, store, look)
+        for service in (supervisor.switches.hold, *beside):
             nursery.start_soon(service)
         await supervisor.run()
         await store.audit(AuditEntry(asked, "control.stop", "*", "stopped"))

@@ -10,9 +10,11 @@ from orchestrator.core.intensity import (
     HOLD_CEILING,
     MAX_CRASHED_STARTS,
     MAX_FAILURES,
+    START_HOLD_CEILING_S,
+    START_HOLD_S,
     START_WINDOW,
     held_until,
-    starts_too_often,
+    start_hold_s,
 )
 from tests.core.ledger import NOON
 
@@ -39,7 +41,13 @@ def test_failures_that_are_far_apart_are_no_trouble() -> None:
 
 def test_only_crashes_of_late_count() -> None:
     crashed = [NOON] * (MAX_CRASHED_STARTS - 1)
-    assert not starts_too_often(crashed, NOON)
-    assert starts_too_often([*crashed, NOON], NOON)
-    assert starts_too_often([*crashed, NOON], NOON + START_WINDOW)
-    assert not starts_too_often([*crashed, NOON], NOON + START_WINDOW + SECOND)
+    assert start_hold_s(crashed, NOON) == 0
+    assert start_hold_s([*crashed, NOON], NOON) == START_HOLD_S
+    assert start_hold_s([*crashed, NOON], NOON + START_WINDOW) == START_HOLD_S
+    assert start_hold_s([*crashed, NOON], NOON + START_WINDOW + SECOND) == 0
+
+
+def test_each_crash_more_is_held_longer_up_to_a_ceiling() -> None:
+    crashed = [NOON] * MAX_CRASHED_STARTS
+    assert start_hold_s([*crashed, NOON], NOON) == 2 * START_HOLD_S
+    assert start_hold_s(crashed * 1000, NOON) == START_HOLD_CEILING_S

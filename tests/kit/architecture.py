@@ -61,6 +61,7 @@ BANNED_BUT = {
 SLEEPS = {
     "bench/journal.py": "it plays a slower disk",
     "orchestrator/client_stream.py": "a client that lost its server tries again after a while",
+    "orchestrator/supervise/restarts.py": "a crash loop is slowed down",
     "orchestrator/supervise/host.py": "nobody tells when a host gets short of something",
     "orchestrator/supervise/watchdog.py": "nobody tells when a tree that no cgroup holds has grown",
     "tests/kit/until.py": "the world outside can only be looked at, again and again, until a deadline",

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import trio
 
-from orchestrator.assembly import make_scratch
 from orchestrator.core import events as e
 from orchestrator.core.commands import SubmitTask
 from orchestrator.core.model import Agent, AgentId
@@ -23,10 +22,11 @@ from orchestrator.core.spec import TaskSpec
 from orchestrator.journal.database import Connect, connect
 from orchestrator.journal.store import Store, open_store, utc_now
 from orchestrator.repo.bare import Identity
+from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.url import UrlRules
 from orchestrator.supervise.gear import Tools
-from orchestrator.supervise.reaper import recover
+from orchestrator.supervise.reaper import Reaper
 from orchestrator.supervise.supervisor import Supervisor
 from sandbox.base import Backend, Limits, User
 from sandbox.trusted import ProcessBackend
@@ -98,6 +98,10 @@ async def open_plane(
         open_store(home, home / "orchestrator.db", clock=clock, connect=connect) as store,
         trio.open_nursery() as services,
     ):
+        scratch = home / "scratch"
+        await remove_tree(scratch)
+        scratch.mkdir()
+        scratch.chmod(0o711)
         await services.start(store.run)
         repositories = Repositories(
             home,
@@ -106,20 +110,23 @@ async def open_plane(
             rules=UrlRules((roots,)),
             identity=Identity("Orchestrator", "orchestrator@localhost"),
         )
-        await recover(store, repositories)
-        started = e.SystemStarted(
-            version="test", sandbox=backend.name, max_agents=slots, queue_concurrency=slots, max_queued=1000
-        )
-        await store.record(started)
+        tools = Tools(store, repositories, scratch, Limits(), yolo=False)
         supervisor = Supervisor(
             store,
-            Tools(store, repositories, make_scratch(home), Limits(), yolo=False),
+            tools,
             backend,
             timeout_s=600,
             takes_work=True,
             clock=clock,
             new_id=new_id,
         )
+        reaper = Reaper(tools, backend, running=supervisor.running)
+        await reaper.recover()
+        started = e.SystemStarted(
+            version="test", sandbox=backend.name, max_agents=slots, queue_concurrency=slots, max_queued=1000
+        )
+        await store.record(started)
+        await reaper.take_pass()
         async with trio.open_nursery() as agents:
             await agents.start(supervisor.run)
             yield Plane(store, supervisor, repositories)

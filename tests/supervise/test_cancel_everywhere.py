@@ -155,11 +155,11 @@ async def test_a_stop_at_any_step_ends_at_the_next_start_as_if_there_had_been_no
             with waiting:
                 await plane.over(steps.agent)
         trio.lowlevel.remove_instrument(steps)
-        assert os.listdir(home / "quarantine") == [], number  # noqa: PTH208 - names
         async with open_plane(home, user=ordinary_user, roots=reachable_path) as plane:
             ends["over" if await _is_over(plane, steps.agent) else "cut"] += 1
             with trio.fail_after(LIFE_S):
                 agent = await plane.over(steps.agent)
+            assert plane.repositories.directories() == [], number
         assert (agent.status, agent.crashes) == (AgentStatus.COMPLETED, 0), (number, agent)
         assert wholly(remote, task)
     assert ends["cut"] >= STOPS // 2, ends
