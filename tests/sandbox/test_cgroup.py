@@ -256,7 +256,7 @@ async def test_nothing_outlives_a_supervisor_with_cgroups_killed_at_any_moment(
     done = await run_child(
         (
             *(sys.executable, "-m", "tests.sandbox.supervised", str(layers.lower.parent)),
-            *(str(ordinary_user.uid), str(ordinary_user.gid)),
+            *(str(ordinary_user.uid), str(ordinary_user.gid), ordinary_user.name),
         ),
         env={
             INSTANCE_VARIABLE: after.home.name.removeprefix("orchestrator-"),
