@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sandbox.base import HOME, MIB, WORKSPACE, SandboxError, SandboxUnavailable, Spec, User
 from sandbox.layout import UID
+from sandbox.spawn import AGENTS_OOM_SCORE
 
 #: System calls that podman's own profile allows, on some distributions at least, and that an agent has no use
 #: for: much kernel, many holes, and the ways into further namespaces.
@@ -216,6 +217,7 @@ def run_arguments(
             "--security-opt=label=disable",
         ),
         *("--log-driver=passthrough", "--entrypoint=", "--init", f"--user={UID}:{UID}"),
+        f"--oom-score-adj={AGENTS_OOM_SCORE}",  # podman would set what we had given them back to 0
         f"--passwd-entry=agent:*:{UID}:{UID}:agent:{HOME}:/bin/sh",
         *(f"--name={spec.label}", f"--label=agent={spec.label}", f"--hostname={spec.label}"),
         *(f"--preserve-fds={1 + len(spec.pass_fds)}", f"--workdir={WORKSPACE}"),
