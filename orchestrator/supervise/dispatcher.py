@@ -9,6 +9,7 @@ submission, in one commit; it is started here all the same, the only place that 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -42,13 +43,18 @@ async def run_dispatcher(
             seq = store.state.seq
             _start_assigned(store, start, started)
             await _fill_slots(store, start, started, clock, breaker)
-            now = clock()
-            moments = [moment for moment in (store.waiting.next_due(), breaker.next_end(now)) if moment]
-            delay_s = max(0.0, (min(moments) - now).total_seconds()) if moments else float("inf")
-            with trio.move_on_after(delay_s):
+            with trio.move_on_after(_patience_s(store, breaker, clock())):
                 await store.wait_past(seq)
     finally:
         store.dispatched = False
+
+
+def _patience_s(store: Store, breaker: Breaker, now: datetime) -> float:
+    """Return for how many seconds only an event can bring anybody further."""
+    if free_slots(store.state) == 0:  # whose time has come waits for a slot, and that comes with an event
+        return math.inf
+    moments = [moment for moment in (store.waiting.next_due(), breaker.next_end(now)) if moment]
+    return max(0.0, (min(moments) - now).total_seconds()) if moments else math.inf
 
 
 def _start_assigned(store: Store, start: Start, started: set[AgentId]) -> None:

@@ -95,6 +95,23 @@ async def test_retry_starts_when_its_backoff_is_over_and_not_before(opened: Open
         nursery.cancel_scope.cancel()
 
 
+async def test_who_is_due_and_has_no_slot_is_waited_with_and_not_asked_for(opened: OpenStore) -> None:
+    async with opened(slots=1) as store, trio.open_nursery() as nursery:
+        first = await submit(store, "fails")
+        await store.submit(c.AssignAgent(first))
+        again = AgentId("again")
+        await store.submit(c.FailAgent(first, Reason.AGENT_ERROR, "bad luck", True, again, utc_now()))
+        await store.submit(c.PauseQueue())
+        starts = Starts()
+        nursery.start_soon(lambda: run_dispatcher(store, starts, clock=utc_now))
+        with trio.fail_after(10):
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        assert starts.agents == []
+        await store.submit(c.ResumeQueue())
+        assert await starts.take() == again
+        nursery.cancel_scope.cancel()
+
+
 async def test_free_slot_is_given_by_the_submission_and_started_once(opened: OpenStore) -> None:
     async with opened(slots=2) as store, trio.open_nursery() as nursery:
         starts = Starts()
