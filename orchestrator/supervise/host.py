@@ -22,6 +22,8 @@ LOOK_EVERY_S = 2.0
 _MIB = 1024 * 1024
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
+#: What the kernel gives back before anything of a cgroup is ended for want of memory.
+_RECLAIMABLE = ("active_file", "inactive_file", "slab_reclaimable")
 
 
 async def watch_host(
@@ -45,20 +47,46 @@ async def compare(store: Store, left: Mapping[str, float]) -> None:
         await store.record(*facts)
 
 
-def look_around(directories: Iterable[Path]) -> dict[str, float]:
-    """Return what is left: the least of the given directories' disks, MB of memory, process numbers."""
-    disks = [os.statvfs(directory) for directory in directories]
-    left = {"disk": min(disk.f_bavail * disk.f_frsize / _MIB for disk in disks)}
-    if counted := [disk.f_favail for disk in disks if disk.f_files]:  # some file systems have no such limit
-        left["inodes"] = min(counted)
-    left["memory"] = _available_memory() / _MIB
-    left["pids"] = _free_pids()
-    for cgroup in _own_cgroups():
-        for part, unit in (("memory", _MIB), ("pids", 1)):
-            with contextlib.suppress(OSError, ValueError):  # no such controller here, or no limit ("max")
-                ceiling, current = ((cgroup / f"{part}.{which}").read_text() for which in ("max", "current"))
-                left[part] = min(left[part], (int(ceiling) - int(current)) / unit)
+def look_around(directories: Iterable[Path], cgroups: Iterable[Path] | None = None) -> dict[str, float]:
+    """Return what is left: the least of the given directories' disks, MB of memory, process numbers.
+
+    What cannot be measured now (a disk that went, no descriptor left to read with) is missing in it. The
+    `cgroups` (version 2) that bound this process are found where they are not given.
+    """
+    left: dict[str, float] = {}
+
+    def take(part: str, figure: float) -> None:
+        left[part] = min(left.get(part, figure), figure)
+
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            disk = os.statvfs(directory)
+            take("disk", disk.f_bavail * disk.f_frsize / _MIB)
+            if disk.f_files:  # some file systems have no such limit
+                take("inodes", disk.f_favail)
+    with contextlib.suppress(OSError, ValueError):
+        take("memory", _available_memory() / _MIB)
+    with contextlib.suppress(OSError, ValueError):
+        take("pids", _free_pids())
+    for cgroup in _own_cgroups() if cgroups is None else cgroups:
+        # No such controller here, or no limit ("max").
+        with contextlib.suppress(OSError, ValueError):
+            take("memory", _free_memory(cgroup) / _MIB)
+        with contextlib.suppress(OSError, ValueError):
+            take("pids", _read_figure(cgroup / "pids.max") - _read_figure(cgroup / "pids.current"))
     return left
+
+
+def _free_memory(cgroup: Path) -> int:
+    """Return what a cgroup may still take; files that it only keeps in memory would make room for it."""
+    ceiling, current = _read_figure(cgroup / "memory.max"), _read_figure(cgroup / "memory.current")
+    counts = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    kept = sum(int(counts.get(name, 0)) for name in _RECLAIMABLE)
+    return ceiling - max(0, current - kept)
+
+
+def _read_figure(path: Path) -> int:
+    return int(path.read_text())
 
 
 def _available_memory() -> int:
@@ -79,8 +107,9 @@ def _own_cgroups() -> list[Path]:
 
     The service's own is one of these: the process may have moved into a leaf of it (`sandbox.cgroup`).
     """
-    for line in (_PROC / "self/cgroup").read_text().splitlines():
-        if line.startswith("0::"):
-            own = _CGROUPS / line.removeprefix("0::").strip("/")
-            return [own, *(path for path in own.parents if path.is_relative_to(_CGROUPS))]
+    with contextlib.suppress(OSError):
+        for line in (_PROC / "self/cgroup").read_text().splitlines():
+            if line.startswith("0::"):
+                own = _CGROUPS / line.removeprefix("0::").strip("/")
+                return [own, *(path for path in own.parents if path.is_relative_to(_CGROUPS))]
     return [_CGROUPS]

@@ -80,3 +80,26 @@ def test_host_tells_what_is_left(tmp_path: Path) -> None:
     left = look_around((tmp_path, Path("/")))
     assert left.keys() >= {"disk", "memory", "pids"}
     assert all(figure > 0 for figure in left.values()), left
+
+
+def test_files_that_a_cgroup_only_keeps_in_memory_are_room(tmp_path: Path) -> None:
+    mb = 1024 * 1024
+    figures = {
+        "memory.max": 300 * mb,
+        "memory.current": 299 * mb,
+        "memory.stat": f"anon {99 * mb}\nactive_file {50 * mb}\ninactive_file {140 * mb}\n"
+        f"slab_reclaimable {10 * mb}",
+        "pids.max": 500,
+        "pids.current": 100,
+    }
+    for name, figure in figures.items():
+        (tmp_path / name).write_text(f"{figure}\n")
+    left = look_around((tmp_path,), cgroups=(tmp_path,))
+    assert left["memory"] == 201
+    assert left["pids"] == 400
+
+
+def test_what_cannot_be_looked_at_is_missing_and_ends_nothing(tmp_path: Path) -> None:
+    left = look_around((tmp_path / "went",), cgroups=(tmp_path / "none",))
+    assert "disk" not in left
+    assert left.keys() >= {"memory", "pids"}
