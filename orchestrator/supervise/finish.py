@@ -1,7 +1,8 @@
 """How an agent is finished: what is done after its run is over, in which order, and what is journaled.
 
 Invariant: one end a run, journaled by us and not by the run (J6); work that landed is an agent that
-completed, whatever cut it afterwards (J11); nothing unlanded is removed before it was tried to be kept.
+completed, whatever cut it afterwards (J11); nothing unlanded is removed before it was tried to be kept, also
+where the run ended before it came to the worktree of an earlier life.
 Called by `supervisor`.
 """
 
@@ -41,7 +42,7 @@ class Ledger:
 async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledger) -> None:
     """Salvage, remove and journal, in the order that the ending asks for."""
     run, aftermath, proven_at = live.run, Aftermath(), trio.current_time()
-    ending = await _settle(live, ending, aftermath)
+    ending = await _settle(live, ending, keep, aftermath)
     if isinstance(ending, Killed):
         # Removed before the answer where that is quick; the answer is not kept waiting for a salvage.
         quick = not needs_salvage(run)
@@ -51,7 +52,7 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
         live.ended.set()
         await settle_push(run, aftermath)
         if not quick:
-            await salvage(run, aftermath)
+            await salvage(run, keep, aftermath)
     if isinstance(ending, Interrupted):
         await leave(run, keep, aftermath)
     else:
@@ -64,7 +65,7 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
         await ledger.store.record(aftermath.event(run))
 
 
-async def _settle(live: Live, ending: Ending, aftermath: Aftermath) -> Ending:
+async def _settle(live: Live, ending: Ending, keep: AsyncExitStack, aftermath: Aftermath) -> Ending:
     """Return how the agent really ended: work that landed is done, and a kill overtakes a failure."""
     run = live.run
     if not isinstance(ending, Failed | Interrupted):
@@ -74,7 +75,7 @@ async def _settle(live: Live, ending: Ending, aftermath: Aftermath) -> Ending:
         return Done(Reason.DONE, landed.new, run.spec.landing_branch)
     if isinstance(ending, Failed):
         with live.salvaging:
-            await salvage(run, aftermath)
+            await salvage(run, keep, aftermath)
         if isinstance(live.end, Killed):  # it came while there was still a retry to prevent
             return live.end
     return ending

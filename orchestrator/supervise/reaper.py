@@ -19,10 +19,9 @@ import trio
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
 from orchestrator.core.model import AgentId, AgentStatus, Reason
-from orchestrator.core.recovery import FinishCleanup, Reap, Resume, SettlePush, directory_of, remedies
+from orchestrator.core.recovery import FinishCleanup, Reap, Resume, SettlePush, remedies
 from orchestrator.core.reports import GarbageReport
 from orchestrator.errors import CommandRefused, JournalError, OrchestratorError, RepositoryError
-from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import failure_of
 from orchestrator.supervise.garbage import collect_garbage
@@ -221,20 +220,7 @@ class Reaper:
         async with AsyncExitStack() as keep:
             if agent.status is not AgentStatus.COMPLETED:
                 await settle_push(run, aftermath)
-            if worth_keeping and run.landed is None:
-                run.progress.worktree = await self._open_left(run, keep, aftermath)
-                await salvage(run, aftermath)
+            if worth_keeping:
+                await salvage(run, keep, aftermath)
             await remove(run, keep, aftermath)
-        await self._reap(directory_of(agent.id, agent.task_id), Recovered())
         await self._store.record(aftermath.event(run))
-
-    async def _open_left(self, run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> Worktree | None:
-        """Open what an ended agent left, if it is whole: what is not holds nothing to keep."""
-        ids = {"agent_id": run.agent.id, "task_id": run.agent.task_id}
-        try:
-            base = await self._repositories.find_kept(**ids, backend=run.tree)
-            opened = self._repositories.open_worktree(base, **ids, backend=run.tree, kept=True)
-            return await keep.enter_async_context(opened)
-        except (RepositoryError, OSError) as error:
-            aftermath.left_behind.append(f"salvage: {failure_of(error).error}"[:1000])
-            return None

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 import trio
 
 from orchestrator.core import events as e
+from orchestrator.core.recovery import directory_of
 from orchestrator.errors import JournalError
+from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import failure_of
 from orchestrator.supervise.gear import Run
@@ -43,7 +45,17 @@ class Aftermath:
 def needs_salvage(run: Run) -> bool:
     """Return whether the worktree may hold anything that has not landed."""
     worktree = run.progress.worktree
-    return worktree is not None and run.landed is None and worktree.touched()
+    if run.landed is not None:
+        return False
+    return holds_unopened(run) if worktree is None else worktree.touched()
+
+
+def holds_unopened(run: Run) -> bool:
+    """Return whether an earlier life left a worktree that this one has not come to."""
+    agent = run.agent
+    if run.progress.worktree is not None or not (agent.resumed or agent.status.ended):
+        return False
+    return directory_of(agent.id, agent.task_id) in run.tools.repositories.directories()
 
 
 async def settle_push(run: Run, aftermath: Aftermath) -> None:
@@ -55,24 +67,40 @@ async def settle_push(run: Run, aftermath: Aftermath) -> None:
     await _step("push", SETTLE_S, ask, run, aftermath)
 
 
-async def salvage(run: Run, aftermath: Aftermath) -> None:
+async def salvage(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
     """Keep unlanded work as a ref in the mirror, by sandboxes of our own: the agent's are over."""
-    worktree = run.progress.worktree
-    if worktree is None or not needs_salvage(run):
+    if not needs_salvage(run):
         return
     run.tree.reopen()
 
     async def keep_files() -> None:
-        aftermath.salvage = await worktree.salvage(limits=run.tools.default_limits, deadline_s=SALVAGE_S)
+        worktree = run.progress.worktree or await _open_left(run, keep)
+        if worktree.touched():
+            aftermath.salvage = await worktree.salvage(limits=run.tools.default_limits, deadline_s=SALVAGE_S)
 
     await _step("salvage", SALVAGE_S, keep_files, run, aftermath)
+
+
+async def _open_left(run: Run, keep: AsyncExitStack) -> Worktree:
+    """Open what an earlier life left, if it is whole: what is not holds nothing to keep."""
+    repositories, ids = run.tools.repositories, {"agent_id": run.agent.id, "task_id": run.agent.task_id}
+    base = await repositories.find_kept(**ids, backend=run.tree)
+    opened = repositories.open_worktree(base, **ids, backend=run.tree, kept=True)
+    run.progress.worktree = worktree = await keep.enter_async_context(opened)
+    return worktree
 
 
 async def remove(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
     """Close what `keep` owns, and remove it: the worktree and all that came with it."""
     if run.progress.worktree is not None:
         run.progress.worktree.kept = False
-    await _step("worktree", REMOVE_S, keep.aclose, run, aftermath)
+
+    async def clear() -> None:
+        await keep.aclose()
+        if holds_unopened(run):
+            await run.tools.repositories.reap(directory_of(run.agent.id, run.agent.task_id))
+
+    await _step("worktree", REMOVE_S, clear, run, aftermath)
 
 
 async def leave(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:

@@ -227,9 +227,9 @@ class Supervisor:
             if live := live or self._lives.get(agent_id):
                 live.cut(end)
                 await live.ended.wait()
-                if live.report is None:
-                    raise AlreadyEnded(f"agent {agent_id} ended before the kill reached it")
-                return live.report
+                if live.report is not None:
+                    return live.report
+                live, state = None, self._store.state  # a stop may have put it back into the queue
             agent = state.agents.get(agent_id)
             if agent is None or not agent.live:
                 raise await self._gone(agent_id)
