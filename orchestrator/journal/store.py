@@ -57,8 +57,7 @@ class Store(Archive):
     def __init__(self, files: Files, clock: Callable[[], datetime], new_id: Callable[[], str]) -> None:
         super().__init__(files.reader)
         self._files, self._clock, self._new_id = files, clock, new_id
-        #: Committed, so safe to show to clients.
-        self.state = live_state(files.writer, files.heads.seq)
+        self.state = live_state(files.writer, files.heads.seq)  #: Committed, so safe to show to clients.
         self.bus = Bus()
         self.waiting = WaitingLine(self.state.agents.values())
         self.logs = LogBook(files.log_writer, files.log_reader, clock, live=self.state.agents.keys())
@@ -69,8 +68,8 @@ class Store(Archive):
         self._moved = trio.lowlevel.ParkingLot()
         self._stopped: JournalError | None = None
         self._committer = Committer(files, clock)
-        #: Whether somebody starts whoever is given a slot: then a submission may give it.
-        self.dispatched = False
+        #: Whether a submission may give the agents of a repository a slot: None where nobody starts them.
+        self.dispatched: Callable[[str], bool] | None = None
         self._attempts = Attempts(files.writer)
         self._recent_keys: Recent[str, None] = Recent()
 
@@ -92,7 +91,8 @@ class Store(Archive):
             if self._files.room.short:
                 raise DiskFull
             earlier = max(command.earlier_attempts, self._attempts.lately(TaskId(command.spec.task_id)))
-            command = replace(command, earlier_attempts=earlier, at_once=self.dispatched)
+            at_once = self.dispatched(command.spec.context.repository) if self.dispatched else False
+            command = replace(command, earlier_attempts=earlier, at_once=at_once)
         return await self._append(decide(self._head, command, self._clock()), receipt, audit)
 
     async def record(self, *events: Event, audit: AuditEntry | None = None) -> list[Recorded]:

@@ -37,7 +37,7 @@ async def run_dispatcher(
     """
     started: set[AgentId] = set()
     breaker = breaker or Breaker()
-    store.dispatched = True
+    store.dispatched = lambda repository: not breaker.holds(repository, clock())
     try:
         while True:
             seq = store.state.seq
@@ -46,7 +46,7 @@ async def run_dispatcher(
             with trio.move_on_after(_patience_s(store, breaker, clock())):
                 await store.wait_past(seq)
     finally:
-        store.dispatched = False
+        store.dispatched = None
 
 
 def _patience_s(store: Store, breaker: Breaker, now: datetime) -> float:

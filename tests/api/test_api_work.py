@@ -288,7 +288,7 @@ async def test_keyed_spawns_at_once_get_a_place_each(served: Served) -> None:
 
 
 async def test_agent_that_gets_a_slot_at_once_has_no_place_with_a_key_or_without(served: Served) -> None:
-    served.store.dispatched = True
+    served.store.dispatched = lambda _repository: True
     keyed = [
         await served.ask("POST", "/agents/spawn", body=task("T-1"), Idempotency_Key="k") for _ in range(2)
     ]

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from orchestrator.core.intensity import HOLD, MAX_FAILURES
-from orchestrator.core.model import Reason
+from orchestrator.core.model import Phase, Reason
 from orchestrator.journal.store import utc_now
 from orchestrator.supervise import breaker as breaker_module
 from orchestrator.supervise.breaker import Breaker
@@ -75,4 +75,16 @@ async def test_those_who_are_held_back_hold_up_nobody_and_go_when_it_is_over(ope
         assert await starts.take() == free
         assert await starts.take() == held
         assert utc_now() >= began + HOLD
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_submission_gives_no_slot_to_who_is_held_back(opened: OpenStore) -> None:
+    async with opened() as store, trio.open_nursery() as nursery:
+        breaker, starts = Breaker(), Starts()
+        for _ in range(MAX_FAILURES):
+            breaker.failed(URL, Reason.REPOSITORY_ERROR, utc_now())
+        nursery.start_soon(lambda: run_dispatcher(store, starts, clock=utc_now, breaker=breaker))
+        await trio.testing.wait_all_tasks_blocked()
+        held = await submit(store, "held")
+        assert store.state.agents[held].phase is Phase.QUEUED
         nursery.cancel_scope.cancel()
