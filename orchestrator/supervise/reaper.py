@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import trio
@@ -80,7 +80,10 @@ class Reaper:
         """Heal what the last process left, as far as the API must wait for it, and journal the sum."""
         done = Recovered()
         await self._end_processes(done)
-        await self._repositories.sweep()
+        try:
+            await self._repositories.sweep()
+        except OSError as error:  # the passes try again
+            log.warning("what a crash left half made stays", extra={"error": str(error)})
         ends = trio.current_time() + OBSERVE_S
         for remedy in remedies(self._store.state, self._repositories.directories()):
             match remedy:
@@ -165,8 +168,13 @@ class Reaper:
             done.reaped += await reap(self._owned)
 
     async def _reap(self, name: str, done: Recovered) -> None:
-        with suppress(RepositoryError):  # gone meanwhile
+        try:
             await self._repositories.reap(name)
+        except RepositoryError as error:  # gone meanwhile
+            log.debug("not reaped", extra={"directory": name, "error": error.detail})
+        except OSError as error:  # the others must not wait for it, nor the start
+            log.warning("a directory cannot be removed", extra={"directory": name, "error": str(error)})
+        else:
             done.reaped += 1
 
     async def _tidy(self, done: Recovered) -> None:

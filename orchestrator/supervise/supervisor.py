@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 
 import trio
@@ -86,7 +86,8 @@ class Supervisor:
         await self._store.record()  # what was decided while the dispatcher still ran is committed by now
         for agent in list(self._store.state.agents.values()):
             if agent.active:  # assigned in the moment of the stop, and never started
-                await self._store.submit(c.ResumeAgent(agent.id, crashed=False))
+                with suppress(CommandRefused):  # the reaper was quicker
+                    await self._store.submit(c.ResumeAgent(agent.id, crashed=False))
 
     def running(self) -> Collection[AgentId]:
         """Return the agents that run now, or are being tidied up after by their own run."""

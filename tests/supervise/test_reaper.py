@@ -97,6 +97,18 @@ async def test_what_nobody_owns_goes_and_what_somebody_owns_stays(ward: OpenWard
         assert await w.told() == 2
 
 
+async def test_what_cannot_be_removed_holds_up_neither_a_start_nor_the_rest(ward: OpenWard) -> None:
+    async with ward() as w:
+        cut = await active(w.store, "cut")
+        w.make_room("agent-nobody-t")
+        (w.home / "workspaces").rename(w.home / "elsewhere")
+        (w.home / "workspaces").write_text("no directory, so nothing in it can be removed")
+        assert await w.reaper.recover() == Recovered(resumed=1)
+        assert w.store.state.agents[cut].phase is Phase.QUEUED
+        await w.store.submit(c.AssignAgent(cut))
+        assert [await w.reaper.take_pass() for _ in range(2)] == [Recovered(), Recovered(resumed=1)]
+
+
 async def test_files_for_agents_that_are_no_more_go(ward: OpenWard) -> None:
     async with ward() as w:
         w.running.add(AgentId("runs"))
