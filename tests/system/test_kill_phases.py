@@ -107,6 +107,7 @@ def test_nothing_that_the_agent_wrote_runs_after_the_kill(service: Service, remo
     until(lambda: marked("sleep\x001000.0425"), "the script has come to its sleep")
     kill(service, agent)
     wait_clean(service)
+    service.wait_phase(agent, None)  # the clean-up is journaled a moment after it is done
     assert not marked("1000.0375")
     cleanup = [
         e for e in service.task_events(service.status(agent)["taskId"]) if e["type"] == "agent.cleanup"

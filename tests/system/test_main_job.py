@@ -39,6 +39,7 @@ def test_agent_that_writes_files_lands_one_commit(service: Service, remotes: Pat
     assert message.rstrip().endswith(
         "Orchestrator <orchestrator@localhost>|Orchestrator <orchestrator@localhost>"
     )
+    service.wait_phase(agent, None)  # the clean-up is journaled a moment after the end
     types = [event["type"] for event in service.task_events(task)]
     for earlier, later in [
         ("task.submitted", "agent.spawning"),
@@ -91,6 +92,7 @@ def test_agent_that_fails_says_how_and_keeps_its_work_as_salvage(service: Servic
     assert (end["status"], end["reason"]) == ("failed", "agent_error"), end
     assert "exit status 3" in end["error"]
     assert set(branches(remote)) == {"main"}
+    service.wait_phase(agent, None)
     cleanup = next(event for event in service.task_events(task) if event["type"] == "agent.cleanup")
     assert cleanup["data"]["salvage"] == f"refs/salvage/{agent}"
     status, diff = service.call("GET", f"/agents/{agent}/diff")
