@@ -16,15 +16,11 @@ import contextlib
 import fcntl
 import os
 import resource
-import socket
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import trio
-
 from sandbox.base import (
-    HOME,
     LABEL_VARIABLE,
     MIB,
     Layers,
@@ -34,17 +30,18 @@ from sandbox.base import (
     Spec,
     User,
 )
-from sandbox.cgroup import Cgroups, open_leaf
+from sandbox.cgroup import Cgroups
 from sandbox.clock import Clock, RunningClock
-from sandbox.confined import Channel, ConfinedSandbox
+from sandbox.confined import Channel, ConfinedSandbox, channel_ends, hold
 from sandbox.layout import (
     SYSTEM_PATH,
     check_read_only,
-    check_spec,
     check_user,
     content_arguments,
+    environment,
     etc_files,
     find_tool,
+    identity,
     isolation_arguments,
     overlay_options,
     system_arguments,
@@ -53,8 +50,6 @@ from sandbox.layout import (
 from sandbox.leaf import Leaf
 from sandbox.spawn import Spawned
 
-#: How long leaving a block waits for a killed sandbox; the kernel needs milliseconds.
-GRACE_S = 10.0
 _TOOLS = {
     "bwrap": "bubblewrap",
     "unshare": "util-linux",
@@ -126,29 +121,14 @@ class BubblewrapBackend:
 
     def open(self, spec: Spec) -> AbstractAsyncContextManager[Sandbox]:
         """Start the command; see `sandbox.base.Backend.open`."""
-        return self._open(spec)
-
-    @asynccontextmanager
-    async def _open(self, spec: Spec) -> AsyncGenerator[Sandbox, None]:
-        check_spec(spec)
-        with open_leaf(self._cgroups, spec, _INITS) as leaf:
-            sandbox = self._launch_nowait(spec, leaf)
-            try:
-                await sandbox.start()
-                yield sandbox
-            finally:
-                sandbox.kill_nowait()
-                with trio.move_on_after(GRACE_S, shield=True):
-                    await sandbox.prove_gone(GRACE_S)
-                sandbox.close_nowait()
+        return hold(self._launch_nowait, spec, self._cgroups, _INITS)
 
     def _launch_nowait(self, spec: Spec, leaf: Leaf | None) -> ConfinedSandbox:
         overlay, workspace = self._workspace(spec)
         digit = next((fd for fd in _DIGITS if fd not in spec.pass_fds), None)
         if digit is None:
             raise SandboxError("descriptors 3 to 9 are all passed: one must be left for the launch")
-        near, far = socket.socketpair()
-        near.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        near, far = channel_ends()
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as scratch:
             ours.callback(near.close)
             scratch.callback(far.close)
@@ -158,7 +138,7 @@ class BubblewrapBackend:
             }
             inside = [
                 *isolation_arguments(spec, self._system, files),
-                *content_arguments(spec, workspace, self._read_only, self._environment(spec.env)),
+                *content_arguments(spec, workspace, self._read_only, environment(self._path, spec.env)),
             ]
             arguments = _memory_file(b"".join(os.fsencode(a) + b"\0" for a in inside), scratch)
             argv = [
@@ -179,11 +159,8 @@ class BubblewrapBackend:
 
     def _outside(self) -> list[str]:
         """Return the way from our identity into namespaces of our own, bound to the life of this thread."""
-        drop = []
-        if os.geteuid() == 0:
-            drop = ["--reuid", str(self.user.uid), "--regid", str(self.user.gid), "--clear-groups"]
         return [
-            *(self._tools["setpriv"], *drop, "--pdeathsig", "KILL", "--"),
+            *(self._tools["setpriv"], *identity(self.user), "--pdeathsig", "KILL", "--"),
             *(self._tools["unshare"], "--user", "--map-root-user", "--mount", "--pid", "--fork"),
             *("--kill-child=KILL", "--"),
         ]
@@ -195,9 +172,6 @@ class BubblewrapBackend:
         if not self.layered:
             raise SandboxError("overlays do not work on this host: use a Directory as workspace")
         return overlay_options(spec.workspace), spec.workspace.merged
-
-    def _environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        return {"PATH": self._path, "HOME": HOME, "LANG": "C.UTF-8", "TMPDIR": "/tmp", **env}  # noqa: S108
 
 
 def _memory_file(content: bytes, scratch: contextlib.ExitStack) -> int:

@@ -2,7 +2,7 @@
 
 The invariant: until `start` has answered the init of the sandbox's PID namespace, nothing there runs
 but a shell that waits for the answer, and once it has, the init's pidfd is held here. So there is no
-moment at which a kill has nothing to aim at. Caller: `sandbox.bubblewrap`.
+moment at which a kill has nothing to aim at. Callers: `sandbox.bubblewrap` and `sandbox.podman`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ import os
 import signal
 import socket
 import struct
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
 
-from sandbox.base import CommandNotFound, Exit, Proof, SandboxError, SandboxLaunchFailed, Usage
+from sandbox.base import CommandNotFound, Exit, Proof, Sandbox, SandboxError, SandboxLaunchFailed, Spec, Usage
+from sandbox.cgroup import Cgroups, open_leaf
+from sandbox.layout import check_spec
 from sandbox.leaf import Leaf
 from sandbox.procfs import Stat, below, ended, open_pidfd, read_stat, same
 from sandbox.spawn import Spawned, give_way, reap_pidfd, wait_pidfd
 from sandbox.stopping import Stopped
 from sandbox.usage import measure
 
+#: How long leaving a block waits for a killed sandbox; the kernel needs milliseconds.
+GRACE_S = 10.0
 #: How long the way to the first instruction may take, on a busy disk with cold caches.
 LAUNCH_S = 60.0
 _MESSAGE_S = 2.0
@@ -80,6 +86,13 @@ class Channel:
     def close_nowait(self) -> None:
         """Close our end."""
         self._socket.close()
+
+
+def channel_ends() -> tuple[socket.socket, socket.socket]:
+    """Return our end of a new launch channel and the launch's, each the caller's to close."""
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return near, far
 
 
 class ConfinedSandbox:
@@ -243,6 +256,30 @@ class ConfinedSandbox:
             reap_pidfd(self._init_pidfd)  # ours only where its parent died first and we adopt orphans
             os.close(self._init_pidfd)
             self._init_pidfd = -1
+
+
+@asynccontextmanager
+async def hold(
+    launch: Callable[[Spec, Leaf | None], ConfinedSandbox],
+    spec: Spec,
+    cgroups: Cgroups | None,
+    extra_pids: int,
+) -> AsyncGenerator[Sandbox, None]:
+    """Give what `launch` starts; leaving the block kills and proves.
+
+    Where there are cgroups, it is in a leaf, which counts `extra_pids` beside the command's own.
+    """
+    check_spec(spec)
+    with open_leaf(cgroups, spec, extra_pids) as leaf:
+        sandbox = launch(spec, leaf)
+        try:
+            await sandbox.start()
+            yield sandbox
+        finally:
+            sandbox.kill_nowait()
+            with trio.move_on_after(GRACE_S, shield=True):
+                await sandbox.prove_gone(GRACE_S)
+            sandbox.close_nowait()
 
 
 def decode(raw: Exit) -> Exit:

@@ -67,6 +67,18 @@ def check_user(user: User) -> None:
         raise SandboxUnavailable(f"only root can run agents as {user.name}: unset SANDBOX_USER")
 
 
+def identity(user: User) -> list[str]:
+    """Return the options of `setpriv` that take us to `user`: none where we are not root, and so are it."""
+    if os.geteuid() != 0:
+        return []
+    return ["--reuid", str(user.uid), "--regid", str(user.gid), "--clear-groups"]
+
+
+def environment(path: str, env: Mapping[str, str]) -> dict[str, str]:
+    """Return what a command inside finds in its environment; the task's own come last."""
+    return {"PATH": path, "HOME": HOME, "LANG": "C.UTF-8", "TMPDIR": "/tmp", **env}  # noqa: S108
+
+
 def check_spec(spec: Spec) -> None:
     """Raise `SandboxError` for a spec that could not be passed on to the letter."""
     if not LABEL.fullmatch(spec.label):

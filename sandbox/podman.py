@@ -16,15 +16,11 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 
-import trio
-
 from sandbox.base import (
-    HOME,
     Directory,
     Layers,
     Limits,
@@ -34,9 +30,9 @@ from sandbox.base import (
     Spec,
     User,
 )
-from sandbox.cgroup import Cgroups, open_leaf
+from sandbox.cgroup import Cgroups
 from sandbox.clock import Clock, RunningClock
-from sandbox.confined import Channel, ConfinedSandbox
+from sandbox.confined import Channel, ConfinedSandbox, channel_ends, hold
 from sandbox.container import (
     FIRST_FD,
     PRIVATE,
@@ -52,9 +48,10 @@ from sandbox.layout import (
     SYSTEM_PATH,
     UID,
     check_read_only,
-    check_spec,
     check_user,
+    environment,
     find_tool,
+    identity,
     overlay_options,
 )
 from sandbox.leaf import Leaf
@@ -62,8 +59,6 @@ from sandbox.process import Completed, run_child
 from sandbox.procfs import Stat, below, read_stat
 from sandbox.spawn import Spawned
 
-#: How long leaving a block waits for a killed sandbox; the kernel needs milliseconds.
-GRACE_S = 10.0
 #: How long an image may take from a registry or an archive.
 PULL_S = 900.0
 RUNTIMES = ("crun", "runc")
@@ -204,24 +199,10 @@ class PodmanBackend:
 
     def open(self, spec: Spec) -> AbstractAsyncContextManager[Sandbox]:
         """Start the command; see `sandbox.base.Backend.open`."""
-        return self._open(spec)
-
-    @asynccontextmanager
-    async def _open(self, spec: Spec) -> AsyncGenerator[Sandbox, None]:
-        check_spec(spec)
-        with open_leaf(self._held_in, spec, _INITS) as leaf:
-            sandbox = self._launch_nowait(spec, leaf)
-            try:
-                await sandbox.start()
-                yield sandbox
-            finally:
-                sandbox.kill_nowait()
-                with trio.move_on_after(GRACE_S, shield=True):
-                    await sandbox.prove_gone(GRACE_S)
-                sandbox.close_nowait()
+        return hold(self._launch_nowait, spec, self._held_in, _INITS)
 
     def _launch_nowait(self, spec: Spec, leaf: Leaf | None) -> ContainerSandbox:
-        env = {"PATH": self._path, "HOME": HOME, "LANG": "C.UTF-8", "TMPDIR": "/tmp", **spec.env}  # noqa: S108
+        env = environment(self._path, spec.env)
         variables = hidden(env)
         layers = spec.workspace if isinstance(spec.workspace, Layers) else None
         if layers is not None and not self.layered:
@@ -240,8 +221,7 @@ class PodmanBackend:
             ),
             *(self.image, *inner_command(spec, env, self.enforced)),
         ]
-        near, far = socket.socketpair()
-        near.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        near, far = channel_ends()
         with ExitStack() as ours, far:
             ours.callback(near.close)
             passed = enumerate((far.fileno(), *spec.pass_fds), FIRST_FD)
@@ -259,15 +239,21 @@ class PodmanBackend:
         There the agents' user is `UID`, and root is a subordinate id that owns nothing but the store.
         """
         setpriv, sh = self._tools["setpriv"], self._tools["sh"]
-        drop = []
-        if os.geteuid() == 0:
-            drop = ["--reuid", str(self.user.uid), "--regid", str(self.user.gid), "--clear-groups"]
         overlay = ("", "", "")
         if layers is not None:
             overlay = (overlay_options(layers), str(layers.merged), str(layers.work))
         ours = f"nosuid,nodev,mode=0700,uid={UID},gid={UID}"
         return [
-            *(setpriv, *drop, "--pdeathsig", "KILL", "--", self._tools["unshare"], "--user", *self._ids),
+            *(
+                setpriv,
+                *identity(self.user),
+                "--pdeathsig",
+                "KILL",
+                "--",
+                self._tools["unshare"],
+                "--user",
+                *self._ids,
+            ),
             *(f"--map-user={UID}", f"--map-group={UID}", "--setuid=0", "--setgid=0"),
             *("--mount", "--pid", "--fork", "--kill-child=KILL", "--"),
             # Becoming another user has taken the parent-death signal away.

@@ -31,7 +31,7 @@ from sandbox.base import (
 )
 from sandbox.cgroup import Cgroups, open_leaf
 from sandbox.clock import Clock, RunningClock
-from sandbox.layout import SYSTEM_PATH, check_spec, check_user, find_tool
+from sandbox.layout import SYSTEM_PATH, check_spec, check_user, find_tool, identity
 from sandbox.process import TREE_VARIABLE, open_child
 from sandbox.spawn import AGENTS_OOM_SCORE, NICER_BY
 
@@ -126,9 +126,6 @@ class ProcessBackend:
             raise CommandNotFound(f"command not found: {program}")
 
     def _command(self, spec: Spec, directory: Path, names: Sequence[str]) -> list[str]:
-        drop = []
-        if os.geteuid() == 0:
-            drop = ["--reuid", str(self.user.uid), "--regid", str(self.user.gid), "--clear-groups"]
         # `env` looks the values up by itself, so that they stand in no argument, which all may read.
         # Ours come last: they label the tree and find what is left of it.
         wanted = {name: _hidden(number) for number, name in enumerate(names)}
@@ -137,7 +134,7 @@ class ProcessBackend:
         return [
             *(self._tools["sh"], "-c", _GIVE_WAY, "sh", self._tools["nice"], "-n", str(NICER_BY)),
             *(self._tools["env"], "-C", str(directory)),
-            *(self._tools["setpriv"], "--no-new-privs", "--pdeathsig", "KILL", *drop, "--"),
+            *(self._tools["setpriv"], "--no-new-privs", "--pdeathsig", "KILL", *identity(self.user), "--"),
             *(self._tools["env"], "-S", f"-i {variables}"),
             *(self._tools["prlimit"], "--core=0", f"--nofile={spec.limits.open_files}", "--", *spec.command),
         ]

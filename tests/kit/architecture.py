@@ -37,8 +37,7 @@ SHIELDS = {
     "orchestrator/journal/store.py",
     "orchestrator/repo/checkouts.py",
     "orchestrator/repo/worktree.py",
-    "sandbox/bubblewrap.py",
-    "sandbox/podman.py",
+    "sandbox/confined.py",
     "sandbox/process.py",
 }
 
