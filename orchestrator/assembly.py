@@ -23,6 +23,7 @@ from socket import socket
 import trio
 from quart_trio import QuartTrio
 
+from orchestrator.agents.registry import make_runtimes
 from orchestrator.api.app import create_app
 from orchestrator.api.server import open_listeners, run_server
 from orchestrator.api.services import Services
@@ -103,7 +104,7 @@ async def _serve_on(
 ) -> None:
     """Recover, then run the supervisor and the API until a signal."""
     repositories = open_repositories(settings, backend)
-    tools = Tools(store, repositories, scratch_of(settings), _ceilings(settings), yolo=settings.yolo_mode)
+    tools = _open_tools(settings, store, repositories)
     supervisor = Supervisor(
         store,
         tools,
@@ -126,7 +127,7 @@ async def _serve_on(
         )
     )
     hold_s = await hold_back(store, crashed, utc_now())
-    desk = Desk(store, repositories, supervisor, sandboxed=settings.sandbox_enabled)
+    desk = Desk(store, repositories, supervisor, tools.runtimes, sandboxed=settings.sandbox_enabled)
     app = create_app(_services(settings, backend, store, supervisor, desk, reaper=reaper))
     listeners = open_listeners(settings.host, settings.port, settings.socket_path)
     port = listeners[0].getsockname()[1]
@@ -143,6 +144,18 @@ async def _serve_on(
         shutdown.set()
     with suppress(FileNotFoundError):
         settings.socket_path.unlink()
+
+
+def _open_tools(settings: Settings, store: Store, repositories: Repositories) -> Tools:
+    """Return what all runs work with."""
+    return Tools(
+        store,
+        repositories,
+        scratch_of(settings),
+        _ceilings(settings),
+        yolo=settings.yolo_mode,
+        runtimes=make_runtimes(settings),
+    )
 
 
 def _ceilings(settings: Settings) -> Limits:

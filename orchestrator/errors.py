@@ -255,6 +255,27 @@ class AgentError(OrchestratorError):
     reason = "agent_error"
 
 
+class BudgetExceeded(AgentError):
+    """The budget allows no more."""
+
+    code = "budget_exceeded"
+    reason = "budget_exceeded"
+
+
+class ProviderUnavailable(AgentError):
+    """The model's provider cannot be used."""
+
+    code = "provider_unavailable"
+    reason = "provider_unavailable"
+    retryable = True
+
+
+class ProviderRefused(ProviderUnavailable):
+    """The provider refuses what was asked of it, and would again."""
+
+    retryable = False
+
+
 class RuntimeUnknown(OrchestratorError):
     """There is no such runtime in this version."""
 

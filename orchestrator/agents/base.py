@@ -22,6 +22,48 @@ from sandbox.base import Backend, Bind, Directory, Exit, Layers, Limits
 MAX_TEXT = 4000
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a request to a model may cost at most: known before it is made."""
+
+    model: str
+    #: An upper estimate of the prompt, cached or not.
+    input_tokens: int
+    #: The most that the answer may have.
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model answered, and what it cost; money is the meter's to know."""
+
+    model: str
+    stop_reason: str
+    #: Of `Usage` the four counts of tokens, as the provider reported them.
+    usage: Usage
+    #: What the model said, for people.
+    text: str
+    duration_ms: float
+    #: JSON of what was said to the model since its last answer, and of this answer: see `Session.recall`.
+    content: str | None = None
+
+
+class Meter(Protocol):
+    """Counts what one agent spends on models, and holds it to its budgets and to the provider's limits."""
+
+    async def ask(self, request: Request, ask: Callable[[], Awaitable[Answer]], *, prompt: int) -> Answer:
+        """Make a request where the budgets and the provider admit it, and journal the turn before returning.
+
+        `ask` is called again after a `ProviderFailure` that passes by itself: the agent is parked meanwhile.
+        Raises `BudgetExceeded` and `ProviderUnavailable`.
+        """
+        ...
+
+    async def count_tools(self, calls: int, content: str | None = None) -> None:
+        """Journal tool calls, and what came of them, once it is known; raises `BudgetExceeded`."""
+        ...
+
+
 class Output(Protocol):
     """The way into the agent's log: bounded by the log itself, and cheap."""
 
@@ -53,6 +95,12 @@ class Session:
     output: Output
     #: To be awaited once the first turn's program runs: it journals `agent.running`.
     started: Callable[[], Awaitable[None]]
+    #: Every request to a model goes through it.
+    meter: Meter
+    #: Return the `content` of all turns and tool results on this worktree, oldest first.
+    recall: Callable[[], Awaitable[list[str]]]
+    #: Return a directory that stays with the worktree across restarts, the agents' user's to write.
+    open_home: Callable[[], Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +121,8 @@ class TurnResult:
     text: str
     usage: Usage
     duration_ms: float
+    #: Whether the turns that it took are in the journal already, by `Session.meter`; else it is one turn.
+    metered: bool = False
 
 
 class Turns(Protocol):

@@ -1,31 +1,39 @@
-"""The runtimes of this version, by name.
+"""The runtimes of this process, by name, made from its settings.
 
-The invariant: a name that `find_runtime` accepts has a runtime behind it that works. Callers: the API, when
-a task is submitted, and `supervise.run`.
+The invariant: a name that `find` accepts has a runtime behind it that works. Made by `assembly`; called by
+`supervise.desk` when a task is submitted, and by `supervise.run`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Iterable
 
 from orchestrator.agents.base import Runtime
 from orchestrator.agents.command import CommandRuntime
+from orchestrator.config import Settings
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import RuntimeUnknown
 
-RUNTIMES: Mapping[str, Runtime] = MappingProxyType({"command": CommandRuntime()})
+
+class Runtimes:
+    """What a task can name as its runtime."""
+
+    def __init__(self, runtimes: Iterable[Runtime]) -> None:
+        self._by_name = {runtime.name: runtime for runtime in runtimes}
+
+    def default_name(self, spec: TaskSpec) -> str:
+        """Return the name of the runtime that the task asks for, or of the one that it gets."""
+        return spec.options.runtime or "command"
+
+    def find(self, name: str) -> Runtime:
+        """Return the runtime of that name, or raise `RuntimeUnknown` with the names that there are."""
+        runtime = self._by_name.get(name)
+        if runtime is None:
+            known = ", ".join(sorted(self._by_name))
+            raise RuntimeUnknown(f"options.runtime: {name!r} is no runtime of this version (known: {known})")
+        return runtime
 
 
-def default_runtime(spec: TaskSpec) -> str:
-    """Return the name of the runtime that the task asks for, or of the one that it gets."""
-    return spec.options.runtime or "command"
-
-
-def find_runtime(name: str) -> Runtime:
-    """Return the runtime of that name, or raise `RuntimeUnknown` with the names that there are."""
-    runtime = RUNTIMES.get(name)
-    if runtime is None:
-        known = ", ".join(sorted(RUNTIMES))
-        raise RuntimeUnknown(f"options.runtime: {name!r} is no runtime of this version (known: {known})")
-    return runtime
+def make_runtimes(settings: Settings | None = None) -> Runtimes:
+    """Return the runtimes that these settings allow; without settings, those that need none."""
+    return Runtimes([CommandRuntime()])

@@ -20,7 +20,7 @@ from orchestrator.core.judgement import (
     SecretDetected,
     YoloUsed,
 )
-from orchestrator.core.model import AgentId, Phase, PushIntent, Reason, Usage
+from orchestrator.core.model import AgentId, Phase, PushIntent, Reason
 from orchestrator.core.moment import Moment
 from orchestrator.core.spec import Role, TaskSpec
 from orchestrator.core.switches import (
@@ -35,6 +35,7 @@ from orchestrator.core.switches import (
     SystemStarted,
     SystemStopping,
 )
+from orchestrator.core.turns import AgentTurn, AgentUsage, SayingEvent, said
 
 __all__ = [
     "EVENTS",
@@ -67,6 +68,7 @@ __all__ = [
     "QueueResumed",
     "QueueSettings",
     "Recorded",
+    "SayingEvent",
     "SecretDetected",
     "SystemDegraded",
     "SystemRecovered",
@@ -82,6 +84,7 @@ __all__ = [
     "TaskRetryScheduled",
     "TaskSubmitted",
     "YoloUsed",
+    "said",
 ]
 
 # --- tasks
@@ -163,8 +166,9 @@ class AgentPhase(AgentEvent):
     """The agent went on to the next phase; an intent (sandbox, push) is journaled here before its effect.
 
     `starting` says which worktree it works on: one that is `kept` from an earlier life, else a new one, and
-    where an earlier life had one, `detail` says why it is not used. `working` after a rejection names the
-    turn that was rejected and holds what the next turn's prompt is made of.
+    where an earlier life had one, `detail` says why it is not used. `checking` names the prompt that was
+    answered. `working` after a rejection names the prompt whose candidate was rejected and holds what the
+    next prompt is made of.
     """
 
     name = "agent.phase"
@@ -175,6 +179,7 @@ class AgentPhase(AgentEvent):
     push: PushIntent | None = None
     worktree: Literal["new", "kept"] | None = None
     detail: str | None = None
+    answered: int | None = None
     rejected: int | None = None
     complaints: tuple[str, ...] | None = None
 
@@ -185,25 +190,6 @@ class AgentRunning(AgentEvent):
     name = "agent.running"
     sandbox: str
     runtime: str
-
-
-class AgentTurn(AgentEvent):
-    """A turn ended; `text` is the tail of what the agent said. One that is not `ok` counts as not taken."""
-
-    name = "agent.turn"
-    turn: int
-    ok: bool = True
-    stop_reason: str
-    exit_code: int | None = None
-    duration_ms: float
-    text: str = ""
-
-
-class AgentUsage(AgentEvent):
-    """The agent spent this much since its last usage event."""
-
-    name = "agent.usage"
-    usage: Usage
 
 
 class AgentAttention(AgentEvent):
@@ -222,10 +208,14 @@ class AgentParked(AgentEvent):
 
 
 class AgentResumed(AgentEvent):
-    """An agent that a crash, a restart or a wait had cut goes on as the same agent."""
+    """An agent that a crash, a restart or a wait had cut goes on as the same agent.
+
+    After a crash or a restart it goes back into the queue; where it had `waited` it is at work again.
+    """
 
     name = "agent.resumed"
     crashes: int = 0
+    waited: bool | None = None
 
 
 class AgentCompleted(AgentEvent):

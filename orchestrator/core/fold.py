@@ -161,7 +161,9 @@ def _phase(state: State, _recorded: e.Recorded, event: e.AgentPhase) -> State:
     pushed = agent.pushed and push == agent.push
     agent = changed(agent, phase=event.phase, base=base, branch=branch, push=push, pushed=pushed)
     if event.phase is Phase.STARTING and event.worktree != "kept":  # what was done was done on another one
-        agent = changed(agent, turn=0, rejected=0)
+        agent = changed(agent, turn=0, answered=0, rejected=0)
+    if event.answered is not None:
+        agent = changed(agent, answered=event.answered)
     if event.rejected is not None:
         agent = changed(agent, rejected=event.rejected)
     return _put_agent(state, agent)
@@ -180,6 +182,8 @@ def _running(state: State, recorded: e.Recorded, event: e.AgentRunning) -> State
 @_folds(e.AgentResumed)
 def _resumed(state: State, _recorded: e.Recorded, event: e.AgentResumed) -> State:
     agent = find_active(state, event)
+    if event.waited:
+        return _put_agent(state, changed(agent, phase=Phase.WORKING))
     state = _put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.PENDING))
     # Its commit and push stay: where the remote could not be asked, they tell later whose commit is there.
     return _put_agent(
@@ -196,7 +200,14 @@ def _turn(state: State, _recorded: e.Recorded, event: e.AgentTurn) -> State:
         crashes = 0 if event.turn > agent.furthest else agent.crashes
         furthest = max(agent.furthest, event.turn)
         agent = changed(agent, turn=event.turn, crashes=crashes, furthest=furthest)
+        if event.prompt is None:
+            agent = changed(agent, answered=event.turn)
     return _put_agent(state, agent)
+
+
+@_folds(e.AgentParked)
+def _parked(state: State, _recorded: e.Recorded, event: e.AgentParked) -> State:
+    return _put_agent(state, changed(find_active(state, event), phase=Phase.PARKED))
 
 
 @_folds(e.AgentUsage)
@@ -262,7 +273,6 @@ def _committed(state: State, _recorded: e.Recorded, event: e.CommitCreated) -> S
 
 @_folds(
     e.AgentAttention,
-    e.AgentParked,
     e.ConflictDetected,
     e.GateSkipped,
     e.PolicyViolated,

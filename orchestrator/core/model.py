@@ -117,6 +117,14 @@ class Usage(Wire):
     cost_usd: float = 0.0
     turns: int = 0
     tool_calls: int = 0
+    #: Of the prompt, what a provider read from its cache and wrote to it; not counted in `input_tokens`.
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, those from a cache too."""
+        return self.input_tokens + self.output_tokens + self.cache_read_tokens + self.cache_write_tokens
 
     def plus(self, other: Usage) -> Usage:
         """Return the sum of both."""
@@ -126,6 +134,8 @@ class Usage(Wire):
             cost_usd=self.cost_usd + other.cost_usd,
             turns=self.turns + other.turns,
             tool_calls=self.tool_calls + other.tool_calls,
+            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
         )
 
 
@@ -181,8 +191,10 @@ class Agent:
     crashes: int = 0
     #: Whether a crash or a restart ever cut it: then it may hold a worktree while it waits in the queue.
     resumed: bool = False
-    #: The last turn that it finished on its worktree, and the last whose candidate was rejected (0: none).
+    #: The last turn that it finished on its worktree (0: none); a prompt takes one turn or more.
     turn: int = 0
+    #: The last prompt that it answered on its worktree, and the last whose candidate was rejected (0: none).
+    answered: int = 0
     rejected: int = 0
     #: The highest turn that it ever finished, on any worktree.
     furthest: int = 0

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import apsw
 import trio
@@ -47,6 +47,13 @@ class Counts:
     failed: int
     delayed: int
     cancelled: int = 0
+
+
+class Message(NamedTuple):
+    """What was said to a model and by it, at an event."""
+
+    seq: int
+    content: str
 
 
 class Archive:
@@ -180,6 +187,14 @@ class Archive:
             return found[:limit], str(connection.execute(sql, (found[limit - 1].id,)).get)
 
         return await self.read(question)
+
+    async def messages(self, agent_id: str, *, after: int = 0, limit: int = 100) -> list[Message]:
+        """Return what was said to and by the agent's model after an event, oldest first."""
+        sql = "SELECT seq, content FROM messages WHERE agent_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+        found: list[Any] = await self.read(
+            lambda c: c.execute(sql, (agent_id, after, _bounded(limit))).fetchall()
+        )
+        return [Message(int(seq), str(content)) for seq, content in found]
 
     async def receipt(self, key: str) -> Receipt | None:
         """Return what was answered under the idempotency key."""

@@ -13,7 +13,8 @@ from functools import partial
 import trio
 
 from orchestrator.journal.database import Files
-from orchestrator.journal.group import Group, expiry, write
+from orchestrator.journal.group import Group, write
+from orchestrator.journal.statements import expiry
 
 #: How long an idempotency key is kept.
 KEEP_RECEIPTS = timedelta(days=7)

@@ -16,8 +16,9 @@ import apsw
 import trio
 
 from orchestrator.core import events as e
-from orchestrator.core.model import Agent, AgentId, Control, State, Task, TaskId
+from orchestrator.core.model import Agent, AgentId, Control, State, Task, TaskId, Usage
 from orchestrator.journal import rows
+from orchestrator.journal import statements as sql
 from orchestrator.journal.encoding import chained, dump, dump_rows, iso_cached
 from orchestrator.journal.verify import Heads
 
@@ -87,6 +88,7 @@ class Group:
     _events: list[str] = field(default_factory=list)
     _verdicts: list[list[Any]] = field(default_factory=list)
     _turns: list[list[Any]] = field(default_factory=list)
+    _messages: list[list[Any]] = field(default_factory=list)
 
     @property
     def full(self) -> bool:
@@ -101,6 +103,9 @@ class Group:
         self.characters += len(step.row)
         event = recorded.event
         before = step.before
+        if isinstance(event, e.SayingEvent) and event.content is not None:
+            self._messages.append([recorded.seq, event.agent_id, event.content])
+            self.characters += len(event.content)
         if after.agents is not before.agents and (agent_id := event.agent_id) is not None:
             agent, agent_before = after.agents.get(agent_id), before.agents.get(agent_id)
             if agent is not None and agent is not agent_before:
@@ -143,7 +148,8 @@ class Group:
                 self._turns.append(
                     [
                         recorded.seq, agent.id, agent.task_id, turn.turn, rows.plain(turn.stop_reason),
-                        turn.exit_code, turn.duration_ms,
+                        turn.exit_code, turn.duration_ms, turn.prompt or turn.turn, rows.plain(turn.model),
+                        *_spent(turn.usage),
                     ]
                 )  # fmt: skip
             case e.GatePassed(verdict=verdict) | e.GateRejected(verdict=verdict):
@@ -176,24 +182,38 @@ class Group:
             for r in self.receipts
         ]
         tables: list[tuple[str, list[Any]]] = [
-            (AGENTS, [rows.agent_row(self.agents[name]) for name in self.agents if name not in little]),
-            (AGENTS_CHANGED, [rows.little_row(self.agents[name]) for name in little]),
-            (TASKS, [rows.task_row(touched) for touched in self.tasks.values()]),
-            (QUEUE, queue),
-            (SETTINGS, rows.control_rows(self.control) if self.control else []),
-            (VERDICTS, self._verdicts),
-            (TURNS, self._turns),
-            (RECEIPTS, receipts),
-            (AUDIT, self.audit),
+            (sql.AGENTS, [rows.agent_row(self.agents[name]) for name in self.agents if name not in little]),
+            (sql.AGENTS_CHANGED, [rows.little_row(self.agents[name]) for name in little]),
+            (sql.TASKS, [rows.task_row(touched) for touched in self.tasks.values()]),
+            (sql.QUEUE, queue),
+            (sql.SETTINGS, rows.control_rows(self.control) if self.control else []),
+            (sql.VERDICTS, self._verdicts),
+            (sql.TURNS, self._turns),
+            (sql.MESSAGES, self._messages),
+            (sql.RECEIPTS, receipts),
+            (sql.AUDIT, self.audit),
         ]
-        return [*self._event_statements(), *((sql, dump_rows(table)) for sql, table in tables if table)]
+        return [
+            *self._event_statements(),
+            *((statement, dump_rows(table)) for statement, table in tables if table),
+        ]
 
     def _event_statements(self) -> Iterator[tuple[str, str]]:
         if self.recorded:
-            yield EVENTS, f"[{','.join(self._events)}]"
+            yield sql.EVENTS, f"[{','.join(self._events)}]"
             unindexed = indexed(self.recorded[0].seq - 1)
             if (until := indexed(self.recorded[-1].seq)) > unindexed:
-                yield INDEX, dump([unindexed, until])
+                yield sql.INDEX, dump([unindexed, until])
+
+
+def _spent(usage: Usage | None) -> list[float | None]:
+    """Return what a turn cost, as the last columns of its row."""
+    if usage is None:
+        return [None] * 5
+    return [
+        usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_write_tokens,
+        usage.cost_usd,
+    ]  # fmt: skip
 
 
 def write(
@@ -220,75 +240,11 @@ def write(
 
 def _transact(connection: apsw.Connection, statements: list[tuple[str, str]]) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    for sql, table in statements:
-        connection.execute(sql, (table,))
+    for statement, table in statements:
+        connection.execute(statement, (table,))
     connection.execute("COMMIT")
 
 
 def indexed(seq: int) -> int:
     """Return up to which event the index by task goes when the journal ends at `seq`."""
     return seq - seq % INDEXED
-
-
-def expiry(before: datetime) -> tuple[str, str]:
-    """Return the statement that forgets the receipts from before the moment."""
-    return "DELETE FROM idempotency WHERE created_at < (?->>0)", dump([iso_cached(before)])
-
-
-def _insert(table: str, columns: str, conflict: str = "") -> str:
-    values = ", ".join(f"value->>{number}" for number in range(len(columns.split(","))))
-    return f"INSERT INTO {table} ({columns}) SELECT {values} FROM jsonb_each(?) WHERE true {conflict}"  # noqa: S608
-
-
-def _upsert(table: str, columns: str, key: str, *, fixed: str = "", kept: str = "") -> str:
-    """Return an upsert that leaves `fixed` columns alone, and `kept` ones where the new value is null."""
-    changes = [
-        f"{name} = coalesce(excluded.{name}, {name})"
-        if name in kept.split(", ")
-        else f"{name} = excluded.{name}"
-        for name in columns.split(", ")
-        if name not in {key, *fixed.split(", ")}
-    ]
-    return _insert(table, columns, f"ON CONFLICT ({key}) DO UPDATE SET {', '.join(changes)}")
-
-
-EVENTS = _insert("events", "seq, id, type, time, agent_id, task_id, data, hash")
-INDEX = (
-    "INSERT INTO events_of_task (task_id, seq) SELECT task_id, seq FROM events, (SELECT ? AS span)"
-    " WHERE seq > span->>0 AND seq <= span->>1 AND task_id IS NOT NULL ORDER BY task_id, seq"
-)
-AGENTS = _upsert(
-    "agents",
-    "id, task_id, container_id, status, agent_type, started_at, completed_at, exit_code, error, metadata,"
-    " attempt, phase, reason, clean, spawned_at, spawned_seq, last_seq",
-    "id",
-    fixed="task_id, agent_type, attempt, spawned_at, spawned_seq",
-    kept="container_id, exit_code",
-)
-AGENTS_CHANGED = (
-    "UPDATE agents SET container_id = coalesce(value->>1, container_id),"
-    " exit_code = coalesce(value->>2, exit_code), metadata = value->>3, phase = value->>4,"
-    " last_seq = value->>5 FROM jsonb_each(?) WHERE agents.id = value->>0"
-)
-TASKS = _upsert(
-    "tasks",
-    "id, title, description, status, repo, repos, assigned_agent_id, attempt, priority, submitted_at,"
-    " completed_at, reason, error, metadata, submitted_seq, last_seq",
-    "id",
-    kept="description, submitted_seq",
-)
-QUEUE = _upsert(
-    "queue",
-    "id, task_id, status, queued_at, completed_at, agent_id, priority, not_before, position",
-    "id",
-    fixed="task_id, queued_at, agent_id, priority, position",
-)
-SETTINGS = _upsert("queue_settings", "key, value", "key")
-VERDICTS = _insert(
-    "verdicts",
-    "seq, agent_id, task_id, gate, approved, round, commit_id, exit_code, duration_ms, tests",
-)
-TURNS = _insert("turns", "seq, agent_id, task_id, turn, stop_reason, exit_code, duration_ms")
-# The API and the store see to it that no key is used twice; were one, that is no reason to break the journal.
-RECEIPTS = _upsert("idempotency", "key, fingerprint, status, body, created_at", "key")
-AUDIT = _insert("audit", "seq, time, actor, action, target, outcome, detail, hash")

@@ -40,6 +40,11 @@ TASK_COLUMNS = (
     " t.metadata, e.data"
 )
 
+_USAGE = (
+    "input_tokens", "output_tokens", "cost_usd", "turns", "tool_calls", "cache_read_tokens",
+    "cache_write_tokens",
+)  # fmt: skip
+
 TITLE = 200
 DESCRIPTION = 2000
 
@@ -136,6 +141,7 @@ def _metadata(agent: Agent) -> dict[str, Any]:
         "crashes": agent.crashes,
         "resumed": agent.resumed,
         "turn": agent.turn,
+        "answered": agent.answered,
         "rejected": agent.rejected,
         "furthest": agent.furthest,
         "base": agent.base,
@@ -145,13 +151,7 @@ def _metadata(agent: Agent) -> dict[str, Any]:
         "nextAgentId": agent.next_agent_id,
         "push": push and [push.remote, push.ref, push.old, push.new],
         "pushed": agent.pushed,
-        "usage": [
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cost_usd,
-            usage.turns,
-            usage.tool_calls,
-        ],
+        "usage": [getattr(usage, name) for name in _USAGE],
         "error": _unplain(agent.error),
     }
 
@@ -180,6 +180,7 @@ def read_agent(row: tuple[Any, ...], verdicts: tuple[Verdict, ...]) -> Agent:
         crashes=rest["crashes"],
         resumed=rest.get("resumed", False),  # older rows have none of these
         turn=rest.get("turn", 0),
+        answered=rest.get("answered", rest.get("turn", 0)),
         rejected=rest.get("rejected", 0),
         furthest=rest.get("furthest", 0),
         started_at=_time(started_at),
@@ -193,13 +194,7 @@ def read_agent(row: tuple[Any, ...], verdicts: tuple[Verdict, ...]) -> Agent:
         next_agent_id=rest["nextAgentId"],
         push=push and PushIntent(remote=push[0], ref=push[1], old=push[2], new=push[3]),
         pushed=rest.get("pushed", False),
-        usage=Usage(
-            input_tokens=usage[0],
-            output_tokens=usage[1],
-            cost_usd=usage[2],
-            turns=usage[3],
-            tool_calls=usage[4],
-        ),
+        usage=Usage(**dict(zip(_USAGE, usage, strict=False))),  # older rows have fewer figures
         verdicts=verdicts,
         clean=bool(clean),
     )

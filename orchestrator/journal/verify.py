@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import apsw
@@ -18,7 +19,8 @@ from orchestrator.journal.encoding import GENESIS, canonical, chained, dump
 #: The tables that are folds of the journal.
 FOLDED = ("agents", "tasks", "queue", "queue_settings", "verdicts", "turns")
 _NEWEST = ("SELECT max(last_seq) FROM agents", "SELECT max(last_seq) FROM tasks",
-           "SELECT max(seq) FROM verdicts", "SELECT max(seq) FROM turns")  # fmt: skip
+           "SELECT max(seq) FROM verdicts", "SELECT max(seq) FROM turns",
+           "SELECT max(seq) FROM messages")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ def verify_chains(connection: apsw.Connection, *, newest: int | None = None) -> 
         last = connection.execute(question).get
         if last is not None and last > seq:
             raise JournalCorrupt(f"the journal ends at event {seq}, but its tables know event {last}")
+    if newest is None:
+        _verify_messages(connection)
     audit_seq, audit_digest = _verify(connection, "audit", _audit_links, newest)
     return Heads(seq, digest, audit_seq, audit_digest)
 
@@ -52,6 +56,21 @@ def verify_file(path: Path) -> Heads:
         return verify_chains(connection)
     finally:
         connection.close()
+
+
+def _verify_messages(connection: apsw.Connection) -> None:
+    """Hold the words beside the journal against their hashes in it."""
+    told = (
+        "SELECT e.seq, m.content, e.data->>'contentHash' FROM messages m FULL JOIN events e ON e.seq = m.seq"
+        " WHERE m.seq IS NOT NULL OR e.type IN ('agent.turn', 'agent.usage') AND e.data LIKE '%contentHash%'"
+    )
+    for seq, content, digest in connection.execute(told):
+        if digest is None and content is None:
+            continue  # the words of an agent that say `contentHash`
+        if content is None:
+            raise JournalCorrupt(f"messages: what was said at event {seq} is missing")
+        if sha256(content.encode()).hexdigest() != digest:
+            raise JournalCorrupt(f"messages: what was said at event {seq} is not what was written")
 
 
 _Link = tuple[int, str, str]

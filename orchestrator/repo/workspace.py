@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 from orchestrator.errors import GitFailed, RoomUnusable
@@ -17,6 +18,25 @@ from orchestrator.repo.git import REMOTE_S, as_user, complaint
 from orchestrator.repo.removal import open_ways, remove_tree
 from sandbox.base import Directory, Layers, User
 from sandbox.process import run_child
+
+#: The directory beside a workspace in which a runtime's program keeps what it needs to go on after a crash.
+HOME_NAME = "home"
+
+
+def open_home(place: Path, user: User) -> Path:
+    """Return the directory of a room for what the agent's program keeps of itself; the agents' user owns it.
+
+    Raises `RoomUnusable` where an agent has put something else in its place.
+    """
+    home = place / HOME_NAME
+    try:
+        found = home.lstat()
+    except FileNotFoundError:
+        make_directory(home, 0o700, user)
+        return home
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user.uid:
+        raise RoomUnusable(f"{HOME_NAME} in it is no directory of the agents' user")
+    return home
 
 
 async def make_workspace(
@@ -51,6 +71,7 @@ async def reopen_workspace(
     """Return the workspace that an earlier life left; raises `RoomUnusable` where it is not whole.
 
     What was made beside it (checkouts for gates, rescues) goes; so does what the kernel noted for itself.
+    What its runtime keeps (`open_home`) stays.
     """
     wanted = {"upper", "work", "merged"} if layered else {"tree"}
     try:
@@ -60,7 +81,7 @@ async def reopen_workspace(
         raise RoomUnusable(f"it cannot be looked at: {error.strerror}") from None
     for entry in found:
         sound = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == user.uid
-        if entry.name not in wanted:
+        if entry.name not in wanted and not (entry.name == HOME_NAME and sound):
             await remove_tree(place / entry.name)
         elif not sound:
             raise RoomUnusable(f"{entry.name} in it is no directory of the agents' user")

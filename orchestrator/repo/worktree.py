@@ -26,7 +26,13 @@ from orchestrator.repo.policy import Policy
 from orchestrator.repo.quarantine import MIRROR_AT, Origin, Quarantine
 from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.tenancy import Tenancy, boot_id, kind_of
-from orchestrator.repo.workspace import is_touched, make_workspace, open_up, reopen_workspace
+from orchestrator.repo.workspace import (
+    is_touched,
+    make_workspace,
+    open_home,
+    open_up,
+    reopen_workspace,
+)
 from sandbox.base import Backend, Bind, Directory, Layers, Limits, SandboxError, Spec
 
 #: How long leaving a worktree may take to remove it; what is left then is the reaper's.
@@ -78,6 +84,10 @@ class Worktree:
     def take_up(self) -> None:
         """Know again what an earlier life had collected."""
         self._candidate = self.quarantine.take_up()
+
+    def open_home(self) -> Path:
+        """Return a directory that stays with the worktree, for what the agent's program keeps of itself."""
+        return open_home(self._room, self._tools.origin.user)
 
     def touched(self) -> bool:
         """Return whether any file was ever changed; True where that cannot be told without looking at all."""

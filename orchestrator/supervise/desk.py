@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
-from orchestrator.agents.registry import default_runtime, find_runtime
+from orchestrator.agents.registry import Runtimes
 from orchestrator.core.model import Agent, AgentId
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import FieldRefused, RepositoryError, RuntimeUnknown, UrlRefused
@@ -31,6 +31,7 @@ class Desk:
     store: Store
     repositories: Repositories
     supervisor: Supervisor
+    runtimes: Runtimes
     #: Whether every agent runs in a sandbox, whatever its task asks.
     sandboxed: bool
 
@@ -44,9 +45,9 @@ class Desk:
             raise FieldRefused("options.sandbox", "every agent runs in a sandbox here (SANDBOX_ENABLED)")
         if spec.options.landing.pull_request:
             raise FieldRefused("options.landing.pullRequest", "no forge is configured that could take one")
-        runtime = spec.options.runtime or default_runtime(spec)
+        runtime = self.runtimes.default_name(spec)
         try:
-            find_runtime(runtime).check(spec)
+            self.runtimes.find(runtime).check(spec)
         except RuntimeUnknown as unknown:
             raise FieldRefused("options.runtime", unknown.detail) from unknown
         check_gates(spec)

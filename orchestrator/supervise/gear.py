@@ -7,6 +7,7 @@ from pathlib import Path
 
 import trio
 
+from orchestrator.agents.registry import Runtimes, make_runtimes
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, PushIntent
 from orchestrator.core.spec import TaskSpec
@@ -43,6 +44,7 @@ class Tools:
     scratch: Path
     default_limits: Limits
     yolo: bool
+    runtimes: Runtimes = field(default_factory=make_runtimes)
     #: Calls the reaper, where something is left that no run takes care of.
     reaper_bell: Bell = field(default_factory=Bell)
 

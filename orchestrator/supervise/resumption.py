@@ -8,6 +8,7 @@ whole, and on the journaled commit, or it is not used. Called by `run`.
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in its turns an agent is; without a prompt the turn was finished, and waits to be judged."""
+    """Which prompt an agent is at; without its words it was answered, and the answer waits to be judged."""
 
     number: int
     prompt: str | None
@@ -84,8 +85,8 @@ def first_place(run: Run) -> Place:
 async def find_place(run: Run) -> Place:
     """Return what the agent is to do next on a worktree that was kept."""
     agent = run.tools.store.state.agents[run.agent.id]
-    if agent.turn > agent.rejected:
-        return Place(agent.turn, None)
+    if agent.answered > agent.rejected:
+        return Place(agent.answered, None)
     if agent.rejected == 0:
         return first_place(run)
     complaints = await _complaints(run, agent)
@@ -97,16 +98,35 @@ def prompt_after(run: Run, rejected: int, complaints: tuple[str, ...]) -> str:
     return feedback_prompt(run.spec, complaints, round=rejected, rounds_left=MAX_ROUNDS - rejected)
 
 
-async def _complaints(run: Run, agent: Agent) -> tuple[str, ...]:
-    """Return why the last rejected turn was rejected."""
-    found: tuple[str, ...] = ()
-    seq = 0
+async def recall(run: Run) -> list[str]:
+    """Return what was said to and by the agent's model on its present worktree, oldest first."""
+    began = 0
+    async for recorded in _phases(run):
+        if isinstance(recorded.event, e.AgentPhase) and recorded.event.worktree == "new":
+            began = recorded.seq
+    told: list[str] = []
+    while page := await run.tools.store.messages(run.agent.id, after=began):
+        began = page[-1].seq
+        told += [message.content for message in page]
+    return told
+
+
+async def _phases(run: Run) -> AsyncIterator[e.Recorded]:
+    """Go through the events of the agent's phases, oldest first."""
+    seq, agent = 0, run.agent
     while page := await run.tools.store.events_after(
         seq, types=[e.AgentPhase.name], agent_id=agent.id, task_id=agent.task_id, limit=_PAGE
     ):
         seq = page[-1].seq
         for recorded in page:
-            event = recorded.event
-            if isinstance(event, e.AgentPhase) and event.rejected == agent.rejected:
-                found = event.complaints or ()
+            yield recorded
+
+
+async def _complaints(run: Run, agent: Agent) -> tuple[str, ...]:
+    """Return why the last rejected candidate was rejected."""
+    found: tuple[str, ...] = ()
+    async for recorded in _phases(run):
+        event = recorded.event
+        if isinstance(event, e.AgentPhase) and event.rejected == agent.rejected:
+            found = event.complaints or ()
     return found

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
+from orchestrator.agents.meter import AgentMeter
 from orchestrator.agents.prompt import clipped
-from orchestrator.agents.registry import find_runtime
 from orchestrator.core import events as e
 from orchestrator.core.ceilings import beyond_ceiling
 from orchestrator.core.commands import StartAgent
-from orchestrator.core.model import Phase, Reason, Verdict
+from orchestrator.core.model import NO_USAGE, Phase, Reason, Verdict
 from orchestrator.core.policy import MAX_ROUNDS
 from orchestrator.core.spec import TaskSpec
 from orchestrator.gates.base import Exhibit, plan_gates, run_gates
@@ -29,7 +30,14 @@ from orchestrator.supervise.delivery import deliver
 from orchestrator.supervise.ending import Done, RunFailed
 from orchestrator.supervise.gear import Run
 from orchestrator.supervise.message import commit_message
-from orchestrator.supervise.resumption import Place, find_place, first_place, open_kept, prompt_after
+from orchestrator.supervise.resumption import (
+    Place,
+    find_place,
+    first_place,
+    open_kept,
+    prompt_after,
+    recall,
+)
 from sandbox.base import Limits
 
 #: Deadlines of the steps that are not the agent's own thinking.
@@ -49,8 +57,8 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     worktree = kept or await _open_new(run, keep, why)
     run.progress.worktree = worktree
     place = await find_place(run) if kept else first_place(run)
-    runtime = find_runtime(run.agent.runtime)
-    async with runtime.open(_session(run, worktree)) as turns:
+    runtime = tools.runtimes.find(run.agent.runtime)
+    async with runtime.open(_session(run, worktree, run.agent.turn if kept else 0)) as turns:
         sealed = await _think_until_approved(run, turns, worktree, place)
     if sealed is None:
         return Done(Reason.NO_CHANGES, error=worktree.left_out)
@@ -81,7 +89,7 @@ async def _open_new(run: Run, keep: AsyncExitStack, why: str | None) -> Worktree
     return worktree
 
 
-def _session(run: Run, worktree: Worktree) -> Session:
+def _session(run: Run, worktree: Worktree, turn: int) -> Session:
     async def started() -> None:
         await run.tools.store.submit(StartAgent(run.agent.id, run.tree.name))
 
@@ -100,6 +108,9 @@ def _session(run: Run, worktree: Worktree) -> Session:
         resumed=run.agent.resumed,
         output=run.output,
         started=started,
+        meter=AgentMeter(run.ids, run.record, turn=turn),
+        recall=partial(recall, run),
+        open_home=worktree.open_home,
     )
 
 
@@ -124,7 +135,7 @@ async def _think_until_approved(run: Run, turns: Turns, worktree: Worktree, plac
             await _take_turn(run, turns, Prompt(place.prompt, number))
         else:
             await run.record(e.TaskExecuting(**run.ids))
-        await run.record(e.AgentPhase(**run.ids, phase=Phase.CHECKING))
+        await run.record(e.AgentPhase(**run.ids, phase=Phase.CHECKING, answered=number))
         candidate = await worktree.collect(
             limits=run.tools.default_limits, deadline_s=COLLECT_S, message=f"Work on {run.agent.task_id}"
         )
@@ -149,7 +160,16 @@ def _check_budget(run: Run) -> None:
 
 async def _take_turn(run: Run, turns: Turns, prompt: Prompt) -> None:
     result = await turns.turn(prompt)
-    await run.record(
+    if not result.metered:
+        await run.record(*_turn_of(run, prompt, result))
+    if not result.ok:
+        raise _turn_failed(run, result)
+
+
+def _turn_of(run: Run, prompt: Prompt, result: TurnResult) -> list[e.AgentEvent]:
+    """Return what the journal is told of a turn that no meter counted."""
+    spent = [e.AgentUsage(**run.ids, usage=result.usage)] if result.usage != NO_USAGE else []
+    return [
         e.AgentTurn(
             **run.ids,
             turn=prompt.number,
@@ -159,10 +179,8 @@ async def _take_turn(run: Run, turns: Turns, prompt: Prompt) -> None:
             duration_ms=round(result.duration_ms, 1),
             text=result.text,
         ),
-        *([e.AgentUsage(**run.ids, usage=result.usage)] if result.usage != type(result.usage)() else []),
-    )
-    if not result.ok:
-        raise _turn_failed(run, result)
+        *spent,
+    ]
 
 
 def _turn_failed(run: Run, result: TurnResult) -> RunFailed:

@@ -10,7 +10,9 @@ import pytest
 import trio
 
 from orchestrator.agents.base import Prompt, Session, TurnResult
-from orchestrator.agents.registry import find_runtime
+from orchestrator.agents.meter import AgentMeter
+from orchestrator.agents.registry import make_runtimes
+from orchestrator.core.events import Event, SayingEvent
 from orchestrator.core.spec import TaskSpec
 from sandbox.base import Backend, Directory, Limits, SandboxError, User
 from sandbox.bubblewrap import BubblewrapBackend
@@ -24,6 +26,13 @@ class Log:
         self.lines: list[tuple[str, str]] = []
         self.started = 0
         self.grew = trio.Event()
+        self.events: list[Event] = []
+
+    async def record(self, *events: Event) -> None:
+        self.events += events
+
+    async def recall(self) -> list[str]:
+        return [event.content for event in self.events if isinstance(event, SayingEvent) and event.content]
 
     async def output(self, stream: str, line: str) -> None:
         self.lines.append((stream, line))
@@ -80,6 +89,13 @@ def open_session(reachable_path: Path, backend: Backend, log: Log) -> OpenSessio
         path.mkdir()
     os.chown(workspace, backend.user.uid, backend.user.gid)
 
+    def open_home() -> Path:
+        home = reachable_path / "home"
+        if not home.exists():
+            home.mkdir(0o700)
+            os.chown(home, backend.user.uid, backend.user.gid)
+        return home
+
     def session_of(spec: TaskSpec, *, resumed: bool = False, on: Backend | None = None) -> Session:
         return Session(
             agent_id="agent-1",
@@ -96,6 +112,9 @@ def open_session(reachable_path: Path, backend: Backend, log: Log) -> OpenSessio
             resumed=resumed,
             output=log.output,
             started=log.announce,
+            meter=AgentMeter({"task_id": spec.task_id, "agent_id": "agent-1"}, log.record),
+            recall=log.recall,
+            open_home=open_home,
         )
 
     return session_of
@@ -103,5 +122,5 @@ def open_session(reachable_path: Path, backend: Backend, log: Log) -> OpenSessio
 
 async def take_turn(session: Session, text: str = "please\n", number: int = 1) -> TurnResult:
     """Take one turn by the runtime `command`."""
-    async with find_runtime("command").open(session) as turns:
+    async with make_runtimes().find("command").open(session) as turns:
         return await turns.turn(Prompt(text, number))

@@ -12,7 +12,7 @@ import trio
 
 from orchestrator.agents.base import MAX_TEXT, Prompt
 from orchestrator.agents.lines import MAX_LOG_LINES
-from orchestrator.agents.registry import RUNTIMES, default_runtime, find_runtime
+from orchestrator.agents.registry import make_runtimes
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import AgentError, FieldRefused, RuntimeUnknown
 from sandbox.base import MIB, Backend
@@ -126,7 +126,7 @@ async def test_later_turn_runs_the_program_again_and_is_announced_once(
     open_session: OpenSession, log: Log
 ) -> None:
     session = open_session(shell("echo $ORCHESTRATOR_TURN >> turns; cat turns"))
-    async with find_runtime("command").open(session) as turns:
+    async with make_runtimes().find("command").open(session) as turns:
         await turns.turn(Prompt("one", 1))
         await turns.turn(Prompt("two", 2))
     assert log.of("stdout") == ["1", "1", "2"]
@@ -230,18 +230,18 @@ async def test_error_of_the_log_ends_the_turn_as_it_is(open_session: OpenSession
 
 def test_task_without_a_command_is_refused_naming_the_field() -> None:
     spec = TaskSpec.model_validate({"taskId": "T", "context": {"repository": "https://example.org/r"}})
-    assert default_runtime(spec) == "command"
+    assert make_runtimes().default_name(spec) == "command"
     with pytest.raises(FieldRefused) as refused:
-        find_runtime("command").check(spec)
+        make_runtimes().find("command").check(spec)
     assert (refused.value.field, refused.value.status) == ("options.command", 422)
-    find_runtime("command").check(spec_of("true"))
+    make_runtimes().find("command").check(spec_of("true"))
 
 
 def test_unknown_runtime_is_refused_with_the_known_ones() -> None:
     with pytest.raises(RuntimeUnknown, match=r"'magic' is no runtime of this version \(known: command\)"):
-        find_runtime("magic")
-    assert default_runtime(spec_of("x", runtime="acp")) == "acp"
-    assert {name: runtime.name for name, runtime in RUNTIMES.items()} == {"command": "command"}
+        make_runtimes().find("magic")
+    assert make_runtimes().default_name(spec_of("x", runtime="acp")) == "acp"
+    assert make_runtimes().find("command").name == "command"
 
 
 def test_prompt_file_is_for_the_sandboxs_user_alone(tmp_path: Path, backend: Backend) -> None:
