@@ -1,0 +1,110 @@
+"""What can be wrong at a model's provider, told apart by what an agent should do about it.
+
+Called by whoever talks to a provider (the runtime `claude`, the door), which raises `ProviderFailure`, and by
+the meter, which decides by it whether to wait, to try again, or to give up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Trouble(StrEnum):
+    """A kind of failure; the last four do not pass by waiting."""
+
+    THROTTLED = "throttled"
+    USAGE_LIMIT = "usage_limit"
+    OVERLOADED = "overloaded"
+    SERVER_ERROR = "server_error"
+    NETWORK = "network"
+    LOGIN = "login"
+    FORBIDDEN = "forbidden"
+    MODEL = "model"
+    REQUEST = "request"
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same request may succeed later without anybody changing anything."""
+        return self not in {Trouble.LOGIN, Trouble.FORBIDDEN, Trouble.MODEL, Trouble.REQUEST}
+
+
+class ProviderFailure(Exception):
+    """A request that was not answered, or not to its end."""
+
+    def __init__(
+        self,
+        trouble: Trouble,
+        detail: str,
+        *,
+        wait_s: float | None = None,
+        until: datetime | None = None,
+        begun: bool = False,
+    ) -> None:
+        super().__init__(f"{trouble}: {detail}")
+        self.trouble = trouble
+        self.detail = detail
+        #: What the provider asks for: seconds to wait, and when a usage limit is reset.
+        self.wait_s = wait_s
+        self.until = until
+        #: Whether a part of the answer was passed on already, so that the request cannot be repeated unseen.
+        self.begun = begun
+
+
+def failure_of_response(
+    status: int, headers: Mapping[str, str], body: bytes, now: datetime
+) -> ProviderFailure:
+    """Return what a response that is no success means; header names are lower case."""
+    kind, message = _told(body)
+    detail = f"HTTP {status} {kind}: {message}".strip(" :")
+    wait_s = _seconds(headers.get("retry-after"))
+    until = _moment(headers.get("anthropic-ratelimit-unified-reset"))
+    if status == 429 and until is not None and until > now:
+        return ProviderFailure(Trouble.USAGE_LIMIT, detail, wait_s=wait_s, until=until)
+    if status == 404 or (status == 400 and "model" in message.lower() and "not" in message.lower()):
+        return ProviderFailure(Trouble.MODEL, detail)
+    trouble = {
+        401: Trouble.LOGIN,
+        403: Trouble.FORBIDDEN,
+        408: Trouble.NETWORK,
+        429: Trouble.THROTTLED,
+        529: Trouble.OVERLOADED,
+    }.get(status, Trouble.SERVER_ERROR if status >= 500 else Trouble.REQUEST)
+    if kind == "overloaded_error":
+        trouble = Trouble.OVERLOADED
+    return ProviderFailure(trouble, detail, wait_s=wait_s)
+
+
+def _told(body: bytes) -> tuple[str, str]:
+    """Return the type and the message of an error body, as far as it is one; bounded."""
+    try:
+        error: Any = json.loads(body)["error"]
+        return str(error.get("type", ""))[:100], str(error.get("message", ""))[:500]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "", body[:200].decode(errors="replace")
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        seconds = float(text) if text else None
+    except ValueError:
+        return None
+    return seconds if seconds is not None and 0 <= seconds < float("inf") else None
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Return a moment that is written as seconds since 1970 or as RFC 3339."""
+    if not text:
+        return None
+    try:
+        return datetime.fromtimestamp(float(text), UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
