@@ -63,6 +63,8 @@ SLEEPS = {
     "orchestrator/supervise/restarts.py": "a crash loop is slowed down",
     "orchestrator/supervise/host.py": "nobody tells when a host gets short of something",
     "orchestrator/supervise/watchdog.py": "nobody tells when a tree that no cgroup holds has grown",
+    "tests/kit/messages/connection.py": "a script says how slowly an answer comes",
+    "tests/kit/messages/exchange.py": "a script says how late an answer comes",
     "tests/kit/until.py": "the world outside can only be looked at, again and again, until a deadline",
 }
 
