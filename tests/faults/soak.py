@@ -1,7 +1,8 @@
 """`make soak`: a mixed load over HTTP while the supervisor is SIGKILLed at random moments; then the checker.
 
 `KILLS` (10,000 where nothing else is said), `SOAK_S` seconds at most, and `SEED` are settings. Every tenth
-time, and at the end, the checker looks at all that was left. Prints one JSON line of figures.
+time, and at the end, the checker looks at all that was left. Prints one JSON line of figures; after a
+failure, where all of it is kept.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import random
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -92,16 +94,19 @@ def _act_until_dead(client: LoadClient) -> None:
 def main() -> None:
     """See the module."""
     root = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
+    seed = int(os.environ.get("SEED", str(random.randrange(10**6))))
     try:
         figures = soak(
             root,
             kills=int(os.environ.get("KILLS", "10000")),
             seconds=float(os.environ.get("SOAK_S", "86400")),
-            seed=int(os.environ.get("SEED", str(random.randrange(10**6)))),
+            seed=seed,
         )
-        print(json.dumps(figures))  # noqa: T201 - the figure
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    except BaseException:
+        print(f"SEED={seed}: what it left is kept in {root}", file=sys.stderr)  # noqa: T201 - for people
+        raise
+    print(json.dumps(figures))  # noqa: T201 - the figure
+    shutil.rmtree(root, ignore_errors=True)
 
 
 if __name__ == "__main__":
