@@ -167,7 +167,8 @@ class Usage:
     """What a tree uses at one moment; without a cgroup it is a sum over `Sandbox.processes`.
 
     Such a sum counts a page that processes share in each of them, and no process time of those that
-    ended without being waited for. `oom_kills` counts processes ended for want of memory.
+    ended without being waited for. By a cgroup, memory is what the tree's end would give back: not the files
+    that the kernel only keeps in memory for it. `oom_kills` counts processes ended for want of memory.
     """
 
     memory_bytes: int = 0
