@@ -116,6 +116,7 @@ class Spec:
     """What to run, on what, within which limits. Nothing of the caller's environment is inherited."""
 
     #: Who it belongs to, e.g. the agent's id: 1 to 64 of letters, digits, `-`, `_`, `.`; findable in /proc.
+    #: Any number of sandboxes may have the same, also at once.
     label: str
     command: tuple[str, ...]
     workspace: Layers | Directory

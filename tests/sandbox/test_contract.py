@@ -126,6 +126,19 @@ async def test_kill_ends_the_zoo_and_proves_it(backend: Backend, workspace: Dire
     assert sandbox.proof == proof
 
 
+async def test_sandboxes_of_one_label_live_side_by_side_and_end_apart(
+    backend: Backend, workspace: Directory
+) -> None:
+    spec = Spec(fresh_mark("both"), ("sh", "-c", "echo up; cat"), workspace)
+    async with backend.open(spec) as one:
+        await read_until(one, b"up")
+        async with backend.open(spec) as other:
+            await read_until(other, b"up")
+            assert (await one.prove_gone(5)).remaining == 0
+            await other.stdin.send_all(b"lives\n")
+            await read_until(other, b"lives")
+
+
 async def test_leaving_the_block_kills_what_lives(backend: Backend, workspace: Directory) -> None:
     mark = fresh_mark("zoo-left")
     async with backend.open(Spec("left", ("sh", "-c", ZOO), workspace, {"MARK": mark})) as sandbox:
