@@ -29,6 +29,7 @@ from orchestrator.api.server import open_listeners, run_server
 from orchestrator.api.services import Services
 from orchestrator.config import Settings
 from orchestrator.core import events as e
+from orchestrator.core.watermark import WATERMARKS
 from orchestrator.errors import SettingsError
 from orchestrator.isolation import open_backend, scratch_of
 from orchestrator.journal.store import Store, open_store
@@ -52,8 +53,6 @@ log = logging.getLogger(__name__)
 
 #: From the last agent's end to the end of the last stream.
 API_GRACE_S = 5.0
-#: Below this much room the supervisor says that it is not ready.
-MIN_FREE_MB = 64
 MIN_TOKEN_LENGTH = 16
 
 
@@ -192,7 +191,7 @@ def _services(
         return {
             "journal": "failed: the disk is short" if store.disk_short else "ok",
             "sandbox": backend.name,
-            "disk": "ok" if free_mb >= MIN_FREE_MB else f"failed: only {free_mb} MB are free",
+            "disk": "ok" if free_mb >= WATERMARKS["disk"] else f"failed: only {free_mb} MB are free",
             "host": f"degraded: short of {', '.join(sorted(short))}" if short else "ok",
             "valkey": "off",
             "coordinator": "off",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Self
@@ -102,7 +103,7 @@ async def pause(attempt: int, at_least_s: float = 0.0) -> None:
     await trio.sleep(max(backoff_s, at_least_s))
 
 
-class Stream:
+class Stream(ABC):
     """Items from a long answer; `cursor` is the `after` that the next connection asks for."""
 
     accept = "application/json"
@@ -177,9 +178,9 @@ class Stream:
         """Return whether the end of the answer is the end of the items."""
         return not self._follow
 
+    @abstractmethod
     def take(self, chunk: bytes) -> list[Json]:
         """Return the items that are complete now."""
-        raise NotImplementedError
 
     async def aclose(self) -> None:
         """Close the connection."""

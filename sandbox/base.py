@@ -116,6 +116,7 @@ class Spec:
     """What to run, on what, within which limits. Nothing of the caller's environment is inherited."""
 
     #: Who it belongs to, e.g. the agent's id: 1 to 64 of letters, digits, `-`, `_`, `.`; findable in /proc.
+    #: Any number of sandboxes may have the same, also at once.
     label: str
     command: tuple[str, ...]
     workspace: Layers | Directory
@@ -167,7 +168,8 @@ class Usage:
     """What a tree uses at one moment; without a cgroup it is a sum over `Sandbox.processes`.
 
     Such a sum counts a page that processes share in each of them, and no process time of those that
-    ended without being waited for. `oom_kills` counts processes ended for want of memory.
+    ended without being waited for. By a cgroup, memory is what the tree's end would give back: not the files
+    that the kernel only keeps in memory for it. `oom_kills` counts processes ended for want of memory.
     """
 
     memory_bytes: int = 0

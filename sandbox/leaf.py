@@ -19,6 +19,8 @@ from sandbox.base import Exit, SandboxLaunchFailed, Usage
 
 #: How often a freeze looks whether the kernel is done: it needs microseconds, unless a device is waited for.
 _LOOKS = 2000
+#: What the kernel takes back by itself before anything is ended for want of memory.
+_RECLAIMABLE = ("active_file", "inactive_file", "slab_reclaimable")
 
 
 class Leaf:
@@ -78,7 +80,7 @@ class Leaf:
         """Return what it uses, taking from `otherwise` what the kernel does not count here."""
         memory = otherwise.memory_bytes
         with contextlib.suppress(OSError, ValueError):
-            memory = int((self.path / "memory.current").read_text())
+            memory = held_bytes(self.path)
         micros = _flat(self.path / "cpu.stat").get("usage_usec")
         seconds = otherwise.cpu_seconds if micros is None else round(micros / 1e6, 2)
         return Usage(memory, seconds, otherwise.processes, self.oom_kills())
@@ -107,6 +109,18 @@ class Leaf:
             with contextlib.suppress(OSError):
                 os.rmdir(below)  # noqa: PTH106 - a string, not a Path
         return not self.path.exists()
+
+
+def held_bytes(cgroup: Path) -> int:
+    """Return the memory that a cgroup holds on to, which its end would give back.
+
+    Not the files that the kernel only keeps in memory for it: it gives those up anyhow, and has them still
+    when the processes are gone. Where it does not tell them apart, all counts. Raises `OSError` where it does
+    not measure, `ValueError` where that cannot be read.
+    """
+    current = int((cgroup / "memory.current").read_text())
+    counts = _flat(cgroup / "memory.stat")
+    return max(0, current - sum(counts.get(name, 0) for name in _RECLAIMABLE))
 
 
 def write(path: Path, value: str) -> None:

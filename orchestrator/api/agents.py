@@ -75,15 +75,7 @@ async def kill(call: Call) -> Response:
     report = await call.services.kill_switch.kill(
         AgentId(call.variables["agentId"]), actor=call.principal.name
     )
-    return answer(
-        Killed(
-            agent_id=report.agent_id,
-            killed_processes=report.killed_processes,
-            remaining=report.remaining,
-            elapsed_ms=report.elapsed_ms,
-            tier=call.services.tier,
-        )
-    )
+    return answer(Killed(**view.proof(report, call.services.tier)))
 
 
 async def kill_all(call: Call) -> Response:

@@ -68,16 +68,7 @@ async def _kill(call: Call, task: Task) -> Response:
         report = await call.services.kill_switch.kill(present.agent_id, actor=call.principal.name)
     except (AgentUnknown, AlreadyEnded):
         raise AlreadyEnded(f"task {task.id} has ended meanwhile") from None
-    return answer(
-        Cancelled(
-            task_id=task.id,
-            agent_id=report.agent_id,
-            killed_processes=report.killed_processes,
-            remaining=report.remaining,
-            elapsed_ms=report.elapsed_ms,
-            tier=call.services.tier,
-        )
-    )
+    return answer(Cancelled(task_id=task.id, **view.proof(report, call.services.tier)))
 
 
 async def _find(call: Call) -> Task:

@@ -6,10 +6,13 @@ Pure: everything live (resources, places in the line) is given in.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
 
 from orchestrator.core import answer
 from orchestrator.core.events import Recorded
 from orchestrator.core.model import Agent, Task, Verdict
+from orchestrator.core.reports import KillReport
 
 
 def agent_summary(agent: Agent) -> answer.AgentSummary:
@@ -46,6 +49,11 @@ def agent_detail(
         resources=resources,
         gates=tuple(gate_summary(verdict) for verdict in agent.verdicts),
     )
+
+
+def proof(report: KillReport, tier: str) -> dict[str, Any]:
+    """Return what every answer to the kill of one agent says: who it was, and that nothing of it is left."""
+    return {**asdict(report), "tier": tier}
 
 
 def gate_summary(verdict: Verdict) -> answer.GateSummary:

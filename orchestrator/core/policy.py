@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from enum import IntEnum
 
 from orchestrator.core.model import Agent, Control, Reason, State
 
@@ -52,22 +53,37 @@ def free_slots(state: State) -> int:
     return max(0, state.control.slots - state.active) if may_leave_queue(state.control) else 0
 
 
-def on_last_chance(agent: Agent) -> bool:
-    """Return whether one more crash under the agent ends it."""
-    return agent.crashes >= MAX_CRASHES - 1
+class Standing(IntEnum):
+    """What crashes say of an agent: nothing, that one has cut it of late, or that one more ends it."""
+
+    CLEAR = 0
+    CUT = 1
+    LAST_CHANCE = 2
 
 
-def may_run_beside(agent: Agent, others: Iterable[Agent]) -> bool:
-    """Return whether the agent may become active beside those of `others` that are.
+def standing(agent: Agent) -> Standing:
+    """Return how the agent stands. A turn more than ever before clears it."""
+    if agent.crashes >= MAX_CRASHES - 1:
+        return Standing.LAST_CHANCE
+    return Standing.CUT if agent.crashes else Standing.CLEAR
+
+
+def standings_beside(others: Iterable[Agent]) -> frozenset[Standing]:
+    """Return how one must stand to become active beside those of `others` that are.
 
     A crash counts against everyone who was active: the one who caused it and the innocent. So an agent on its
     last chance never runs beside another that a crash has cut: a crash that ends it is then none of theirs.
-    A turn more than ever before clears an agent.
     """
-    if not agent.crashes:
-        return True
-    alone = on_last_chance(agent)
-    return not any(other.active and other.crashes and (alone or on_last_chance(other)) for other in others)
+    worst = max((standing(other) for other in others if other.active), default=Standing.CLEAR)
+    if worst is Standing.CLEAR:
+        return frozenset(Standing)
+    return frozenset({Standing.CLEAR, Standing.CUT} if worst is Standing.CUT else {Standing.CLEAR})
+
+
+def may_run_beside(agent: Agent, others: Iterable[Agent]) -> bool:
+    """Return whether the agent may become active beside those of `others` that are."""
+    mine = standing(agent)
+    return mine is Standing.CLEAR or mine in standings_beside(others)
 
 
 def is_due(agent: Agent, now: datetime) -> bool:

@@ -42,6 +42,8 @@ class Output(Protocol):
 class Exhibit:
     """A candidate, the base that it grew from, and the means to try it."""
 
+    #: Whose it is: the label of every sandbox that is opened for it, by which a crash's leavings are found.
+    agent_id: str
     commit: str
     base: str
     #: The content of a file of the base commit, or None where it has no such file.

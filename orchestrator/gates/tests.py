@@ -126,7 +126,7 @@ async def _try(trial: Trial, exhibit: Exhibit, limit_s: float) -> str | None:
     async with exhibit.open_checkout() as checkout:
         where = seen_workspace(exhibit.backend, checkout.workspace)
         spec = Spec(
-            label=f"gate-{exhibit.commit[:20]}",
+            label=exhibit.agent_id,
             command=definition.argv,
             workspace=checkout.workspace,
             env=_environment(definition, where),

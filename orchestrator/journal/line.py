@@ -1,23 +1,31 @@
 """The waiting line: the queued agents of the committed state, indexed so that choosing is O(log n).
 
 Derived and never stored: the store updates it with every commit, from the agents that the commit touched, and
-rebuilds it at start. Two sorted lists: those whose time has come, by priority and age, and those whose
-backoff still runs, by its end; and beside them those who have just left it for a slot. The dispatcher and the
-API's queue positions read it.
+rebuilds it at start. Those whose time has come stand by priority and age, those whose backoff still runs by
+its end; beside them are those who have just left the line for a slot, and those a crash has cut that run.
+
+Whoever waits for something else than a slot is passed over with all who wait for the same: the line knows the
+first of each *lane*, of the agents of one repository that stand alike with regard to crashes. The dispatcher
+and the API's queue positions read it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
-from orchestrator.core.model import Agent, AgentId, Phase
-from orchestrator.core.policy import has_come, order_key
+from orchestrator.core.model import Agent, AgentId, Phase, State
+from orchestrator.core.policy import Standing, has_come, order_key, standing
 
 _Place = tuple[int, int, AgentId]
 _Delay = tuple[datetime, int, int, AgentId]
+_InLane = tuple[str, int, int, AgentId]
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def queued(agent: Agent | None) -> bool:
@@ -25,53 +33,141 @@ def queued(agent: Agent | None) -> bool:
     return agent is not None and agent.phase is Phase.QUEUED and agent.live
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """One who waits: where it stands, in which lane, and whether among those whose time has come."""
+
+    place: _Place
+    standing: Standing
+    repository: str
+    #: The end of its backoff, long ago where it has none. Kept when it has come: a clock may be set back.
+    not_before: datetime
+    due: bool
+
+    @property
+    def delay(self) -> _Delay:
+        """Its place among those whose time has not come."""
+        return (self.not_before, *self.place)
+
+    @property
+    def in_lane(self) -> _InLane:
+        """Its place in its lane."""
+        return (self.repository, *self.place)
+
+
+def _waiting(agent: Agent, state: State) -> _Waiting:
+    repository = state.tasks[agent.task_id].spec.context.repository
+    place = (*order_key(agent), agent.id)
+    not_before = agent.not_before or _LONG_AGO
+    return _Waiting(place, standing(agent), repository, not_before, due=agent.not_before is None)
+
+
+class _Lanes:
+    """Those of one standing whose time has come, by repository, and the first of each."""
+
+    def __init__(self, places: Iterable[_InLane]) -> None:
+        self._places: SortedList[_InLane] = SortedList(places)
+        lanes = groupby(self._places, key=itemgetter(0))
+        self.firsts: SortedList[_Place] = SortedList(next(lane)[1:] for _, lane in lanes)
+
+    def add(self, repository: str, place: _Place) -> None:
+        """Take in one who waits."""
+        first = self._first(repository)
+        self._places.add((repository, *place))
+        if first is None or place < first:
+            self.firsts.add(place)
+            if first is not None:
+                self.firsts.remove(first)
+
+    def remove(self, repository: str, place: _Place) -> None:
+        """Let go of one."""
+        first = self._first(repository)
+        self._places.remove((repository, *place))
+        if place == first:
+            self.firsts.remove(place)
+            if (following := self._first(repository)) is not None:
+                self.firsts.add(following)
+
+    def _first(self, repository: str) -> _Place | None:
+        index = self._places.bisect_left((repository,))
+        if index == len(self._places) or self._places[index][0] != repository:
+            return None
+        _, priority, queued_seq, agent_id = self._places[index]
+        return priority, queued_seq, agent_id
+
+
 class WaitingLine:
     """The queued agents, in the order in which they go."""
 
-    def __init__(self, agents: Iterable[Agent] = ()) -> None:
-        self._due: SortedList[_Place] = SortedList()
-        self._delayed: SortedList[_Delay] = SortedList()
-        self._entries: dict[AgentId, _Place | _Delay] = {}
-        #: When each that was let into the line after a backoff may go: the clock may yet be set back.
-        self._not_before: dict[AgentId, datetime] = {}
+    def __init__(self, state: State) -> None:
+        waiting = [_waiting(agent, state) for agent in state.agents.values() if queued(agent)]
+        due = [each for each in waiting if each.due]
+        self._waiting = {each.place[-1]: each for each in waiting}
+        self._due: SortedList[_Place] = SortedList(each.place for each in due)
+        self._delayed: SortedList[_Delay] = SortedList(each.delay for each in waiting if not each.due)
+        self._lanes = {
+            stand: _Lanes(each.in_lane for each in due if each.standing is stand) for stand in Standing
+        }
         #: Who has a slot and has begun nothing yet, in the order in which they got it.
         self.assigned: dict[AgentId, None] = {}
-        for agent in agents:
-            self.update(agent.id, agent)
+        #: Who has a slot and was cut by a crash of late.
+        self.suspects: dict[AgentId, Agent] = {}
+        for agent in state.agents.values():
+            self._note_active(agent.id, agent)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._waiting)
 
-    def update(self, agent_id: AgentId, agent: Agent | None) -> None:
-        """Put the agent where it belongs now: in the line, or out of it."""
-        self._remove(agent_id)
+    def update(self, agent_id: AgentId, state: State) -> None:
+        """Put the agent where it belongs in this state: in the line, or out of it."""
+        agent = state.agents.get(agent_id)
+        if (before := self._waiting.pop(agent_id, None)) is not None:
+            self._remove(before)
         if agent is not None and queued(agent):
-            place = (*order_key(agent), agent.id)
-            self._add(place if agent.not_before is None else (agent.not_before, *place))
+            self._waiting[agent_id] = _waiting(agent, state)
+            self._add(self._waiting[agent_id])
+        self._note_active(agent_id, agent)
+
+    def _note_active(self, agent_id: AgentId, agent: Agent | None) -> None:
         if agent is not None and agent.live and agent.phase is Phase.PREPARING:
             self.assigned[agent_id] = None
         else:
             self.assigned.pop(agent_id, None)
+        if agent is not None and agent.active and agent.crashes:
+            self.suspects[agent_id] = agent
+        else:
+            self.suspects.pop(agent_id, None)
 
     def first_due(
-        self, now: datetime, may: Callable[[AgentId], bool] = lambda _agent_id: True
+        self,
+        now: datetime,
+        standings: Iterable[Standing] = Standing,
+        holds: Callable[[str], bool] = lambda _repository: False,
     ) -> AgentId | None:
-        """Return who goes next of those who `may`, or None where nobody's time has come."""
+        """Return who goes next, or None where nobody's time has come.
+
+        Of those only who stand in one of these ways, and of whose repository `holds` is not true: it is asked
+        once at most for each standing and repository, however many wait.
+        """
         for end in (0, -1):  # at the end: of a clock that was set back since
             while self._delayed and has_come(self._delayed[end][0], now):
-                not_before, priority, queued_seq, agent_id = self._delayed.pop(end)
-                self._not_before[agent_id] = not_before
-                self._add((priority, queued_seq, agent_id))
+                self._move(self._delayed[end][-1])
+        places = [self._first_of(self._lanes[each].firsts, now, holds) for each in standings]
+        return min((place for place in places if place is not None), default=(0, 0, None))[-1]
+
+    def _first_of(
+        self, firsts: SortedList[_Place], now: datetime, holds: Callable[[str], bool]
+    ) -> _Place | None:
         passed = 0
-        while passed < len(self._due):
-            place: _Place = self._due[passed]
-            if not has_come(self._not_before.get(place[2], now), now):
-                del self._due[passed]
-                self._add((self._not_before.pop(place[2]), *place))
-            elif may(place[2]):
-                return place[2]
-            else:
+        while passed < len(firsts):
+            place: _Place = firsts[passed]
+            waiting = self._waiting[place[-1]]
+            if not has_come(waiting.not_before, now):
+                self._move(place[-1])  # the clock was set back: the next of its lane stands here or later
+            elif holds(waiting.repository):
                 passed += 1
+            else:
+                return place
         return None
 
     def next_due(self) -> datetime | None:
@@ -85,23 +181,34 @@ class WaitingLine:
 
     def rank(self, agent_id: AgentId) -> int | None:
         """Return the agent's place in the line, 1 for the next, or None where it does not wait."""
-        entry = self._entries.get(agent_id)
-        if entry is None:
+        waiting = self._waiting.get(agent_id)
+        if waiting is None:
             return None
-        if len(entry) == 3:
-            return int(self._due.index(entry)) + 1
-        return len(self._due) + int(self._delayed.index(entry)) + 1
+        if waiting.due:
+            return int(self._due.index(waiting.place)) + 1
+        return len(self._due) + int(self._delayed.index(waiting.delay)) + 1
 
     def ahead(self, priority: int, queued_seq: int) -> int:
         """Return how many would go before an agent that is queued by this event."""
         return int(self._due.bisect_left((-priority, queued_seq, "")))
 
-    def _add(self, entry: _Place | _Delay) -> None:
-        self._entries[entry[-1]] = entry
-        (self._due if len(entry) == 3 else self._delayed).add(entry)
+    def _move(self, agent_id: AgentId) -> None:
+        """Put one among those whose time has come, or back."""
+        waiting = self._waiting[agent_id]
+        self._remove(waiting)
+        waiting.due = not waiting.due
+        self._add(waiting)
 
-    def _remove(self, agent_id: AgentId) -> None:
-        self._not_before.pop(agent_id, None)
-        entry = self._entries.pop(agent_id, None)
-        if entry is not None:
-            (self._due if len(entry) == 3 else self._delayed).remove(entry)
+    def _add(self, waiting: _Waiting) -> None:
+        if waiting.due:
+            self._due.add(waiting.place)
+            self._lanes[waiting.standing].add(waiting.repository, waiting.place)
+        else:
+            self._delayed.add(waiting.delay)
+
+    def _remove(self, waiting: _Waiting) -> None:
+        if waiting.due:
+            self._due.remove(waiting.place)
+            self._lanes[waiting.standing].remove(waiting.repository, waiting.place)
+        else:
+            self._delayed.remove(waiting.delay)

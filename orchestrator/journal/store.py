@@ -59,7 +59,7 @@ class Store(Archive):
         self._files, self._clock, self._new_id = files, clock, new_id
         self.state = live_state(files.writer, files.heads.seq)  #: Committed, so safe to show to clients.
         self.bus = Bus()
-        self.waiting = WaitingLine(self.state.agents.values())
+        self.waiting = WaitingLine(self.state)
         self.logs = LogBook(files.log_writer, files.log_reader, clock, live=self.state.agents.keys())
         self._head, self._heads, self._committed = self.state, files.heads, files.heads
         self._groups: deque[Group] = deque()
@@ -211,7 +211,7 @@ class Store(Archive):
         self._writing = None
         self.state, self._committed = group.state, group.heads
         for agent_id in group.agents:
-            self.waiting.update(agent_id, group.state.agents.get(agent_id))
+            self.waiting.update(agent_id, group.state)
         self.bus.publish(group.recorded)
         group.done.set()
         self._moved.unpark_all()

@@ -12,13 +12,12 @@ import logging
 import math
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 
 import trio
 
 from orchestrator.core.commands import AssignAgent
 from orchestrator.core.model import AgentId
-from orchestrator.core.policy import free_slots, may_run_beside
+from orchestrator.core.policy import free_slots, standings_beside
 from orchestrator.errors import CommandRefused
 from orchestrator.journal.store import Store
 from orchestrator.supervise.breaker import Breaker
@@ -74,7 +73,7 @@ async def _fill_slots(
     breaker: Breaker,
 ) -> None:
     while free_slots(store.state) > 0:
-        agent_id = store.waiting.first_due(clock(), partial(_may_start, store, breaker, clock()))
+        agent_id = _choose(store, breaker, clock())
         if agent_id is None:
             return
         try:
@@ -85,13 +84,7 @@ async def _fill_slots(
         _start_assigned(store, start, started)
 
 
-def _may_start(store: Store, breaker: Breaker, now: datetime, agent_id: AgentId) -> bool:
-    """Return whether nothing but a slot and its time is missing for the agent to start."""
-    agents = store.state.agents
-    agent = agents.get(agent_id)
-    task = store.state.tasks.get(agent.task_id) if agent else None
-    if agent is None or task is None:
-        return True  # the state moves on; what is assigned now is refused
-    if breaker.holds(task.spec.context.repository, now):
-        return False
-    return may_run_beside(agent, agents.values())
+def _choose(store: Store, breaker: Breaker, now: datetime) -> AgentId | None:
+    """Return who goes next of those to whom nothing but a slot is missing."""
+    standings = standings_beside(store.waiting.suspects.values())
+    return store.waiting.first_due(now, standings, lambda repository: breaker.holds(repository, now))

@@ -16,14 +16,13 @@ import trio
 from orchestrator.core import events as e
 from orchestrator.core.watermark import WATERMARKS, describe, shortages
 from orchestrator.journal.store import Store
+from sandbox.leaf import held_bytes
 
 #: Seconds between two looks.
 LOOK_EVERY_S = 2.0
 _MIB = 1024 * 1024
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
-#: What the kernel gives back before anything of a cgroup is ended for want of memory.
-_RECLAIMABLE = ("active_file", "inactive_file", "slab_reclaimable")
 
 
 async def watch_host(
@@ -79,10 +78,7 @@ def look_around(directories: Iterable[Path], cgroups: Iterable[Path] | None = No
 
 def _free_memory(cgroup: Path) -> int:
     """Return what a cgroup may still take; files that it only keeps in memory would make room for it."""
-    ceiling, current = _read_figure(cgroup / "memory.max"), _read_figure(cgroup / "memory.current")
-    counts = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-    kept = sum(int(counts.get(name, 0)) for name in _RECLAIMABLE)
-    return ceiling - max(0, current - kept)
+    return _read_figure(cgroup / "memory.max") - held_bytes(cgroup)
 
 
 def _read_figure(path: Path) -> int:

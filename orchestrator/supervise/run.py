@@ -242,6 +242,7 @@ async def _run_gates(run: Run, worktree: Worktree, sealed: Sealed, number: int) 
 
     quarantine = worktree.quarantine
     exhibit = Exhibit(
+        agent_id=run.agent.id,
         commit=sealed.commit,
         base=worktree.base.commit,
         read_base=quarantine.read_base,

@@ -20,11 +20,12 @@ from orchestrator.core.machine import evolve
 from orchestrator.core.model import Agent, AgentId, Phase, PushIntent, Reason, State, TaskId
 from orchestrator.core.policy import (
     MAX_CRASHES,
+    Standing,
     backoff_s,
     free_slots,
     is_due,
     may_run_beside,
-    on_last_chance,
+    standing,
 )
 from orchestrator.core.recovery import (
     FinishCleanup,
@@ -335,7 +336,7 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def nobody_on_its_last_chance_runs_beside_another_suspect(self) -> None:
         suspects = [agent for agent in self.state.agents.values() if agent.active and agent.crashes]
-        assert len(suspects) < 2 or not any(map(on_last_chance, suspects))
+        assert len(suspects) < 2 or Standing.LAST_CHANCE not in map(standing, suspects)
 
     @invariant()
     def the_state_is_what_the_model_says(self) -> None:

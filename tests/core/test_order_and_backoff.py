@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.model import Control, Reason, State
+from orchestrator.core.model import Control, Phase, Reason, State, changed
 from orchestrator.core.policy import (
+    MAX_CRASHES,
     RETRY_CEILING_S,
     backoff_s,
     free_slots,
     is_due,
     may_leave_queue,
+    may_run_beside,
     order_key,
     retry_can_help,
 )
@@ -82,6 +84,25 @@ def test_free_slots_are_the_lower_ceiling_less_the_active(
 ) -> None:
     control = Control(queue_concurrency=at_once, max_agents=agents)
     assert free_slots(State(control=control, active=active)) == free
+
+
+@given(
+    crashes=st.integers(0, MAX_CRASHES),
+    others=st.lists(st.tuples(st.integers(0, MAX_CRASHES), st.booleans())),
+)
+def test_no_one_on_its_last_chance_runs_beside_another_whom_a_crash_cut(
+    crashes: int, others: list[tuple[int, bool]]
+) -> None:
+    ledger = Ledger().open()
+    ledger.add("t", "a")
+    waits = ledger.agent("a")
+    beside = [
+        changed(waits, crashes=cut, phase=Phase.WORKING if active else Phase.QUEUED) for cut, active in others
+    ]
+    cut = [other.crashes for other in beside if other.active and other.crashes]
+    last = MAX_CRASHES - 1
+    meets = bool(crashes and cut) and (crashes >= last or max(cut) >= last)
+    assert may_run_beside(changed(waits, crashes=crashes), beside) is not meets
 
 
 def test_every_reason_is_either_bad_luck_or_final() -> None:

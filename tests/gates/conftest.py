@@ -142,6 +142,7 @@ def exhibit_of(
         pass
 
     return Exhibit(
+        agent_id="agent-that-is-judged",
         commit="c" * 40,
         base="b" * 40,
         read_base=read_base,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from orchestrator.journal.logs import LogBook
 from orchestrator.journal.store import Store, open_store
 from orchestrator.journal.verify import verify_file
 from tests.journal.rig import started, submission, work
+from tests.kit.inject import small_disk, without_blocks
 
 BALLAST = 8 * place.MIB
 
@@ -108,32 +107,8 @@ async def test_a_disk_that_stays_full_without_ballast_breaks_the_journal(tmp_pat
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """Return a directory on a file system of its own, of 96 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    target = tmp_path / "small"
-    target.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=96m", "none", target], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"needs root who may mount: {mounted.stderr.decode(errors='replace')}")
-    try:
-        yield target
-    finally:
-        subprocess.run(["umount", "-l", target], check=True)
-
-
-@contextmanager
-def filled(directory: Path) -> Iterator[None]:
-    """Leave no block of the file system free."""
-    path = directory / "filler"
-    with path.open("wb", buffering=0) as filler:
-        disk = os.statvfs(directory)
-        os.posix_fallocate(filler.fileno(), 0, disk.f_bfree * disk.f_bsize)
-    try:
-        yield
-    finally:
-        path.unlink()
+    with small_disk(tmp_path / "small", "size=96m") as directory:
+        yield directory
 
 
 async def test_who_has_filled_the_disk_can_be_killed_while_new_tasks_are_refused(small: Path) -> None:
@@ -144,7 +119,7 @@ async def test_who_has_filled_the_disk_can_be_killed_while_new_tasks_are_refused
         await nursery.start(store.run)
         await store.record(started())
         ids = await work(store, "t", "a")
-        with filled(small):
+        with without_blocks(small):
             for _ in range(100):
                 await store.record(AgentAttention(**ids, message="look " * 1000))
                 store.logs.write_nowait("a", "stdout", "y" * 10_000)  # does not get the ballast

@@ -10,17 +10,6 @@ import trio
 
 from sandbox.base import Backend, Exit, Proof, Sandbox, Spec
 
-#: What only the kernel ends: TERM ignored, own sessions, double forks, one stopped, a held pipe.
-ZOO = r"""
-for i in 1 2 3 4 5; do (trap '' TERM INT HUP; while :; do sleep 1; done) & done
-for i in 1 2 3 4 5; do setsid sh -c 'trap "" TERM HUP; while :; do sleep 1; done' & done
-for i in 1 2 3 4 5; do (setsid sh -c '(trap "" TERM; sleep 3600) & exec sleep 3600' >/dev/null 2>&1 &) ; done
-sh -c 'kill -STOP $$' &
-(sleep 3600; echo held) &
-echo zoo-open
-while :; do sleep 1; done
-"""
-
 
 @dataclass(frozen=True)
 class Outcome:

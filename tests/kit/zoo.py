@@ -5,7 +5,7 @@ A shell script, so that every tier, a hand-made namespace and a peer can run the
 
 from __future__ import annotations
 
-#: How many processes are alive once the script has said `zoo-open`, at least.
+#: How many processes are alive soon after the script has said `zoo-open`, at least.
 ZOO_PROCESSES = 50
 
 #: Loops that ignore signals, sessions of their own, double forks, orphans, stopped ones, a held pipe,

@@ -25,7 +25,8 @@ from sandbox.cgroup import Cgroups
 from sandbox.delegation import find_delegated
 from sandbox.podman import PodmanBackend
 from tests.kit.processes import marked
-from tests.kit.sandboxes import ZOO, read_until
+from tests.kit.sandboxes import read_until
+from tests.kit.zoo import ZOO
 
 PATIENCE_S = 3.0
 INSTANCE_VARIABLE = "SUPERVISED_INSTANCE"

@@ -108,6 +108,26 @@ def test_figures_are_the_kernels_where_it_counts(tmp_path: Path) -> None:
     assert leaf.explain(Exit(code=137)).oom_killed, "when the cgroup is gone, too"
 
 
+def test_files_that_are_only_kept_in_memory_make_no_tree_large(tmp_path: Path) -> None:
+    reader, holder = tmp_path / "reader", tmp_path / "holder"
+    for leaf, anon, shmem, file in ((reader, 40, 0, 900), (holder, 200, 100, 10)):
+        leaf.mkdir()
+        kept = f"inactive_file {file - 5}\nactive_file 5\nslab_reclaimable 3\n"
+        # `file` counts shared memory and what tmpfs holds, too, which goes with the tree.
+        (leaf / "memory.stat").write_text(f"anon {anon}\nfile {file + shmem}\nshmem {shmem}\n{kept}")
+        (leaf / "memory.current").write_text(f"{anon + shmem + file + 3 + 7}\n")  # 7 of the kernel's own
+    summed = Usage(memory_bytes=1)
+    assert Leaf(reader).usage(summed).memory_bytes == 47
+    assert Leaf(holder).usage(summed).memory_bytes == 307
+    (holder / "memory.stat").write_text("inactive_file 9999\n")  # from a moment before
+    assert Leaf(holder).usage(summed).memory_bytes == 0
+    for unreadable in ("", "anon\n", "anon x\n"):
+        (holder / "memory.stat").write_text(unreadable)
+        assert Leaf(holder).usage(summed).memory_bytes == 320, "all counts where it is not told apart"
+    (holder / "memory.current").unlink()
+    assert Leaf(holder).usage(summed) == summed
+
+
 async def test_leaf_that_is_gone_harms_nothing(tmp_path: Path) -> None:
     leaf = Leaf(tmp_path / "gone")
     leaf.kill_nowait()

@@ -15,7 +15,9 @@ import trio
 from sandbox.base import Backend, Bind, CommandNotFound, Directory, Exit, SandboxError, Spec
 from sandbox.spawn import AGENTS_OOM_SCORE, NICER_BY, OWN_OOM_SCORE
 from tests.kit.processes import fresh_mark, marked
-from tests.kit.sandboxes import ZOO, Run, read_status, read_until, run_in
+from tests.kit.sandboxes import Run, read_status, read_until, run_in
+from tests.kit.until import seen
+from tests.kit.zoo import ZOO, ZOO_PROCESSES
 
 
 async def test_command_ends_with_its_own_exit_status(run: Run) -> None:
@@ -110,12 +112,13 @@ async def test_kill_ends_the_zoo_and_proves_it(backend: Backend, workspace: Dire
     mark = fresh_mark("zoo-contract")
     async with backend.open(Spec("zoo", ("sh", "-c", ZOO), workspace, {"MARK": mark})) as sandbox:
         await read_until(sandbox, b"zoo-open")
+        await seen(lambda: len(sandbox.processes()) >= ZOO_PROCESSES, "all cages are open")
         alive = len(sandbox.processes())
         sandbox.kill_nowait()
         sandbox.kill_nowait()
         proof = await sandbox.prove_gone(5)
         assert proof.remaining == 0
-        assert 10 <= proof.killed <= alive + 25
+        assert ZOO_PROCESSES - 1 <= proof.killed <= alive + 25, "one comes and goes"
         assert not marked(mark)
         assert sandbox.processes() == []
         assert await sandbox.wait() == Exit(signal=9)
@@ -123,14 +126,28 @@ async def test_kill_ends_the_zoo_and_proves_it(backend: Backend, workspace: Dire
     assert sandbox.proof == proof
 
 
+async def test_sandboxes_of_one_label_live_side_by_side_and_end_apart(
+    backend: Backend, workspace: Directory
+) -> None:
+    spec = Spec(fresh_mark("both"), ("sh", "-c", "echo up; cat"), workspace)
+    async with backend.open(spec) as one:
+        await read_until(one, b"up")
+        async with backend.open(spec) as other:
+            await read_until(other, b"up")
+            assert (await one.prove_gone(5)).remaining == 0
+            await other.stdin.send_all(b"lives\n")
+            await read_until(other, b"lives")
+
+
 async def test_leaving_the_block_kills_what_lives(backend: Backend, workspace: Directory) -> None:
     mark = fresh_mark("zoo-left")
     async with backend.open(Spec("left", ("sh", "-c", ZOO), workspace, {"MARK": mark})) as sandbox:
         await read_until(sandbox, b"zoo-open")
+        await seen(lambda: len(sandbox.processes()) >= ZOO_PROCESSES, "all cages are open")
     assert not marked(mark)
     assert sandbox.proof is not None
     assert sandbox.proof.remaining == 0
-    assert sandbox.proof.killed >= 10
+    assert sandbox.proof.killed >= ZOO_PROCESSES - 1
     sandbox.kill_nowait()
 
 

@@ -127,6 +127,22 @@ async def test_missing_overlays_leave_plain_directories(
     assert "unknown filesystem type" in probed.refusals["overlay"]
 
 
+async def test_launch_that_fails_is_not_taken_for_a_ceiling_that_was_held(
+    bubblewrap: BubblewrapBackend, tools: Path, ordinary_user: User
+) -> None:
+    third = (tools / "launches").absolute()
+    third.touch()
+    third.chmod(0o666)
+    # Overlays work, a few processes start, and what is to be refused its processes never starts.
+    count = f'echo >>{third}; [ "$(wc -l <{third})" -ne 3 ] || exit 1'
+    replace(tools, "unshare", f'{count}; exec {shutil.which("unshare", path=SYSTEM_PATH)} "$@"')
+    probed = await probe(user=ordinary_user, tools_path=str(tools))
+    assert len(third.read_text()) == 3
+    assert "pids" not in probed.backend.enforced
+    assert "pids" in probed.backend.watched
+    assert "not counted" in probed.refusals["pids"]
+
+
 async def test_toolchain_that_is_refused_says_so(ordinary_user: User) -> None:
     with pytest.raises(SandboxUnavailable, match="read-only path '/run'"):
         await probe(user=ordinary_user, read_only=(Path("/run"),))
