@@ -31,8 +31,9 @@ from sandbox.base import (
     User,
 )
 from sandbox.cgroup import Cgroups
+from sandbox.channel import Channel, channel_ends
 from sandbox.clock import Clock, RunningClock
-from sandbox.confined import Channel, ConfinedSandbox, channel_ends, hold
+from sandbox.confined import ConfinedSandbox, hold
 from sandbox.container import (
     FIRST_FD,
     PRIVATE,
