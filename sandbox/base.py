@@ -69,7 +69,10 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A host path shown inside, read-only unless said otherwise."""
+    """A host path shown inside, read-only unless said otherwise.
+
+    It may be a unix socket: whoever sees it and is its owner may connect (`sandbox.inlet.open_socket`).
+    """
 
     source: Path
     target: str
