@@ -17,14 +17,27 @@ from functools import partial
 
 import trio
 
-from sandbox.base import CommandNotFound, Exit, Proof, Sandbox, SandboxError, SandboxLaunchFailed, Spec, Usage
+from sandbox.base import (
+    CommandNotFound,
+    Exit,
+    Proof,
+    Sandbox,
+    SandboxError,
+    SandboxLaunchFailed,
+    Spec,
+    Usage,
+    User,
+)
 from sandbox.cgroup import Cgroups, open_leaf
 from sandbox.channel import Channel, ChannelClosed
-from sandbox.layout import check_spec
+from sandbox.inlet import listen_inside
+from sandbox.layout import check_spec, waits
 from sandbox.leaf import Leaf
 from sandbox.procfs import Stat, below, ended, open_pidfd, read_stat, same
+from sandbox.pty import open_inside
 from sandbox.spawn import Spawned, give_way, reap_pidfd, wait_pidfd
 from sandbox.stopping import Stopped
+from sandbox.terminal import Terminal
 from sandbox.usage import measure
 
 #: How long leaving a block waits for a killed sandbox; the kernel needs milliseconds.
@@ -53,6 +66,8 @@ class ConfinedSandbox:
         self._victims: list[Stat] = []
         self._stopped = Stopped()
         self._leaf = leaf
+        self.listeners: tuple[trio.SocketListener, ...] = ()
+        self.terminal: Terminal | None = None
         self.proof: Proof | None = None
         stdin, stdout, stderr = main.streams
         if stdin is None or stdout is None or stderr is None:
@@ -61,19 +76,19 @@ class ConfinedSandbox:
         self.stdout: trio.abc.ReceiveStream = stdout
         self.stderr: trio.abc.ReceiveStream = stderr
 
-    async def start(self) -> None:
+    async def start(self, spec: Spec, user: User) -> None:
         """Lead the launch to the command's first instruction; raises `SandboxLaunchFailed`."""
         with trio.move_on_after(LAUNCH_S):
             try:
-                await self._handshake()
+                await self._handshake(spec, user)
             except ChannelClosed:
                 raise SandboxLaunchFailed(await self._complaint()) from None
             return
         raise SandboxLaunchFailed(f"the sandbox did not start within {LAUNCH_S:.0f} s")
 
-    async def _handshake(self) -> None:
+    async def _handshake(self, spec: Spec, user: User) -> None:
         _, pid = await self._channel.hear()
-        self._adopt(pid)
+        init = self._adopt(pid)
         if self._leaf is not None:  # in a thread: the kernel may take 20 ms for it
             await trio.to_thread.run_sync(self._leaf.add_nowait, pid)
         await self._channel.answer()
@@ -81,12 +96,30 @@ class ConfinedSandbox:
         if word == "missing":
             raise CommandNotFound(f"command not found inside the sandbox: {self._program}")
         self._begin(pid)
+        if waits(spec):
+            await self._bring_in(spec, user, init, pid)
         self._started = True
+
+    async def _bring_in(self, spec: Spec, user: User, init: Stat, inside: int) -> None:
+        """Make what can only be made in the command's namespaces; its process waits for our answer there."""
+        if spec.listen is not None:
+            if spec.listen.held:
+                raise SandboxError("the ports were reserved on the host's network, not the sandbox's own")
+            self.listeners = await listen_inside(init, inside, spec.listen.numbers, spec.label)
+        if spec.terminal is None:
+            await self._channel.answer()
+            return
+        self.terminal, far = open_inside(inside, user, spec.terminal)
+        try:  # as long as nobody else holds that side, the terminal would seem hung up
+            await self._channel.answer()
+            await self._channel.hear()
+        finally:
+            os.close(far)
 
     def _begin(self, speaker: int) -> None:
         """Take note of the command's process, which has just spoken."""
 
-    def _adopt(self, pid: int) -> None:
+    def _adopt(self, pid: int) -> Stat:
         """Take hold of the init, which waits for our answer meanwhile."""
         stat = read_stat(pid)
         if stat is None or stat.ppid != self._main.pid:
@@ -96,6 +129,7 @@ class ConfinedSandbox:
             raise ChannelClosed
         self._init, self._init_pidfd = stat, pidfd
         give_way(pid)
+        return stat
 
     async def _complaint(self) -> str:
         """Return what the launch wrote to its standard error before it died, or how it ended."""
@@ -195,6 +229,10 @@ class ConfinedSandbox:
         self._main.signal_nowait(signal.SIGKILL)  # only where the proof failed is there anything to hit
         self._channel.close_nowait()
         self._main.close_nowait()
+        for listener in self.listeners:
+            listener.socket.close()
+        if self.terminal is not None:
+            self.terminal.close_nowait()
         if self._init_pidfd >= 0:
             reap_pidfd(self._init_pidfd)  # ours only where its parent died first and we adopt orphans
             os.close(self._init_pidfd)
@@ -207,6 +245,7 @@ async def hold(
     spec: Spec,
     cgroups: Cgroups | None,
     extra_pids: int,
+    user: User,
 ) -> AsyncGenerator[Sandbox, None]:
     """Give what `launch` starts; leaving the block kills and proves.
 
@@ -216,7 +255,7 @@ async def hold(
     with open_leaf(cgroups, spec, extra_pids) as leaf:
         sandbox = launch(spec, leaf)
         try:
-            await sandbox.start()
+            await sandbox.start(spec, user)
             yield sandbox
         finally:
             sandbox.kill_nowait()

@@ -12,6 +12,8 @@ import trio
 
 from sandbox.base import Backend, Bind, Directory, SandboxError, Spec, User
 from sandbox.inlet import open_socket
+from sandbox.ports import host_ports, own_ports
+from tests.kit.processes import fresh_mark, marked
 from tests.kit.sandboxes import read_until, run_in
 
 CONNECT = """
@@ -116,3 +118,149 @@ async def test_connection_ends_with_its_sandbox_and_its_listener_serves_the_next
                 assert await stream.receive_some() == b"knock\n"
             async with stream:
                 assert await stream.receive_some() == b""
+
+
+KNOCK = """
+import socket, sys
+for number in sys.argv[1:]:
+    s = socket.create_connection(("127.0.0.1", int(number)))
+    s.sendall(b"knock %s\\n" % number.encode())
+    print(s.recv(99).decode().strip())
+"""
+
+
+async def test_ports_on_the_loopback_inside_lead_to_us(backend: Backend, workspace: Directory) -> None:
+    with backend.reserve_ports(2) as ports:
+        numbers = tuple(map(str, ports.numbers))
+        spec = Spec("ports", ("python3", "-c", KNOCK, *numbers), workspace, listen=ports)
+        async with backend.open(spec) as sandbox:
+            heard = []
+            for listener in sandbox.listeners:
+                async with await listener.accept() as stream:
+                    heard.append(bytes(await stream.receive_some()))
+                    await stream.send_all(heard[-1])
+            assert (await sandbox.wait()).ok
+        assert heard == [f"knock {number}\n".encode() for number in numbers]
+        assert len(sandbox.listeners) == 2
+        with pytest.raises(trio.ClosedResourceError):
+            await sandbox.listeners[0].accept()
+        if backend.namespaced:
+            assert ports.numbers == (8098, 8099)
+
+
+PROBE = """
+import socket, sys
+here = "127.0.0.1"
+for host, port in ((here, 8098), (here, 8099), (here, int(sys.argv[1])), ("1.1.1.1", 53)):
+    try:
+        socket.create_connection((host, port), 2).close()
+    except OSError as error:
+        print(error.errno and __import__("errno").errorcode[error.errno])
+    else:
+        print("reached")
+"""
+
+
+async def test_nothing_but_the_port_is_reached(isolated: Backend, workspace: Directory) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, isolated.reserve_ports(1) as ports:
+        hosts = str(other.getsockname()[1])
+        spec = Spec("only", ("python3", "-c", PROBE, hosts), workspace, listen=ports)
+        outcome = await run_in(isolated, spec)
+        apart = await run_in(isolated, dataclasses.replace(spec, listen=None))
+    assert outcome.stdout.split() == ["reached", "ECONNREFUSED", "ECONNREFUSED", "ENETUNREACH"]
+    assert apart.stdout.split() == ["ECONNREFUSED"] * 3 + ["ENETUNREACH"]
+
+
+async def test_nobody_outside_reaches_the_port_of_a_sandbox(isolated: Backend, workspace: Directory) -> None:
+    spec = Spec("mine", ("sh", "-c", "echo up; exec cat"), workspace)
+    with isolated.reserve_ports(1) as ports:
+        async with isolated.open(dataclasses.replace(spec, listen=ports)) as one:
+            await read_until(one, b"up")
+            with pytest.raises(OSError, match="refused"):
+                socket.create_connection(("127.0.0.1", ports.numbers[0]))
+            async with isolated.open(dataclasses.replace(spec, listen=ports)) as two:
+                await read_until(two, b"up")
+                assert one.listeners[0].socket.getsockname() == two.listeners[0].socket.getsockname()
+            outcome = await run_in(isolated, Spec("not", ("python3", "-c", PROBE, "9"), workspace))
+    assert outcome.stdout.split()[0] == "ECONNREFUSED", "another's port is not this one's"
+
+
+async def test_agent_sees_nothing_of_who_listens_and_cannot_take_the_port(
+    isolated: Backend, workspace: Directory
+) -> None:
+    script = """
+import os, socket
+print(sorted(os.listdir("/proc/self/fd")), sum(name.isdigit() for name in os.listdir("/proc")))
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+try: s.bind(("127.0.0.1", 8098)); s.listen()
+except OSError as e: print(e.errno)
+"""
+    spec = Spec("taker", ("python3", "-c", script), workspace)
+    without = (await run_in(isolated, spec)).stdout.splitlines()
+    with isolated.reserve_ports(1) as ports:
+        with_it = (await run_in(isolated, dataclasses.replace(spec, listen=ports))).stdout.splitlines()
+    assert with_it == [without[0], "98"]
+
+
+async def test_ports_of_the_wrong_kind_are_refused(backend: Backend, workspace: Directory) -> None:
+    kinds = (own_ports, host_ports)
+    with kinds[backend.namespaced](1) as ports, pytest.raises(SandboxError, match="reserved"):
+        async with backend.open(Spec("wrong", ("true",), workspace, listen=ports)):
+            pytest.fail("it opened")
+    with backend.reserve_ports(17) as many, pytest.raises(SandboxError, match="17 ports"):
+        async with backend.open(Spec("many", ("true",), workspace, listen=many)):
+            pytest.fail("it opened")
+
+
+async def test_reserved_port_serves_one_sandbox_after_the_other(
+    backend: Backend, workspace: Directory
+) -> None:
+    with backend.reserve_ports(1) as ports:
+        spec = Spec("turn", ("python3", "-c", KNOCK, str(ports.numbers[0])), workspace, listen=ports)
+        for _ in range(2):
+            async with backend.open(spec) as sandbox:
+                async with await sandbox.listeners[0].accept() as stream:
+                    await stream.send_all(await stream.receive_some())
+                assert (await sandbox.wait()).ok
+
+
+def open_descriptors() -> int:
+    """Return how many descriptors this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.slow
+async def test_kill_while_it_gets_port_and_terminal_leaves_nothing(
+    backend: Backend, workspace: Directory
+) -> None:
+    class CancelAt(trio.abc.Instrument):
+        def __init__(self, step: int, scope: trio.CancelScope) -> None:
+            self.left, self.scope = step, scope
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.left -= 1
+            if self.left == 0:
+                self.scope.cancel()
+
+    with backend.reserve_ports(1) as ports:
+        for step in range(1, 200):
+            label = fresh_mark("listens")
+            sleeper = Spec(label, ("sleep", "1000"), workspace, {"MARK": label})
+            spec = dataclasses.replace(sleeper, listen=ports, terminal=(80, 24))
+            before = open_descriptors()
+            reached = False
+            with trio.CancelScope() as scope:
+                instrument = CancelAt(step, scope)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    async with backend.open(spec):
+                        reached = True
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+            assert not marked(label), f"cancelled at step {step}"
+            assert open_descriptors() == before, f"cancelled at step {step}"
+            if reached and not scope.cancel_called:
+                return
+    pytest.fail("the sandbox never came to its end")
