@@ -16,7 +16,7 @@ write), `orchestrator.agents` (turns), `orchestrator.gates` (checks).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,8 @@ from typing import Protocol
 import trio
 
 from sandbox.clock import Clock
+from sandbox.ports import Ports
+from sandbox.terminal import Size, Terminal
 
 #: Where a namespaced backend shows the workspace, and the writable home, to the processes inside.
 WORKSPACE = "/workspace"
@@ -69,7 +71,10 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A host path shown inside, read-only unless said otherwise."""
+    """A host path shown inside, read-only unless said otherwise.
+
+    It may be a unix socket: whoever sees it and is its owner may connect (`sandbox.inlet.open_socket`).
+    """
 
     source: Path
     target: str
@@ -125,6 +130,10 @@ class Spec:
     limits: Limits = field(default_factory=Limits)
     #: File descriptors that the command inherits under the same numbers (a git push over a socketpair).
     pass_fds: tuple[int, ...] = ()
+    #: Ports on 127.0.0.1 that lead to us, from the first instruction on (`Sandbox.listeners`).
+    listen: Ports | None = None
+    #: Run on a terminal of its own (`Sandbox.terminal`), of that size, rather than on three pipes.
+    terminal: Size | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +194,10 @@ class Sandbox(Protocol):
     stdin: trio.abc.SendStream
     stdout: trio.abc.ReceiveStream
     stderr: trio.abc.ReceiveStream
+    #: Where we accept what programs inside connect to `Spec.listen`, in that order; closed with the block.
+    listeners: tuple[trio.SocketListener, ...]
+    #: Our side of `Spec.terminal`; the pipes carry nothing then. Closed with the block.
+    terminal: Terminal | None
     #: Set when the block of `open` has been left, or by `prove_gone`.
     proof: Proof | None
 
@@ -249,6 +262,15 @@ class Backend(Protocol):
 
     def seen(self, host: Path, target: str) -> str:
         """Return the path under which `host`, bound at `target`, appears to the processes inside."""
+        ...
+
+    def reserve_ports(self, count: int) -> AbstractContextManager[Ports]:
+        """Give numbers for `Spec.listen`, to put into a command or its environment before it starts.
+
+        In a network of the sandbox's own they are always the same, and only what runs there can connect.
+        Where the network is the host's (not `namespaced`), any user of this host can, and we listen from
+        here on to the end of the block: it has to enclose every sandbox that uses them, one at a time.
+        """
         ...
 
     def open(self, spec: Spec) -> AbstractAsyncContextManager[Sandbox]:

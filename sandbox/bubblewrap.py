@@ -17,7 +17,7 @@ import fcntl
 import os
 import resource
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 
 from sandbox.base import (
@@ -31,8 +31,9 @@ from sandbox.base import (
     User,
 )
 from sandbox.cgroup import Cgroups
+from sandbox.channel import Channel, channel_ends
 from sandbox.clock import Clock, RunningClock
-from sandbox.confined import Channel, ConfinedSandbox, channel_ends, hold
+from sandbox.confined import ConfinedSandbox, hold
 from sandbox.layout import (
     SYSTEM_PATH,
     check_read_only,
@@ -43,11 +44,13 @@ from sandbox.layout import (
     find_tool,
     identity,
     isolation_arguments,
+    last_steps,
     overlay_options,
     system_arguments,
     system_files,
 )
 from sandbox.leaf import Leaf
+from sandbox.ports import Ports, own_ports
 from sandbox.spawn import Spawned
 
 _TOOLS = {
@@ -78,8 +81,7 @@ exec "$@"
 _INNER = """case "$1" in */*) test -x "$1" && test ! -d "$1" ;; *) command -v "$1" >/dev/null ;; esac ||
 {{ echo missing >&{fd}; exit 127; }}
 unset PWD OLDPWD
-echo started >&{fd}
-exec "$@" {fd}>&-
+{last_steps}
 """
 
 
@@ -119,9 +121,13 @@ class BubblewrapBackend:
         """Return `target`: inside, host paths mean nothing."""
         return target
 
+    def reserve_ports(self, count: int) -> AbstractContextManager[Ports]:
+        """Give numbers that are free in each sandbox's own network."""
+        return own_ports(count)
+
     def open(self, spec: Spec) -> AbstractAsyncContextManager[Sandbox]:
         """Start the command; see `sandbox.base.Backend.open`."""
-        return hold(self._launch_nowait, spec, self._cgroups, _INITS)
+        return hold(self._launch_nowait, spec, self._cgroups, _INITS, self.user)
 
     def _launch_nowait(self, spec: Spec, leaf: Leaf | None) -> ConfinedSandbox:
         overlay, workspace = self._workspace(spec)
@@ -140,13 +146,14 @@ class BubblewrapBackend:
                 *isolation_arguments(spec, self._system, files),
                 *content_arguments(spec, workspace, self._read_only, environment(self._path, spec.env)),
             ]
+            inner = _INNER.format(fd=digit, last_steps=last_steps(spec, digit))
             arguments = _memory_file(b"".join(os.fsencode(a) + b"\0" for a in inside), scratch)
             argv = [
                 *self._outside(),
                 *(self._tools["sh"], "-c", _OUTER.format(fd=digit), spec.label),
                 *_ceilings(spec.limits, self.enforced),
                 *(overlay, str(workspace), self._tools["mount"], self._tools["bwrap"], "--args"),
-                *(str(arguments), "--", "/bin/sh", "-c", _INNER.format(fd=digit), spec.label, *spec.command),
+                *(str(arguments), "--", "/bin/sh", "-c", inner, spec.label, *spec.command),
             ]
             inherited = (*spec.pass_fds, *files.values(), arguments)
             main = Spawned(

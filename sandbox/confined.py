@@ -11,21 +11,33 @@ import contextlib
 import dataclasses
 import os
 import signal
-import socket
-import struct
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
 
-from sandbox.base import CommandNotFound, Exit, Proof, Sandbox, SandboxError, SandboxLaunchFailed, Spec, Usage
+from sandbox.base import (
+    CommandNotFound,
+    Exit,
+    Proof,
+    Sandbox,
+    SandboxError,
+    SandboxLaunchFailed,
+    Spec,
+    Usage,
+    User,
+)
 from sandbox.cgroup import Cgroups, open_leaf
-from sandbox.layout import check_spec
+from sandbox.channel import Channel, ChannelClosed
+from sandbox.inlet import listen_inside
+from sandbox.layout import check_spec, waits
 from sandbox.leaf import Leaf
 from sandbox.procfs import Stat, below, ended, open_pidfd, read_stat, same
+from sandbox.pty import open_inside
 from sandbox.spawn import Spawned, give_way, reap_pidfd, wait_pidfd
 from sandbox.stopping import Stopped
+from sandbox.terminal import Terminal
 from sandbox.usage import measure
 
 #: How long leaving a block waits for a killed sandbox; the kernel needs milliseconds.
@@ -34,65 +46,9 @@ GRACE_S = 10.0
 LAUNCH_S = 60.0
 _MESSAGE_S = 2.0
 _MESSAGE_BYTES = 4096
-_CREDENTIALS = struct.Struct("3i")
 #: Exit statuses above this are a shell's and bwrap's way to name a signal.
 _SIGNAL_BASE = 128
 _SIGNALS = frozenset(int(number) for number in signal.Signals)
-
-
-class ChannelClosed(Exception):
-    """Nobody holds the other end of the launch channel any more."""
-
-
-class Channel:
-    """Our end of the socket over which a launch speaks: each word comes with its speaker's pid."""
-
-    def __init__(self, near: socket.socket) -> None:
-        near.setblocking(False)
-        self._near = near
-        self._socket = trio.socket.from_stdlib_socket(near)
-
-    async def hear(self) -> tuple[str, int]:
-        """Return the next word and the pid of its speaker, by the kernel's word; or raise `ChannelClosed`."""
-        try:
-            text, ancillary, _, _ = await self._socket.recvmsg(64, socket.CMSG_SPACE(_CREDENTIALS.size))
-        except OSError as error:
-            raise ChannelClosed from error
-        if not text:
-            raise ChannelClosed
-        for level, kind, value in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                return text.decode().strip(), int(_CREDENTIALS.unpack(value)[0])
-        raise ChannelClosed
-
-    async def answer(self) -> None:
-        """Let the init go on."""
-        try:
-            await self._socket.send(b"go\n")
-        except OSError as error:
-            raise ChannelClosed from error
-
-    def refuse_nowait(self) -> None:
-        """Let the init give up, if it still waits for an answer."""
-        with contextlib.suppress(OSError):
-            self._near.shutdown(socket.SHUT_WR)
-
-    async def wait_closed(self) -> None:
-        """Wait until nobody holds the other end: everything before the answer is dead."""
-        with contextlib.suppress(ChannelClosed):
-            while True:
-                await self.hear()
-
-    def close_nowait(self) -> None:
-        """Close our end."""
-        self._socket.close()
-
-
-def channel_ends() -> tuple[socket.socket, socket.socket]:
-    """Return our end of a new launch channel and the launch's, each the caller's to close."""
-    near, far = socket.socketpair()
-    near.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    return near, far
 
 
 class ConfinedSandbox:
@@ -110,6 +66,8 @@ class ConfinedSandbox:
         self._victims: list[Stat] = []
         self._stopped = Stopped()
         self._leaf = leaf
+        self.listeners: tuple[trio.SocketListener, ...] = ()
+        self.terminal: Terminal | None = None
         self.proof: Proof | None = None
         stdin, stdout, stderr = main.streams
         if stdin is None or stdout is None or stderr is None:
@@ -118,19 +76,19 @@ class ConfinedSandbox:
         self.stdout: trio.abc.ReceiveStream = stdout
         self.stderr: trio.abc.ReceiveStream = stderr
 
-    async def start(self) -> None:
+    async def start(self, spec: Spec, user: User) -> None:
         """Lead the launch to the command's first instruction; raises `SandboxLaunchFailed`."""
         with trio.move_on_after(LAUNCH_S):
             try:
-                await self._handshake()
+                await self._handshake(spec, user)
             except ChannelClosed:
                 raise SandboxLaunchFailed(await self._complaint()) from None
             return
         raise SandboxLaunchFailed(f"the sandbox did not start within {LAUNCH_S:.0f} s")
 
-    async def _handshake(self) -> None:
+    async def _handshake(self, spec: Spec, user: User) -> None:
         _, pid = await self._channel.hear()
-        self._adopt(pid)
+        init = self._adopt(pid)
         if self._leaf is not None:  # in a thread: the kernel may take 20 ms for it
             await trio.to_thread.run_sync(self._leaf.add_nowait, pid)
         await self._channel.answer()
@@ -138,12 +96,30 @@ class ConfinedSandbox:
         if word == "missing":
             raise CommandNotFound(f"command not found inside the sandbox: {self._program}")
         self._begin(pid)
+        if waits(spec):
+            await self._bring_in(spec, user, init, pid)
         self._started = True
+
+    async def _bring_in(self, spec: Spec, user: User, init: Stat, inside: int) -> None:
+        """Make what can only be made in the command's namespaces; its process waits for our answer there."""
+        if spec.listen is not None:
+            if spec.listen.held:
+                raise SandboxError("the ports were reserved on the host's network, not the sandbox's own")
+            self.listeners = await listen_inside(init, inside, spec.listen.numbers, spec.label)
+        if spec.terminal is None:
+            await self._channel.answer()
+            return
+        self.terminal, far = open_inside(inside, user, spec.terminal)
+        try:  # as long as nobody else holds that side, the terminal would seem hung up
+            await self._channel.answer()
+            await self._channel.hear()
+        finally:
+            os.close(far)
 
     def _begin(self, speaker: int) -> None:
         """Take note of the command's process, which has just spoken."""
 
-    def _adopt(self, pid: int) -> None:
+    def _adopt(self, pid: int) -> Stat:
         """Take hold of the init, which waits for our answer meanwhile."""
         stat = read_stat(pid)
         if stat is None or stat.ppid != self._main.pid:
@@ -153,6 +129,7 @@ class ConfinedSandbox:
             raise ChannelClosed
         self._init, self._init_pidfd = stat, pidfd
         give_way(pid)
+        return stat
 
     async def _complaint(self) -> str:
         """Return what the launch wrote to its standard error before it died, or how it ended."""
@@ -252,6 +229,10 @@ class ConfinedSandbox:
         self._main.signal_nowait(signal.SIGKILL)  # only where the proof failed is there anything to hit
         self._channel.close_nowait()
         self._main.close_nowait()
+        for listener in self.listeners:
+            listener.socket.close()
+        if self.terminal is not None:
+            self.terminal.close_nowait()
         if self._init_pidfd >= 0:
             reap_pidfd(self._init_pidfd)  # ours only where its parent died first and we adopt orphans
             os.close(self._init_pidfd)
@@ -264,6 +245,7 @@ async def hold(
     spec: Spec,
     cgroups: Cgroups | None,
     extra_pids: int,
+    user: User,
 ) -> AsyncGenerator[Sandbox, None]:
     """Give what `launch` starts; leaving the block kills and proves.
 
@@ -273,7 +255,7 @@ async def hold(
     with open_leaf(cgroups, spec, extra_pids) as leaf:
         sandbox = launch(spec, leaf)
         try:
-            await sandbox.start()
+            await sandbox.start(spec, user)
             yield sandbox
         finally:
             sandbox.kill_nowait()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.base import HOME, MIB, WORKSPACE, SandboxError, SandboxUnavailable, Spec, User
-from sandbox.layout import UID
+from sandbox.layout import UID, last_steps
 from sandbox.spawn import AGENTS_OOM_SCORE
 
 #: System calls that podman's own profile allows, on some distributions at least, and that an agent has no use
@@ -61,8 +61,7 @@ _INNER = """{ceiling}
 {variables}
 case "$1" in */*) test -x "$1" && test ! -d "$1" ;; *) command -v "$1" >/dev/null ;; esac ||
 {{ echo missing >&{fd}; exit 127; }}
-echo started >&{fd}
-exec "$@" {fd}>&-
+{last_steps}
 """
 # Numbers of two digits are understood by bash and by busybox's shell, not by dash.
 _MOVE = """for shell in /bin/bash /usr/bin/bash /bin/sh; do test -x "$shell" && break; done
@@ -180,7 +179,8 @@ def inner_command(spec: Spec, env: Mapping[str, str], enforced: frozenset[str]) 
         # Not by --ulimit: runc's own threads would count as the agent's for a moment.
         number = spec.limits.pids + _INITS
         ceiling = f"ulimit -u {number} 2>/dev/null || ulimit -p {number} || exit 125"
-    script = _INNER.format(fd=channel, ceiling=ceiling, variables="\n".join(variables))
+    last = last_steps(spec, channel, leads=True)
+    script = _INNER.format(fd=channel, ceiling=ceiling, variables="\n".join(variables), last_steps=last)
     moves = _moves((channel, *spec.pass_fds))
     if not moves:
         return ["/bin/sh", "-c", script, spec.label, *spec.command]

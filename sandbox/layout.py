@@ -49,6 +49,11 @@ _COPY_BYTES = 65536
 _LOCALTIME = Path("/etc/localtime")
 _SHM_MB = 256
 UID = 1000
+#: Beyond what any runtime serves; descriptors travel together.
+MAX_PORTS = 16
+SETSID = "/usr/bin/setsid"
+#: A fresh /dev/pts counts from 0.
+FIRST_TERMINAL = "/dev/pts/0"
 
 
 def find_tool(tool: str, package: str, path: str = SYSTEM_PATH) -> str:
@@ -94,8 +99,46 @@ def check_spec(spec: Spec) -> None:
     for fd in spec.pass_fds:
         if fd < 3:
             raise SandboxError(f"descriptor {fd} cannot be passed: 0, 1 and 2 are the command's streams")
+    _check_way_in(spec)
     for bind in spec.binds:
         _check_target(bind)
+
+
+def _check_way_in(spec: Spec) -> None:
+    if spec.terminal is not None and not all(0 < side < 1 << 16 for side in spec.terminal):
+        raise SandboxError(f"a terminal cannot have {spec.terminal} columns and rows")
+    if spec.listen is not None and len(spec.listen.numbers) > MAX_PORTS:
+        raise SandboxError(f"{len(spec.listen.numbers)} ports are more than {MAX_PORTS}")
+
+
+def last_steps(spec: Spec, fd: int, *, leads: bool = False) -> str:
+    """Return the end of the script by which each launch inside becomes the command, once all else is ready.
+
+    Positional: the command. `fd` is the launch channel. Where something has to be brought in first, it waits
+    for our answer. No variable is set, for it might be the task's. Where the script `leads` a process group,
+    only a child of it can become a session's leader, without which no terminal is controlled.
+    """
+    steps = [f"echo started >&{fd}"]
+    if waits(spec):
+        steps.append(f"(read -r go <&{fd}) || exit 125")
+    if spec.terminal is None:
+        return "\n".join((*steps, f'exec "$@" {fd}>&-'))
+    become = f'{SETSID} -c "$@" 2>&0 {fd}>&-'
+    return "\n".join(
+        (
+            f'test -x {SETSID} || {{ echo "a terminal needs {SETSID} (util-linux) inside" >&2; exit 125; }}',
+            *steps,
+            # What a shell that waits remarks on the command's end is not for the terminal.
+            f"exec 0<>{FIRST_TERMINAL} 1>&0 2>/dev/null || exit 125",
+            f"echo attached >&{fd}",
+            f"{become}\nexit $?" if leads else f"exec {become}",
+        )
+    )
+
+
+def waits(spec: Spec) -> bool:
+    """Return whether the launch waits inside for what we bring in."""
+    return spec.terminal is not None or spec.listen is not None
 
 
 def _check_target(bind: Bind) -> None:

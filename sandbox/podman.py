@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from pathlib import Path
 
 from sandbox.base import (
@@ -31,8 +31,9 @@ from sandbox.base import (
     User,
 )
 from sandbox.cgroup import Cgroups
+from sandbox.channel import Channel, channel_ends
 from sandbox.clock import Clock, RunningClock
-from sandbox.confined import Channel, ConfinedSandbox, channel_ends, hold
+from sandbox.confined import ConfinedSandbox, hold
 from sandbox.container import (
     FIRST_FD,
     PRIVATE,
@@ -55,6 +56,7 @@ from sandbox.layout import (
     overlay_options,
 )
 from sandbox.leaf import Leaf
+from sandbox.ports import Ports, own_ports
 from sandbox.process import Completed, run_child
 from sandbox.procfs import Stat, below, read_stat
 from sandbox.spawn import Spawned
@@ -197,9 +199,13 @@ class PodmanBackend:
         env = {"PATH": SYSTEM_PATH, **self._place.environment()}
         return await run_child(argv, env=env, deadline_s=deadline_s)
 
+    def reserve_ports(self, count: int) -> AbstractContextManager[Ports]:
+        """Give numbers that are free in each sandbox's own network."""
+        return own_ports(count)
+
     def open(self, spec: Spec) -> AbstractAsyncContextManager[Sandbox]:
         """Start the command; see `sandbox.base.Backend.open`."""
-        return hold(self._launch_nowait, spec, self._held_in, _INITS)
+        return hold(self._launch_nowait, spec, self._held_in, _INITS, self.user)
 
     def _launch_nowait(self, spec: Spec, leaf: Leaf | None) -> ContainerSandbox:
         env = environment(self._path, spec.env)

@@ -24,6 +24,7 @@ from sandbox.pipes import Capture, Closed, feed
 from sandbox.procfs import Stat, read_stat
 from sandbox.spawn import DEVNULL, PIPE, Spawned, wait_pidfd
 from sandbox.stopping import Stopped
+from sandbox.terminal import Terminal
 from sandbox.tree import Tree, become_subreaper, has_adopted
 from sandbox.usage import measure
 
@@ -84,6 +85,9 @@ class Child(Spawned):
         self.stdin: trio.abc.SendStream = stdin or Closed()
         self.stdout: trio.abc.ReceiveStream = stdout or Closed()
         self.stderr: trio.abc.ReceiveStream = stderr or Closed()
+        #: Ways in that whoever opened it may give it; see `sandbox.base.Sandbox`.
+        self.listeners: tuple[trio.SocketListener, ...] = ()
+        self.terminal: Terminal | None = None
         #: Evidence that the tree is gone, once `prove_gone` has looked.
         self.proof: Proof | None = None
 

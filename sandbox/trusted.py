@@ -16,8 +16,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
+
+import trio
 
 from sandbox.base import (
     LABEL_VARIABLE,
@@ -31,9 +33,13 @@ from sandbox.base import (
 )
 from sandbox.cgroup import Cgroups, open_leaf
 from sandbox.clock import Clock, RunningClock
+from sandbox.inlet import listener_of
 from sandbox.layout import SYSTEM_PATH, check_spec, check_user, find_tool, identity
-from sandbox.process import TREE_VARIABLE, open_child
+from sandbox.ports import Ports, host_ports
+from sandbox.process import PIPE, TREE_VARIABLE, open_child
+from sandbox.pty import open_here
 from sandbox.spawn import AGENTS_OOM_SCORE, NICER_BY
+from sandbox.terminal import Terminal
 
 _TOOLS = {
     "sh": "dash",
@@ -82,6 +88,10 @@ class ProcessBackend:
         """Return the host's own path: nothing is shown elsewhere."""
         return str(host)
 
+    def reserve_ports(self, count: int) -> AbstractContextManager[Ports]:
+        """Give numbers under which this process listens already, on the host's loopback."""
+        return host_ports(count)
+
     def open(self, spec: Spec) -> AbstractAsyncContextManager[Sandbox]:
         """Start the command in the workspace directory; see `sandbox.base.Backend.open`."""
         return self._open(spec)
@@ -89,6 +99,8 @@ class ProcessBackend:
     @asynccontextmanager
     async def _open(self, spec: Spec) -> AsyncGenerator[Sandbox, None]:
         check_spec(spec)
+        if spec.listen is not None and len(spec.listen.held) != len(spec.listen.numbers):
+            raise SandboxError("the ports were not reserved on this host's own network")
         if not isinstance(spec.workspace, Directory):
             raise SandboxError("the process backend has no overlays: use a Directory as workspace")
         self._check_command(spec.command[0], spec.workspace.path, spec.env.get("PATH", self._path))
@@ -102,20 +114,45 @@ class ProcessBackend:
                 "TMPDIR": str(scratch),
                 **spec.env,
             }
-            with open_leaf(self._cgroups, spec) as leaf:
+            with open_leaf(self._cgroups, spec) as leaf, ExitStack() as ours, ExitStack() as theirs:
+                listeners = self._listeners(spec, ours)
+                terminal, far = self._terminal(spec, ours, theirs)
                 async with open_child(
-                    self._command(spec, spec.workspace.path, list(env)),
+                    self._command(spec, spec.workspace.path, list(env), far),
                     env={
                         "PATH": SYSTEM_PATH,
                         LABEL_VARIABLE: spec.label,
                         **{_hidden(number): value for number, value in enumerate(env.values())},
                     },
+                    stdin=far,
+                    stdout=far,
+                    stderr=far,
                     pass_fds=spec.pass_fds,
                     leaf=leaf,
                 ) as child:
+                    theirs.close()
+                    child.listeners, child.terminal = listeners, terminal
                     yield child
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    @staticmethod
+    def _listeners(spec: Spec, ours: ExitStack) -> tuple[trio.SocketListener, ...]:
+        """Return listeners for the reserved ports, which go on being reserved after these are closed."""
+        made = []
+        for held in () if spec.listen is None else spec.listen.held:
+            made.append(listener_of(held.dup()))
+            ours.callback(made[-1].socket.close)
+        return tuple(made)
+
+    def _terminal(self, spec: Spec, ours: ExitStack, theirs: ExitStack) -> tuple[Terminal | None, int]:
+        """Return our side of the terminal that the command shall have, and its own: else pipes."""
+        if spec.terminal is None:
+            return None, PIPE
+        terminal, far = open_here(self.user, spec.terminal)
+        ours.callback(terminal.close_nowait)
+        theirs.callback(os.close, far)
+        return terminal, far
 
     @staticmethod
     def _check_command(program: str, directory: Path, path: str) -> None:
@@ -125,14 +162,16 @@ class ProcessBackend:
         if shutil.which(directory / program if "/" in program else program, path=path) is None:
             raise CommandNotFound(f"command not found: {program}")
 
-    def _command(self, spec: Spec, directory: Path, names: Sequence[str]) -> list[str]:
+    def _command(self, spec: Spec, directory: Path, names: Sequence[str], far: int) -> list[str]:
         # `env` looks the values up by itself, so that they stand in no argument, which all may read.
         # Ours come last: they label the tree and find what is left of it.
         wanted = {name: _hidden(number) for number, name in enumerate(names)}
         wanted |= {LABEL_VARIABLE: LABEL_VARIABLE, TREE_VARIABLE: TREE_VARIABLE}
         variables = " ".join(f"{name}=${{{source}}}" for name, source in wanted.items())
+        # It leads a session: the first terminal that it opens is the session's.
+        attach = "" if far == PIPE else f"exec 0<>{os.ttyname(far)} 1>&0 2>&0\n"
         return [
-            *(self._tools["sh"], "-c", _GIVE_WAY, "sh", self._tools["nice"], "-n", str(NICER_BY)),
+            *(self._tools["sh"], "-c", attach + _GIVE_WAY, "sh", self._tools["nice"], "-n", str(NICER_BY)),
             *(self._tools["env"], "-C", str(directory)),
             *(self._tools["setpriv"], "--no-new-privs", "--pdeathsig", "KILL", *identity(self.user), "--"),
             *(self._tools["env"], "-S", f"-i {variables}"),

@@ -37,6 +37,8 @@ class Guarded:
         self.stdin: trio.abc.SendStream = inner.stdin
         self.stdout: trio.abc.ReceiveStream = inner.stdout
         self.stderr: trio.abc.ReceiveStream = inner.stderr
+        self.listeners = inner.listeners
+        self.terminal = inner.terminal
 
     @property
     def proof(self) -> Proof | None:

@@ -9,7 +9,7 @@ and none of its time passes.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -17,6 +17,7 @@ import trio
 from orchestrator.supervise.guarded import Guarded
 from sandbox.base import Backend, Sandbox, Spec, Usage
 from sandbox.clock import Clock, StoppableClock
+from sandbox.ports import Ports
 
 
 class Tree:
@@ -46,6 +47,10 @@ class Tree:
     def seen(self, host: Path, target: str) -> str:
         """Return the path under which `host`, bound at `target`, appears inside."""
         return self._backend.seen(host, target)
+
+    def reserve_ports(self, count: int) -> AbstractContextManager[Ports]:
+        """Give numbers for `Spec.listen`."""
+        return self._backend.reserve_ports(count)
 
     @asynccontextmanager
     async def open(self, spec: Spec) -> AsyncIterator[Sandbox]:

@@ -49,8 +49,16 @@ async def supervise(root: Path, user: User, label: str, image: Sequence[str]) ->
     """Open a sandbox with the zoo in it and never leave it."""
     layered = Layers(*(root / name for name in ("lower", "upper", "work", "merged")))
     workspace = layered if label.endswith("layers") else Directory(root / "upper")
-    spec = Spec(label, ("sh", "-c", ZOO), workspace, {"MARK": label})
-    async with backend_for(user, image).open(spec) as sandbox:
+    backend = backend_for(user, image)
+    with backend.reserve_ports(1) as ports:
+        listen = None if label.endswith("layers") else ports
+        spec = Spec(label, ("sh", "-c", ZOO), workspace, {"MARK": label}, listen=listen)
+        await open_for_ever(backend, spec, label)
+
+
+async def open_for_ever(backend: Backend, spec: Spec, label: str) -> None:
+    """See `supervise`."""
+    async with backend.open(spec) as sandbox:
         await read_until(sandbox, b"zoo-open")
         if label.endswith("layers"):
             sandbox.freeze_nowait()
