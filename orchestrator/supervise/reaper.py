@@ -24,7 +24,7 @@ from orchestrator.core.reports import GarbageReport
 from orchestrator.errors import CommandRefused, JournalError, OrchestratorError, RepositoryError
 from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import failure_of
-from orchestrator.supervise.garbage import collect_garbage
+from orchestrator.supervise.garbage import collect_garbage, is_read
 from orchestrator.supervise.gear import Progress, Run, Tools
 from orchestrator.supervise.salvage import Aftermath, remove, salvage, settle_push
 from orchestrator.supervise.tree import Tree
@@ -111,7 +111,7 @@ class Reaper:
     async def collect_garbage(self, dry_run: bool) -> GarbageReport:
         """Tell what nobody needs and, unless it is a dry run, remove it."""
         async with self._at_work:
-            return await collect_garbage(self._tools, self._running(), dry_run=dry_run)
+            return await collect_garbage(self._tools, self._running, dry_run=dry_run)
 
     async def take_pass(self) -> Recovered:
         """Put right what is not as the state says; return how much that was."""
@@ -183,7 +183,7 @@ class Reaper:
         running = self._running()
         for path in list(self._tools.scratch.iterdir()):
             # Directories are homes, which end with their sandboxes, and at each start.
-            if path.is_file() and not any(agent_id in path.name for agent_id in running):
+            if path.is_file() and not is_read(path, running):
                 log.warning("removing a file that was left", extra={"file": path.name})
                 path.unlink(missing_ok=True)
                 done.reaped += 1
