@@ -83,9 +83,13 @@ class Supervisor:
                 if not self._takes_work:
                     await trio.sleep_forever()
                 await run_dispatcher(self._store, start, clock=self._clock, breaker=self._ledger.breaker)
+            await self._put_back()  # at once, while others run on: whoever kills one of these waits for it
+
+    async def _put_back(self) -> None:
+        """Return to the queue who was assigned in the moment of the stop, and is never started."""
         await self._store.record()  # what was decided while the dispatcher still ran is committed by now
         for agent in list(self._store.state.agents.values()):
-            if agent.active:  # assigned in the moment of the stop, and never started
+            if agent.active and agent.id not in self._lives:
                 with suppress(CommandRefused):  # the reaper was quicker
                     await self._store.submit(c.ResumeAgent(agent.id, crashed=False))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import trio
 
 from orchestrator.core.model import AgentStatus
 from orchestrator.core.recovery import directory_of
+from orchestrator.journal.store import utc_now
 from sandbox.base import User
 from tests.kit.plane import Plane, open_plane
 from tests.kit.remote import make_remote
@@ -55,3 +58,27 @@ async def test_a_kill_while_a_stop_cuts_the_agent_leaves_nothing_that_goes_on(
             known = await plane.store.find_agent(agent)
             assert known is not None
             assert known.status is AgentStatus.KILLED
+
+
+async def test_a_kill_of_who_is_assigned_in_the_moment_of_a_stop_is_answered_while_others_run_on(
+    reachable_path: Path, ordinary_user: User
+) -> None:
+    home, remote = reachable_path / "home", make_remote(reachable_path)
+    strikes: list[Callable[[], None]] = []
+
+    def clock() -> datetime:  # asked in the midst of a decision, which a stop may meet
+        while strikes:
+            strikes.pop()()
+        return utc_now()
+
+    with trio.fail_after(30):
+        async with open_plane(home, user=ordinary_user, roots=reachable_path, clock=clock) as plane:
+            runs = await written(plane, home, remote, "runs")
+            strikes.append(plane.supervisor.leave)
+            agent = await plane.submit(remote, ENDLESS, "assigned")
+            assert await plane.store.events_after(0, types=["task.assigned"], agent_id=agent)
+            assert (await plane.supervisor.kill(agent, actor="tester")).remaining == 0
+            known = await plane.store.find_agent(agent)
+            assert known is not None
+            assert known.status is AgentStatus.KILLED
+            assert runs in plane.supervisor.running()
