@@ -2,7 +2,8 @@
 
 Invariant: one end a run, journaled by us and not by the run (J6); work that landed is an agent that
 completed, whatever cut it afterwards (J11); nothing unlanded is removed before it was tried to be kept, also
-where the run ended before it came to the worktree of an earlier life.
+where the run ended before it came to the worktree of an earlier life. An end that is known is journaled, also
+where a stop leaves its salvage to the next start.
 Called by `supervisor`.
 """
 
@@ -52,8 +53,11 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
         live.ended.set()
         await settle_push(run, aftermath)
         if not quick:
-            await salvage(run, keep, aftermath)
-    if isinstance(ending, Interrupted):
+            with live.salvaging:
+                await salvage(run, keep, aftermath)
+    # A stop that cuts a salvage leaves it, and what is there to be salvaged, to the next start.
+    stays = isinstance(ending, Interrupted) or live.salvaging.cancelled_caught
+    if stays:
         await leave(run, keep, aftermath)
     else:
         await remove(run, keep, aftermath)
@@ -61,7 +65,7 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
         await _journal_kill(live, live.end, proven_at, ledger.store)
     elif not isinstance(ending, Killed):
         await _journal_end(live, ending, ledger)
-    if not isinstance(ending, Interrupted):
+    if not stays:
         await ledger.store.record(aftermath.event(run))
 
 
@@ -77,6 +81,7 @@ async def _settle(live: Live, ending: Ending, keep: AsyncExitStack, aftermath: A
         with live.salvaging:
             await salvage(run, keep, aftermath)
         if isinstance(live.end, Killed):  # it came while there was still a retry to prevent
+            live.salvaging = trio.CancelScope()
             return live.end
     return ending
 

@@ -26,6 +26,7 @@ from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import failure_of
 from orchestrator.supervise.garbage import collect_garbage, is_read
 from orchestrator.supervise.gear import Progress, Run, Tools
+from orchestrator.supervise.restarts import was_stopping
 from orchestrator.supervise.salvage import Aftermath, remove, salvage, settle_push
 from orchestrator.supervise.tree import Tree
 from sandbox.base import Backend, SandboxError
@@ -85,14 +86,15 @@ class Reaper:
         except OSError as error:  # the passes try again
             log.warning("what a crash left half made stays", extra={"error": str(error)})
         ends = trio.current_time() + OBSERVE_S
+        crashed = not await was_stopping(self._store)
         for remedy in remedies(self._store.state, self._repositories.directories()):
             match remedy:
                 case Reap(name=name):
                     await self._reap(name, done)
                 case SettlePush(agent_id=agent_id):
-                    await self._settle(agent_id, done, ends=ends, crashed=True)
+                    await self._settle(agent_id, done, ends=ends, crashed=crashed)
                 case Resume(agent_id=agent_id):
-                    await self._resume(agent_id, done, crashed=True)
+                    await self._resume(agent_id, done, crashed=crashed)
         await self._tell(done)
         return done
 
