@@ -24,9 +24,12 @@ from orchestrator.core.policy import backoff_s
 from orchestrator.core.reports import KillReport
 from orchestrator.journal.store import AuditEntry, Store
 from orchestrator.supervise.breaker import Breaker
-from orchestrator.supervise.ending import Done, Ending, Failed, Interrupted, Killed
+from orchestrator.supervise.ending import Done, Ending, Failed, Interrupted, Killed, Postponed
 from orchestrator.supervise.live import Live
 from orchestrator.supervise.salvage import Aftermath, leave, needs_salvage, remove, salvage, settle_push
+
+#: Who is postponed waits as after so many failed attempts: 8 to 16 seconds.
+POSTPONED_AS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
             with live.salvaging:
                 await salvage(run, keep, aftermath)
     # A stop that cuts a salvage leaves it, and what is there to be salvaged, to the next start.
-    stays = isinstance(ending, Interrupted) or live.salvaging.cancelled_caught
+    stays = isinstance(ending, Interrupted | Postponed) or live.salvaging.cancelled_caught
     if stays:
         await leave(run, keep, aftermath)
     else:
@@ -86,7 +89,7 @@ async def _settle(live: Live, ending: Ending, keep: AsyncExitStack, aftermath: A
     return ending
 
 
-async def _journal_end(live: Live, ending: Done | Failed | Interrupted, ledger: Ledger) -> None:
+async def _journal_end(live: Live, ending: Done | Failed | Interrupted | Postponed, ledger: Ledger) -> None:
     agent_id, repository = live.run.agent.id, live.run.spec.context.repository
     match ending:
         case Done():
@@ -103,6 +106,10 @@ async def _journal_end(live: Live, ending: Done | Failed | Interrupted, ledger: 
             await ledger.store.submit(_failure(live.run.agent, ending, ledger))
         case Interrupted():
             await ledger.store.submit(c.ResumeAgent(agent_id, crashed=False))
+        case Postponed():
+            wait = timedelta(seconds=backoff_s(POSTPONED_AS, random.random()))  # noqa: S311 - as below
+            again = c.ResumeAgent(agent_id, crashed=False, not_before=ledger.clock() + wait)
+            await ledger.store.submit(again)
 
 
 def _failure(agent: Agent, ending: Failed, ledger: Ledger) -> c.FailAgent:

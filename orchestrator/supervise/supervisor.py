@@ -27,7 +27,9 @@ from orchestrator.supervise.ending import (
     Failed,
     Interrupted,
     Killed,
+    Postponed,
     RunFailed,
+    RunPostponed,
     failure_of,
 )
 from orchestrator.supervise.finish import Ledger, finish
@@ -136,7 +138,7 @@ class Supervisor:
             self._lives.pop(live.run.agent.id, None)
 
     async def _carry_out(self, live: Live, keep: AsyncExitStack) -> Ending:
-        outcome: Done | Failed | None = None
+        outcome: Done | Failed | Postponed | None = None
         try:
             with live.scope:
                 outcome = await self._carry_out_in_time(live, keep)
@@ -147,12 +149,14 @@ class Supervisor:
             )
         return live.end or live.failure or outcome or Interrupted()
 
-    async def _carry_out_in_time(self, live: Live, keep: AsyncExitStack) -> Done | Failed:
+    async def _carry_out_in_time(self, live: Live, keep: AsyncExitStack) -> Done | Failed | Postponed:
         limit_s = live.run.spec.options.timeout or self._timeout_s
         late = Failed(Reason.TIMEOUT, f"the agent ran longer than {limit_s:g} s", retryable=True)
         with live.run.tree.clock.move_on_after(limit_s) as wall_clock:
             try:
                 return await carry_out(live.run, keep)
+            except RunPostponed as postponed:
+                return Postponed(str(postponed))
             except Exception as error:
                 if not isinstance(error, RunFailed | OrchestratorError | SandboxError):
                     log.exception("a run met what it did not expect", extra={"agent_id": live.run.agent.id})

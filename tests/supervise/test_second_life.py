@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trio
 
 from orchestrator.core import events as e
-from orchestrator.core.model import Agent, AgentStatus
+from orchestrator.core.model import Agent, AgentStatus, Phase
 from orchestrator.core.recovery import directory_of
 from orchestrator.journal.store import open_store, utc_now
 from sandbox.base import Sandbox, Spec, User
@@ -159,3 +159,30 @@ async def test_an_end_that_a_stop_was_asked_for_counts_as_no_crash_however_it_ca
                 await trio.sleep_forever()
         async with open_plane(home, user=ordinary_user, roots=reachable_path) as plane:
             assert (await known(plane, agent)).crashes == crashes
+
+
+async def test_a_worktree_that_cannot_be_opened_for_the_moment_is_waited_for_and_not_given_up(
+    reachable_path: Path, ordinary_user: User
+) -> None:
+    home, remote = reachable_path / "home", make_remote(reachable_path)
+    away = remote.with_name("away.git")
+    with trio.fail_after(50):
+        async with open_plane(home, user=ordinary_user, roots=reachable_path) as plane:
+            agent = await written(plane, home, remote, "kept")
+        remote.rename(away)
+        async with open_plane(home, user=ordinary_user, roots=reachable_path) as plane:
+            while (waits := await known(plane, agent)).not_before is None:
+                await plane.store.wait_past(plane.store.state.seq)
+            assert (waits.status, waits.active, waits.crashes) == (AgentStatus.RUNNING, False, 0)
+            assert plane.repositories.directories() == [directory_of(agent, "kept")]
+        away.rename(remote)
+
+        def later() -> datetime:
+            return utc_now() + timedelta(seconds=20)
+
+        async with open_plane(home, user=ordinary_user, roots=reachable_path, clock=later) as plane:
+            while (await known(plane, agent)).phase is not Phase.WORKING:
+                await plane.store.wait_past(plane.store.state.seq)
+            phases = await plane.store.events_after(0, types=["agent.phase"], agent_id=agent)
+            worktrees = [getattr(recorded.event, "worktree", None) for recorded in phases]
+            assert [word for word in worktrees if word] == ["new", "kept"]
