@@ -57,7 +57,7 @@ MUTATIONS = (
     Mutation(
         "f01-resume",
         "orchestrator/supervise/reaper.py",
-        "                    await self._resume(agent_id, done, crashed=True)\n",
+        "                    await self._resume(agent_id, done, crashed=crashed)\n",
         "                    continue\n",
         f"{PROCESS}::test_f01_twenty_live_agents_end_with_their_supervisor_and_land_once_each",
     ),

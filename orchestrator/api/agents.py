@@ -11,7 +11,7 @@ from orchestrator.api import view
 from orchestrator.api.problem import NoDiff
 from orchestrator.api.route import Call, Query, Switch, answer
 from orchestrator.core.answer import AgentPage, Killed, KilledAll, ResourceUse, Verdicts
-from orchestrator.core.model import Agent, AgentId, AgentStatus, changed
+from orchestrator.core.model import Agent, AgentId, AgentStatus
 from orchestrator.core.spec import Role
 from orchestrator.errors import AgentUnknown
 
@@ -51,6 +51,7 @@ async def list_agents(call: Call) -> Response:
     agents, following = await call.services.store.list_agents(
         status=asked.status, task_id=asked.task_id, role=asked.role, limit=asked.limit, after=asked.after
     )
+    agents = await call.services.store.followed(agents)
     return answer(AgentPage(agents=tuple(map(view.agent_summary, agents)), next=following))
 
 
@@ -63,8 +64,7 @@ async def status(call: Call) -> Response:
     resources = ResourceUse.model_validate(
         {"enforced": services.enforced, "watched": services.watched, **live}
     )
-    if agent.status.ended and agent.next_agent_id is None:  # a retry by hand comes after the end's own event
-        agent = changed(agent, next_agent_id=await services.store.next_attempt(agent))
+    [agent] = await services.store.followed([agent])
     position = services.store.queue_position(agent.id)
     return answer(view.agent_detail(agent, queue_position=position, resources=resources))
 

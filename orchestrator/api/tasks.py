@@ -38,7 +38,7 @@ async def show(call: Call) -> Response:
     call.query(Query)
     task = await _find(call)
     store = call.services.store
-    attempts = await store.agents_of(task.id)
+    attempts = await store.followed(await store.agents_of(task.id))
     events = await store.events_after(0, limit=MAX_EVENTS, task_id=task.id)
     return answer(view.task_detail(task, attempts, events))
 

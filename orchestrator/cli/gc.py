@@ -62,7 +62,7 @@ def _collect_here(session: Session, *, dry_run: bool) -> dict[str, Any]:
         async with open_store(settings.home, settings.database_path) as store:
             repositories = assembly.open_repositories(settings, ProcessBackend(user))
             tools = Tools(store, repositories, settings.home / "scratch", Limits(), yolo=False)
-            report = await collect_garbage(tools, (), dry_run=dry_run)
+            report = await collect_garbage(tools, tuple, dry_run=dry_run)  # nobody runs
         return garbage_found(report).model_dump(mode="json", by_alias=True)
 
     return trio.run(collect)

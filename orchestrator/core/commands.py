@@ -94,6 +94,8 @@ class ResumeAgent:
 
     agent_id: AgentId
     crashed: bool
+    #: Not to be started before, where what it goes on with cannot be had for the moment.
+    not_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,8 @@ def _resume(state: State, command: c.ResumeAgent, _now: datetime) -> list[e.Even
     if crashes >= MAX_CRASHES:
         error = f"the orchestrator died {crashes} times in a row while this agent ran"
         return _fail_for_good(state, agent, Reason.CRASH_LOOP, error)
-    return [e.AgentResumed(**ids, crashes=crashes), e.TaskQueued(**ids, priority=agent.priority)]
+    resumed = e.AgentResumed(**ids, crashes=crashes, not_before=command.not_before)
+    return [resumed, e.TaskQueued(**ids, priority=agent.priority)]
 
 
 def _pause(state: State, _command: c.PauseQueue, _now: datetime) -> list[e.Event]:

@@ -216,6 +216,8 @@ class AgentResumed(AgentEvent):
     name = "agent.resumed"
     crashes: int = 0
     waited: bool | None = None
+    #: Where it has to wait for something that passes: not to be started before.
+    not_before: Moment | None = None
 
 
 class AgentCompleted(AgentEvent):

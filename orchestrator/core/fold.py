@@ -186,9 +186,8 @@ def _resumed(state: State, _recorded: e.Recorded, event: e.AgentResumed) -> Stat
         return _put_agent(state, changed(agent, phase=Phase.WORKING))
     state = _put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.PENDING))
     # Its commit and push stay: where the remote could not be asked, they tell later whose commit is there.
-    return _put_agent(
-        state, changed(agent, phase=Phase.QUEUED, crashes=event.crashes, resumed=True, not_before=None)
-    )
+    back = {"phase": Phase.QUEUED, "crashes": event.crashes, "not_before": event.not_before}
+    return _put_agent(state, changed(agent, resumed=True, **back))
 
 
 @_folds(e.AgentTurn)

@@ -7,7 +7,7 @@ holds up the event loop or a commit. `Store` is an `Archive` that can also write
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +16,7 @@ import apsw
 import trio
 
 from orchestrator.core.events import Recorded, TaskSubmitted
-from orchestrator.core.model import Agent, AgentId, State, Task, Verdict
+from orchestrator.core.model import Agent, State, Task, Verdict, changed
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import JournalCorrupt
 from orchestrator.journal import rows
@@ -145,11 +145,23 @@ class Archive:
         found = await self.read(lambda c: agents(c, condition, (task_id, MAX_ROWS)))
         return found[::-1]
 
-    async def next_attempt(self, agent: Agent) -> AgentId | None:
-        """Return the agent that tried the same task next, for whatever reason it was tried again."""
-        condition = "WHERE task_id = ? AND attempt > ? ORDER BY attempt LIMIT 1"
-        found = await self.read(lambda c: agents(c, condition, (agent.task_id, agent.attempt)))
-        return found[0].id if found else None
+    async def followed(self, found: Sequence[Agent]) -> list[Agent]:
+        """Return the agents with those who tried their tasks next, for whatever reason that was.
+
+        A retry by hand comes after the end's own event, which therefore cannot name it.
+        """
+        unnamed = [agent.id for agent in found if agent.status.ended and agent.next_agent_id is None]
+        if not unnamed:
+            return list(found)
+        sql = (
+            "SELECT a.id, (SELECT n.id FROM agents n WHERE n.task_id = a.task_id AND n.attempt > a.attempt"
+            " ORDER BY n.attempt LIMIT 1) FROM agents a WHERE a.id IN (SELECT value FROM json_each(?))"
+        )
+        pairs: list[Any] = await self.read(lambda c: c.execute(sql, (dump(unnamed),)).fetchall())
+        after = dict(pairs)
+        return [
+            changed(agent, next_agent_id=after[agent.id]) if after.get(agent.id) else agent for agent in found
+        ]
 
     async def list_agents(
         self,

@@ -108,6 +108,8 @@ class Repositories:
             remote = parse_url(tenancy.url, self._gateway.rules)
             commit = checked_commit(tenancy.base)
         except RepositoryError as error:
+            if error.retryable:  # a directory that is not there now
+                raise
             raise RoomUnusable(f"what it stands on cannot be had any more: {error.detail}") from None
         mirror = self._mirrors.of(remote)
         kind = "layers" if self._layered else "directory"
@@ -115,6 +117,8 @@ class Repositories:
         tenancy.check(agent=agent_id, kind=kind, user=self._user.uid, objects=objects)
         with mirror.hold():
             there = await mirror.git.attempt("cat-file", "-e", f"{commit}^{{commit}}")
+        if there.exit.signal is not None:
+            raise GitFailed(f"git could not look for the commit {commit[:12]}: {there.exit}")
         if not there.exit.ok:
             raise RoomUnusable(f"the commit {commit[:12]} that it stands on is gone")
         return Base(remote.url, tenancy.branch, commit, mirror)

@@ -67,7 +67,10 @@ class Tenancy:
 
 
 def read_tenancy(quarantine: Path) -> Tenancy:
-    """Return what was written; raises `RoomUnusable` where there is none, or none that can be read."""
+    """Return what was written; raises `RoomUnusable` where there is none, or nothing of sense.
+
+    An `OSError` that may pass (no descriptor free, a busy disk) is raised as it is.
+    """
     try:
         fd = os.open(quarantine / _NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
@@ -75,7 +78,7 @@ def read_tenancy(quarantine: Path) -> Tenancy:
         tenancy = Tenancy(**fields)
     except FileNotFoundError:
         raise RoomUnusable("there is none, or it was never whole") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (NotADirectoryError, IsADirectoryError, ValueError, TypeError) as error:
         raise RoomUnusable(f"what is written of it cannot be read: {error}") from None
     texts = (tenancy.agent, tenancy.url, tenancy.branch, tenancy.base, tenancy.kind, tenancy.objects)
     if not all(isinstance(text, str) for text in texts):

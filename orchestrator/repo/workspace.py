@@ -77,7 +77,7 @@ async def reopen_workspace(
     try:
         open_ways(place.parent, place.name)  # where agents can see it, they can also close it
         found = list(os.scandir(place))
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RoomUnusable(f"it cannot be looked at: {error.strerror}") from None
     for entry in found:
         sound = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == user.uid

@@ -46,7 +46,14 @@ class Interrupted:
     """The orchestrator stops; the agent goes on at its next start."""
 
 
-Ending = Done | Failed | Killed | Interrupted
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """What the agent goes on with cannot be had for the moment; it waits for that, and its work stays."""
+
+    error: str
+
+
+Ending = Done | Failed | Killed | Interrupted | Postponed
 
 
 class RunFailed(Exception):
@@ -55,6 +62,10 @@ class RunFailed(Exception):
     def __init__(self, reason: Reason, error: str, *, retryable: bool = False) -> None:
         super().__init__(error)
         self.failed = Failed(reason, error, retryable)
+
+
+class RunPostponed(Exception):
+    """The run cannot go on now."""
 
 
 def failure_of(error: BaseException) -> Failed:

@@ -2,7 +2,8 @@
 
 Invariant: one end a run, journaled by us and not by the run (J6); work that landed is an agent that
 completed, whatever cut it afterwards (J11); nothing unlanded is removed before it was tried to be kept, also
-where the run ended before it came to the worktree of an earlier life.
+where the run ended before it came to the worktree of an earlier life. An end that is known is journaled, also
+where a stop leaves its salvage to the next start.
 Called by `supervisor`.
 """
 
@@ -23,9 +24,12 @@ from orchestrator.core.policy import backoff_s
 from orchestrator.core.reports import KillReport
 from orchestrator.journal.store import AuditEntry, Store
 from orchestrator.supervise.breaker import Breaker
-from orchestrator.supervise.ending import Done, Ending, Failed, Interrupted, Killed
+from orchestrator.supervise.ending import Done, Ending, Failed, Interrupted, Killed, Postponed
 from orchestrator.supervise.live import Live
 from orchestrator.supervise.salvage import Aftermath, leave, needs_salvage, remove, salvage, settle_push
+
+#: Who is postponed waits as after so many failed attempts: 8 to 16 seconds.
+POSTPONED_AS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,11 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
         live.ended.set()
         await settle_push(run, aftermath)
         if not quick:
-            await salvage(run, keep, aftermath)
-    if isinstance(ending, Interrupted):
+            with live.salvaging:
+                await salvage(run, keep, aftermath)
+    # A stop that cuts a salvage leaves it, and what is there to be salvaged, to the next start.
+    stays = isinstance(ending, Interrupted | Postponed) or live.salvaging.cancelled_caught
+    if stays:
         await leave(run, keep, aftermath)
     else:
         await remove(run, keep, aftermath)
@@ -61,7 +68,7 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
         await _journal_kill(live, live.end, proven_at, ledger.store)
     elif not isinstance(ending, Killed):
         await _journal_end(live, ending, ledger)
-    if not isinstance(ending, Interrupted):
+    if not stays:
         await ledger.store.record(aftermath.event(run))
 
 
@@ -77,11 +84,12 @@ async def _settle(live: Live, ending: Ending, keep: AsyncExitStack, aftermath: A
         with live.salvaging:
             await salvage(run, keep, aftermath)
         if isinstance(live.end, Killed):  # it came while there was still a retry to prevent
+            live.salvaging = trio.CancelScope()
             return live.end
     return ending
 
 
-async def _journal_end(live: Live, ending: Done | Failed | Interrupted, ledger: Ledger) -> None:
+async def _journal_end(live: Live, ending: Done | Failed | Interrupted | Postponed, ledger: Ledger) -> None:
     agent_id, repository = live.run.agent.id, live.run.spec.context.repository
     match ending:
         case Done():
@@ -98,6 +106,10 @@ async def _journal_end(live: Live, ending: Done | Failed | Interrupted, ledger: 
             await ledger.store.submit(_failure(live.run.agent, ending, ledger))
         case Interrupted():
             await ledger.store.submit(c.ResumeAgent(agent_id, crashed=False))
+        case Postponed():
+            wait = timedelta(seconds=backoff_s(POSTPONED_AS, random.random()))  # noqa: S311 - as below
+            again = c.ResumeAgent(agent_id, crashed=False, not_before=ledger.clock() + wait)
+            await ledger.store.submit(again)
 
 
 def _failure(agent: Agent, ending: Failed, ledger: Ledger) -> c.FailAgent:

@@ -29,7 +29,8 @@ class Live:
     failure: Failed | None = None
     #: Whether its run is over: what runs in its name then is ours.
     over: bool = False
-    #: Around the salvage of a run that failed by itself: a kill is answered first, and salvages anew.
+    #: Around a salvage. The first kill of a run that failed by itself is answered before it, and salvages
+    #: anew; a stop leaves it to the next start.
     salvaging: trio.CancelScope = field(default_factory=trio.CancelScope)
     report: KillReport | None = None
     gauge: Gauge = field(default_factory=Gauge)
@@ -38,13 +39,14 @@ class Live:
 
     def cut(self, end: Killed | Interrupted) -> None:
         """End it now: cancel, then SIGKILL, without a checkpoint; the first cut decides why."""
-        if self.end is None:
+        first = self.end is None
+        if first:
             self.end = end
             self.cut_at = trio.current_time()
         if not self.over:
             self.scope.cancel(reason=str(end))
             self.run.tree.kill_nowait()
-        elif isinstance(end, Killed):
+        elif first or isinstance(end, Interrupted):
             self.salvaging.cancel(reason=str(end))
 
     def fail(self, failure: Failed) -> None:

@@ -24,8 +24,9 @@ from orchestrator.core.reports import GarbageReport
 from orchestrator.errors import CommandRefused, JournalError, OrchestratorError, RepositoryError
 from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import failure_of
-from orchestrator.supervise.garbage import collect_garbage
+from orchestrator.supervise.garbage import collect_garbage, is_read
 from orchestrator.supervise.gear import Progress, Run, Tools
+from orchestrator.supervise.restarts import was_stopping
 from orchestrator.supervise.salvage import Aftermath, remove, salvage, settle_push
 from orchestrator.supervise.tree import Tree
 from sandbox.base import Backend, SandboxError
@@ -85,14 +86,15 @@ class Reaper:
         except OSError as error:  # the passes try again
             log.warning("what a crash left half made stays", extra={"error": str(error)})
         ends = trio.current_time() + OBSERVE_S
+        crashed = not await was_stopping(self._store)
         for remedy in remedies(self._store.state, self._repositories.directories()):
             match remedy:
                 case Reap(name=name):
                     await self._reap(name, done)
                 case SettlePush(agent_id=agent_id):
-                    await self._settle(agent_id, done, ends=ends, crashed=True)
+                    await self._settle(agent_id, done, ends=ends, crashed=crashed)
                 case Resume(agent_id=agent_id):
-                    await self._resume(agent_id, done, crashed=True)
+                    await self._resume(agent_id, done, crashed=crashed)
         await self._tell(done)
         return done
 
@@ -111,7 +113,7 @@ class Reaper:
     async def collect_garbage(self, dry_run: bool) -> GarbageReport:
         """Tell what nobody needs and, unless it is a dry run, remove it."""
         async with self._at_work:
-            return await collect_garbage(self._tools, self._running(), dry_run=dry_run)
+            return await collect_garbage(self._tools, self._running, dry_run=dry_run)
 
     async def take_pass(self) -> Recovered:
         """Put right what is not as the state says; return how much that was."""
@@ -183,7 +185,7 @@ class Reaper:
         running = self._running()
         for path in list(self._tools.scratch.iterdir()):
             # Directories are homes, which end with their sandboxes, and at each start.
-            if path.is_file() and not any(agent_id in path.name for agent_id in running):
+            if path.is_file() and not is_read(path, running):
                 log.warning("removing a file that was left", extra={"file": path.name})
                 path.unlink(missing_ok=True)
                 done.reaped += 1

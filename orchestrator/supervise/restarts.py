@@ -2,7 +2,7 @@
 
 Invariant: nothing that waits is lost by it, and nobody is needed to lift it. A hold is a shortage like those
 of the host (`core.watermark`): the state machine keeps the queue while it lasts, `system.degraded` and
-`system.recovered` tell. Called by `assembly`.
+`system.recovered` tell. Called by `assembly` and, to tell a crash from a stop, by `reaper`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,15 @@ from orchestrator.core.watermark import RESTARTS
 from orchestrator.journal.store import Store
 
 log = logging.getLogger(__name__)
+
+
+async def was_stopping(store: Store) -> bool:
+    """Return whether the last process had been asked to stop; then its end, however it came, is no crash.
+
+    To be asked before this start is journaled.
+    """
+    known = await store.latest([e.SystemStarted.name, e.SystemStopping.name])
+    return bool(known) and isinstance(known[-1].event, e.SystemStopping)
 
 
 async def crashed_starts(store: Store, now: datetime) -> list[datetime]:

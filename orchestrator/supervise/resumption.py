@@ -19,7 +19,9 @@ from orchestrator.core.policy import MAX_ROUNDS
 from orchestrator.core.recovery import directory_of
 from orchestrator.errors import RepositoryError, RoomUnusable
 from orchestrator.repo.worktree import Worktree
+from orchestrator.supervise.ending import RunPostponed
 from orchestrator.supervise.gear import Run
+from sandbox.base import SandboxError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,10 @@ class Place:
 
 
 async def open_kept(run: Run, keep: AsyncExitStack) -> tuple[Worktree | None, str | None]:
-    """Open the worktree of an earlier life; return None and why there is none that can be used."""
+    """Open the worktree of an earlier life; return None and why there is none that can be used.
+
+    Raises `RunPostponed` for whatever may pass: then the worktree stays.
+    """
     if not run.agent.resumed:
         return None, None
     repositories, agent = run.tools.repositories, run.agent
@@ -59,9 +64,16 @@ async def open_kept(run: Run, keep: AsyncExitStack) -> tuple[Worktree | None, st
                 base, agent_id=agent.id, task_id=agent.task_id, backend=run.tree, kept=True
             )
         )
-    except (RepositoryError, OSError) as error:
+    except RoomUnusable as error:
         return None, await _give_up(run, str(error))
-    return worktree, None
+    except (RepositoryError, SandboxError, OSError) as error:
+        why = str(error)
+    else:
+        return worktree, None
+    # It may be usable another time, and nothing but this has the work.
+    log.warning("waits for its worktree", extra={"agent_id": agent.id, "why": why})
+    await run.output("system", f"the earlier worktree cannot be opened now, so it waits: {why}")
+    raise RunPostponed(why)
 
 
 async def _give_up(run: Run, why: str) -> str | None:

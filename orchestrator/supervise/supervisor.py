@@ -27,7 +27,9 @@ from orchestrator.supervise.ending import (
     Failed,
     Interrupted,
     Killed,
+    Postponed,
     RunFailed,
+    RunPostponed,
     failure_of,
 )
 from orchestrator.supervise.finish import Ledger, finish
@@ -83,9 +85,13 @@ class Supervisor:
                 if not self._takes_work:
                     await trio.sleep_forever()
                 await run_dispatcher(self._store, start, clock=self._clock, breaker=self._ledger.breaker)
+            await self._put_back()  # at once, while others run on: whoever kills one of these waits for it
+
+    async def _put_back(self) -> None:
+        """Return to the queue who was assigned in the moment of the stop, and is never started."""
         await self._store.record()  # what was decided while the dispatcher still ran is committed by now
         for agent in list(self._store.state.agents.values()):
-            if agent.active:  # assigned in the moment of the stop, and never started
+            if agent.active and agent.id not in self._lives:
                 with suppress(CommandRefused):  # the reaper was quicker
                     await self._store.submit(c.ResumeAgent(agent.id, crashed=False))
 
@@ -132,7 +138,7 @@ class Supervisor:
             self._lives.pop(live.run.agent.id, None)
 
     async def _carry_out(self, live: Live, keep: AsyncExitStack) -> Ending:
-        outcome: Done | Failed | None = None
+        outcome: Done | Failed | Postponed | None = None
         try:
             with live.scope:
                 outcome = await self._carry_out_in_time(live, keep)
@@ -143,12 +149,14 @@ class Supervisor:
             )
         return live.end or live.failure or outcome or Interrupted()
 
-    async def _carry_out_in_time(self, live: Live, keep: AsyncExitStack) -> Done | Failed:
+    async def _carry_out_in_time(self, live: Live, keep: AsyncExitStack) -> Done | Failed | Postponed:
         limit_s = live.run.spec.options.timeout or self._timeout_s
         late = Failed(Reason.TIMEOUT, f"the agent ran longer than {limit_s:g} s", retryable=True)
         with live.run.tree.clock.move_on_after(limit_s) as wall_clock:
             try:
                 return await carry_out(live.run, keep)
+            except RunPostponed as postponed:
+                return Postponed(str(postponed))
             except Exception as error:
                 if not isinstance(error, RunFailed | OrchestratorError | SandboxError):
                     log.exception("a run met what it did not expect", extra={"agent_id": live.run.agent.id})

@@ -53,7 +53,10 @@ async def test_status_tells_everything_about_an_agent(served: Served) -> None:
         "enforced": ["pids"], "watched": ["memory_mb"],
     }  # fmt: skip
     assert running["startedAt"].endswith("Z")
-    assert running["usage"].keys() == {"inputTokens", "outputTokens", "costUsd", "turns", "toolCalls"}
+    assert running["usage"].keys() == {
+        *("inputTokens", "outputTokens", "cacheReadTokens", "cacheWriteTokens"),
+        *("costUsd", "turns", "toolCalls"),
+    }
     await served.finish(agent_id)
     ended = (await served.ask("GET", f"/agents/{agent_id}/status")).json
     assert (ended["status"], ended["reason"], ended["phase"]) == ("completed", "done", None)
@@ -111,6 +114,17 @@ async def test_retry_gives_the_same_task_to_a_new_agent(served: Served) -> None:
     ended = (await served.ask("GET", f"/agents/{first}/status")).json
     assert ended["nextAgentId"] == answer.json["agentId"]
     assert (await served.ask("GET", f"/agents/{answer.json['agentId']}/status")).json["nextAgentId"] is None
+
+
+async def test_a_list_and_a_task_name_the_agent_of_a_retry_by_hand_as_the_status_does(served: Served) -> None:
+    first = await spawn(served)
+    await served.start(first)
+    await served.finish(first)
+    second = (await served.ask("POST", f"/agents/{first}/retry", body={})).json["agentId"]
+    listed = (await served.ask("GET", "/agents")).json["agents"]
+    attempts = (await served.ask("GET", "/tasks/T-1")).json["attempts"]
+    for agents in (listed, attempts):
+        assert {agent["agentId"]: agent["nextAgentId"] for agent in agents} == {first: second, second: None}
 
 
 async def test_lists_are_paged_newest_first(served: Served) -> None:

@@ -34,6 +34,8 @@ class Ward:
     store: Store
     home: Path
     reaper: Reaper
+    tools: Tools
+    backend: ProcessBackend
     running: set[AgentId] = field(default_factory=set)
 
     def make_room(self, name: str) -> None:
@@ -64,7 +66,8 @@ def ward(reachable_path: Path, opened: OpenStore, ordinary_user: User) -> OpenWa
         async with opened() as store:
             tools = Tools(store, repositories, home / "scratch", Limits(), yolo=False)
             running: set[AgentId] = set()
-            yield Ward(store, home, Reaper(tools, backend, running=lambda: running), running)
+            reaper = Reaper(tools, backend, running=lambda: running)
+            yield Ward(store, home, reaper, tools, backend, running)
 
     return open_ward
 
@@ -118,6 +121,19 @@ async def test_files_for_agents_that_are_no_more_go(ward: OpenWard) -> None:
         await w.reaper.take_pass()
         left = {path.name for path in (w.home / "scratch").iterdir()}
         assert left == {"runs.prompt-1.md", "sandbox-gate-c0ffee-home"}, "a home ends with its sandbox"
+
+
+async def test_a_file_whose_agent_begins_to_run_while_garbage_is_collected_stays(ward: OpenWard) -> None:
+    async with ward() as w:
+        files = [w.home / "scratch" / f"{name}.prompt-1.md" for name in ("again", "gone")]
+        for file in files:
+            file.touch()
+        looks = iter([(), ()])  # at each file, when it is found; then one of them runs
+        reaper = Reaper(w.tools, w.backend, running=lambda: next(looks, (AgentId("again"),)))
+        again, gone = (await reaper.collect_garbage(dry_run=False)).items
+        assert (again.removed, again.error) == (False, "somebody has come to need it meanwhile")
+        assert gone.removed
+        assert [file.exists() for file in files] == [True, False]
 
 
 async def test_an_agent_that_counts_as_active_without_a_run_returns_to_the_queue(ward: OpenWard) -> None:
