@@ -83,14 +83,17 @@ _ARCHIVE = re.compile(f"({'|'.join(_TRANSPORTS)})/")
 _IMAGE = re.compile(r"[A-Za-z0-9][\w./:@+-]*", re.ASCII)
 
 # Not podman itself is the init: it would not collect conmon, and wait for it in vain. The kernel makes the
-# inner work directory of an overlay ours, and the agents' user could not remove it. $0 label, $1 mount,
-# $2 private directory, $3 and $4 options of the agent's /tmp and home, $5 of the overlay or nothing, $6 where
-# to mount that, $7 its work directory, $8... the init, podman and the rest.
+# inner work directory of an overlay ours, and the agents' user could not remove it. Crun refuses hosts with
+# cgroups of both versions, if it sees them. $0 label, $1 mount, $2 private directory, $3 and
+# $4 options of the agent's /tmp and home, $5 of the overlay or nothing, $6 where to mount that, $7 its work
+# directory, $8... the init, podman and the rest.
 _ANSWERED = f"echo ready >&{FIRST_FD} && read -r go <&{FIRST_FD} || exit 125\n"
 _OUTER = f"""cd /
 "$1" -n -t proc proc /proc && "$1" -n -t tmpfs -o mode=0755,size={_STATE_MB}m tmpfs "$2" &&
 mkdir "$2/run" "$2/tmp" "$2/libpod" {" ".join(f'"$2/{name}"' for name in SCRATCH)} &&
 "$1" -n -t tmpfs -o "$3" tmpfs "$2/agent-tmp" && "$1" -n -t tmpfs -o "$4" tmpfs "$2/agent-home" || exit 125
+both=/sys/fs/cgroup/unified
+[ ! -d "$both" ] || "$1" -n -t tmpfs -o mode=0555 tmpfs "$both" || exit 125
 if [ -n "$5" ]; then
   "$1" -n -i -t overlay -o "$5" overlay "$6" && chown {UID}:{UID} "$7/work" || exit 125
 fi
@@ -256,8 +259,9 @@ class PodmanBackend:
             ),
             *(f"--map-user={UID}", f"--map-group={UID}", "--setuid=0", "--setgid=0"),
             *("--mount", "--pid", "--fork", "--kill-child=KILL", "--"),
-            # Becoming another user has taken the parent-death signal away.
-            *(setpriv, "--clear-groups", "--pdeathsig", "KILL", "--", sh, "-c", script),
+            # Becoming another user has taken the parent-death signal away. This root is who binds, and some
+            # of what agents are shown lies where only their group may go.
+            *(setpriv, f"--groups={UID}", "--pdeathsig", "KILL", "--", sh, "-c", script),
             *(label, self._tools["mount"], PRIVATE),
             *(f"{ours},size={limits.tmp_mb}m", f"{ours},size={limits.home_mb}m", *overlay),
         ]

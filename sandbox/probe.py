@@ -180,13 +180,10 @@ async def _probe_podman(
     await fetching.fetch_image()
     said = []
     for runtime in runtimes:
-        chosen = partial(build, image=fetching.image, runtime=runtime)
         try:
-            await _run_true(chosen(layered=False, enforced=_ALWAYS_ENFORCED), layered=False)
+            return await _probe_isolation(partial(build, image=fetching.image, runtime=runtime), refusals)
         except SandboxError as error:
             said.append(f"{runtime}: {_tail(str(error))}")
-        else:
-            return await _probe_isolation(chosen, refusals)
     raise SandboxUnavailable("; ".join(said))
 
 
@@ -212,17 +209,14 @@ async def _run_true(backend: Backend, *, layered: bool) -> None:
 
 
 async def _refuses_forks(backend: Backend) -> bool:
-    """Return whether a sandbox of few processes cannot start many, and can start a few."""
-    many = f"i=0; while [ $i -lt {4 * _FEW_PIDS} ]; do sleep 60 & i=$((i+1)); done"
+    """Return whether a sandbox of few processes can start a few, and cannot start many."""
+    few = "code=1; trap 'exit $code' EXIT; sleep 0 & wait; code=0"
+    many = f"i=0; while [ $i -lt {4 * _FEW_PIDS} ]; do sleep 60 & i=$((i+1)); done; code=1"
     try:
-        await _run(backend, ("sh", "-c", "sleep 0 & wait"), layered=False, limits=Limits(pids=_FEW_PIDS))
+        await _run(backend, ("sh", "-c", f"{few}; {many}"), layered=False, limits=Limits(pids=_FEW_PIDS))
     except SandboxError:
         return False
-    try:
-        await _run(backend, ("sh", "-c", many), layered=False, limits=Limits(pids=_FEW_PIDS))
-    except SandboxError:
-        return True
-    return False
+    return True
 
 
 async def _run(backend: Backend, command: tuple[str, ...], *, layered: bool, limits: Limits) -> None:

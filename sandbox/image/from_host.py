@@ -61,7 +61,7 @@ PROGRAMS = (
         "kill",
         "setsid",
     ),
-    *("readlink", "mktemp", "dirname", "basename", "uname", "unshare", "mount", "git", "python3"),
+    *("readlink", "mktemp", "dirname", "basename", "uname", "unshare", "mount", "tar", "git", "python3"),
 )
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _DIRECTORIES = ("dev", "etc", "home/agent", "proc", "run", "sys", "tmp", "workspace")
