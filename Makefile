@@ -2,9 +2,12 @@
 #
 #   make demo PYTHON=python3.13    chooses the interpreter
 #   make test ARGS="-k kill -x"    hands arguments to pytest
+#   make image BUILD="--network host"    hands arguments to podman build
 
 PYTHON ?= $(shell .ci/python)
 ARGS ?=
+IMAGE ?= agent.tar
+BUILD ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install -c constraints.txt
@@ -12,7 +15,7 @@ RULES := pyproject.toml constraints.txt
 SOURCES := orchestrator sandbox
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check lint types architecture dependencies bench soak mutations clean
+.PHONY: help demo run test check lint types architecture dependencies bench soak mutations image clean
 
 help:
 	@echo "make demo    watch three agents work, end to end, and leave nothing behind"
@@ -22,6 +25,7 @@ help:
 	@echo "make bench   every bench, one JSON line a figure"
 	@echo "make soak    kill the supervisor KILLS=10000 times under load, check, and print figures"
 	@echo "make mutations  take out one mitigation at a time, and see its test fail"
+	@echo "make image   build the image that agents run in with podman, pinned and checked, as agent.tar"
 	@echo "make clean   remove the virtual environment and every cache"
 
 demo: .venv/.runtime
@@ -63,6 +67,9 @@ soak: .venv/.test
 
 mutations: .venv/.test
 	@$(BIN)/python tests/mutations.py $(ARGS)
+
+image:
+	@sandbox/image/build $(IMAGE) $(BUILD)
 
 clean:
 	rm -rf .venv .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache \

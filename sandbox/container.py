@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pwd
 import resource
 from collections.abc import Iterable, Mapping, Sequence
@@ -94,6 +95,18 @@ class Place:
     def storage(self) -> Path:
         """Podman's settings of its storage."""
         return self.root / "storage.conf"
+
+    @property
+    def fetched(self) -> Path:
+        """What was fetched from which archive."""
+        return self.root / "fetched.json"
+
+    def replace(self, path: Path, text: str) -> None:
+        """Write a file that all may read, at once as a whole."""
+        half = path.with_name(f"{path.name}.{os.getpid()}")
+        half.write_text(text)
+        half.chmod(0o644)
+        half.rename(path)
 
     def environment(self) -> dict[str, str]:
         """Return what podman itself is told: to be rootless already, and where to put everything."""
@@ -210,6 +223,7 @@ def run_arguments(
     arguments = [
         # No network, no privileges, no log, nothing that podman would add by itself.
         *("--network=none", "--no-hosts", "--http-proxy=false", "--pull=never", "--image-volume=ignore"),
+        "--no-healthcheck",  # podman would ask systemd for a timer, and complain to the agent where it cannot
         *("--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges"),
         *(
             f"--security-opt=seccomp={place.seccomp}",

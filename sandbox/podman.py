@@ -15,7 +15,6 @@ once and read-only. Caller: `sandbox.probe`, for all.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from pathlib import Path
@@ -26,7 +25,6 @@ from sandbox.base import (
     Limits,
     Sandbox,
     SandboxError,
-    SandboxUnavailable,
     Spec,
     User,
 )
@@ -45,6 +43,7 @@ from sandbox.container import (
     run_arguments,
     subordinate_ids,
 )
+from sandbox.images import Images, check_image
 from sandbox.layout import (
     SYSTEM_PATH,
     UID,
@@ -61,10 +60,7 @@ from sandbox.process import Completed, run_child
 from sandbox.procfs import Stat, below, read_stat
 from sandbox.spawn import Spawned
 
-#: How long an image may take from a registry or an archive.
-PULL_S = 900.0
 RUNTIMES = ("crun", "runc")
-_COMMAND_S = 60.0
 _TOOLS = {
     "podman": "podman",
     "conmon": "conmon",
@@ -79,20 +75,19 @@ _INIT_PLACES = "/usr/libexec/podman:/usr/lib/podman:/usr/libexec/catatonit"
 _STATE_MB = 64
 #: Podman, conmon, the runtime and the inits count as well where a cgroup counts, thread by thread.
 _INITS = 64
-_TAIL_CHARS = 400
-_TRANSPORTS = ("docker-archive:", "oci-archive:", "oci:", "dir:")
-_ARCHIVE = re.compile(f"({'|'.join(_TRANSPORTS)})/")
-_IMAGE = re.compile(r"[A-Za-z0-9][\w./:@+-]*", re.ASCII)
 
 # Not podman itself is the init: it would not collect conmon, and wait for it in vain. The kernel makes the
-# inner work directory of an overlay ours, and the agents' user could not remove it. $0 label, $1 mount,
-# $2 private directory, $3 and $4 options of the agent's /tmp and home, $5 of the overlay or nothing, $6 where
-# to mount that, $7 its work directory, $8... the init, podman and the rest.
+# inner work directory of an overlay ours, and the agents' user could not remove it. Crun refuses hosts with
+# cgroups of both versions, if it sees them. $0 label, $1 mount, $2 private directory, $3 and
+# $4 options of the agent's /tmp and home, $5 of the overlay or nothing, $6 where to mount that, $7 its work
+# directory, $8... the init, podman and the rest.
 _ANSWERED = f"echo ready >&{FIRST_FD} && read -r go <&{FIRST_FD} || exit 125\n"
 _OUTER = f"""cd /
 "$1" -n -t proc proc /proc && "$1" -n -t tmpfs -o mode=0755,size={_STATE_MB}m tmpfs "$2" &&
 mkdir "$2/run" "$2/tmp" "$2/libpod" {" ".join(f'"$2/{name}"' for name in SCRATCH)} &&
 "$1" -n -t tmpfs -o "$3" tmpfs "$2/agent-tmp" && "$1" -n -t tmpfs -o "$4" tmpfs "$2/agent-home" || exit 125
+both=/sys/fs/cgroup/unified
+[ ! -d "$both" ] || "$1" -n -t tmpfs -o mode=0555 tmpfs "$both" || exit 125
 if [ -n "$5" ]; then
   "$1" -n -i -t overlay -o "$5" overlay "$6" && chown {UID}:{UID} "$7/work" || exit 125
 fi
@@ -127,8 +122,7 @@ class PodmanBackend:
         Raises `SandboxUnavailable` naming the fix, `SandboxError` for bad paths.
         """
         check_user(user)
-        if not _ARCHIVE.match(image) and (not _IMAGE.fullmatch(image) or image.startswith(_TRANSPORTS)):
-            raise SandboxUnavailable(f"SANDBOX_IMAGE={image!r} is not the name of an image or archive")
+        check_image(image)
         self.user = user
         self.image = image
         self.root = root
@@ -149,6 +143,7 @@ class PodmanBackend:
         self._ids = (f"--map-users={uids}", f"--map-groups={gids}")
         check_visible(root)
         self._place = Place(root)
+        self._images = Images(self._place, self._tools["podman"], self._run)
         self._settle()
 
     def _settle(self) -> None:
@@ -160,10 +155,7 @@ class PodmanBackend:
             os.chown(place.store, self.user.uid, self.user.gid)
         for path, text in place.files(self._tools["catatonit"]).items():
             if not path.exists() or path.read_text() != text:
-                half = path.with_name(f"{path.name}.{os.getpid()}")
-                half.write_text(text)
-                half.chmod(0o644)
-                half.rename(path)
+                place.replace(path, text)
 
     def seen(self, host: Path, target: str) -> str:
         """Return `target`: inside, host paths mean nothing."""
@@ -174,24 +166,11 @@ class PodmanBackend:
 
         Raises `SandboxUnavailable` with what podman said.
         """
-        inspect = ("image", "inspect", "--format={{.Id}}", self.image)
-        done = None if _ARCHIVE.match(self.image) else await self._podman(inspect, _COMMAND_S)
-        if done is None or not done.exit.ok:
-            done = await self._podman(("pull", "--quiet", self.image), PULL_S)
-        if not done.exit.ok:
-            said = " ".join(done.stderr.decode(errors="replace").split())[-_TAIL_CHARS:]
-            raise SandboxUnavailable(f"podman cannot get the image {self.image}: {said or done.exit}")
-        self.image = done.stdout.decode().split()[-1].removeprefix("sha256:")
+        self.image = await self._images.fetch(self.image)
 
     async def discard_images(self) -> None:
-        """Empty the store; its files belong to subordinate ids, so that nobody else but root could."""
-        command = ("sh", "-c", 'rm -rf -- "$0"/* "$0"/.[!.]*', str(self._place.store))
-        await self._run(command, _COMMAND_S)
-
-    async def _podman(self, arguments: Iterable[str], deadline_s: float) -> Completed:
-        """Run podman on the shared store."""
-        store = (f"--root={self._place.store}", f"--runroot={PRIVATE}/runroot")
-        return await self._run((self._tools["podman"], "--log-level=error", *store, *arguments), deadline_s)
+        """Empty the store, which its namespace or root must do."""
+        await self._images.discard()
 
     async def _run(self, command: Iterable[str], deadline_s: float) -> Completed:
         """Run something as a launch would, but for the channel: nobody has to answer it."""
@@ -262,8 +241,9 @@ class PodmanBackend:
             ),
             *(f"--map-user={UID}", f"--map-group={UID}", "--setuid=0", "--setgid=0"),
             *("--mount", "--pid", "--fork", "--kill-child=KILL", "--"),
-            # Becoming another user has taken the parent-death signal away.
-            *(setpriv, "--clear-groups", "--pdeathsig", "KILL", "--", sh, "-c", script),
+            # Becoming another user has taken the parent-death signal away. This root is who binds, and some
+            # of what agents are shown lies where only their group may go.
+            *(setpriv, f"--groups={UID}", "--pdeathsig", "KILL", "--", sh, "-c", script),
             *(label, self._tools["mount"], PRIVATE),
             *(f"{ours},size={limits.tmp_mb}m", f"{ours},size={limits.home_mb}m", *overlay),
         ]

@@ -180,13 +180,10 @@ async def _probe_podman(
     await fetching.fetch_image()
     said = []
     for runtime in runtimes:
-        chosen = partial(build, image=fetching.image, runtime=runtime)
         try:
-            await _run_true(chosen(layered=False, enforced=_ALWAYS_ENFORCED), layered=False)
+            return await _probe_isolation(partial(build, image=fetching.image, runtime=runtime), refusals)
         except SandboxError as error:
             said.append(f"{runtime}: {_tail(str(error))}")
-        else:
-            return await _probe_isolation(chosen, refusals)
     raise SandboxUnavailable("; ".join(said))
 
 
@@ -217,9 +214,9 @@ async def _refuses_forks(backend: Backend) -> bool:
     The refusal is told from inside: a launch that fails for another reason proves nothing.
     """
     many = f"! (i=0; while [ $i -lt {4 * _FEW_PIDS} ]; do sleep 60 & i=$((i+1)); done)"
+    script = f"sleep 0 & wait; {many}"
     try:
-        for script in ("sleep 0 & wait", many):
-            await _run(backend, ("sh", "-c", script), layered=False, limits=Limits(pids=_FEW_PIDS))
+        await _run(backend, ("sh", "-c", script), layered=False, limits=Limits(pids=_FEW_PIDS))
     except SandboxError:
         return False
     return True

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import trio
 
-from sandbox.base import User
+from sandbox.base import SandboxError, User
+from sandbox.image.from_host import write_image
+from sandbox.podman import PodmanBackend
 from tests.kit import leaks, skips
 from tests.kit.error_log import ErrorLog
 
@@ -117,6 +120,26 @@ def ordinary_user() -> User:
         return User(os.getuid(), os.getgid(), str(os.getuid()))  # it may have no name
     nobody = pwd.getpwnam("nobody")
     return User(nobody.pw_uid, nobody.pw_gid, nobody.pw_name)
+
+
+@pytest.fixture(scope="session")
+def containers(ordinary_user: User) -> Iterator[PodmanBackend | str]:
+    """Return the podman backend with an image of this host's programs, or why it does not work here.
+
+    The archive that the image came from is `agent.tar` below its root.
+    """
+    with tempfile.TemporaryDirectory(prefix="podman-") as name:
+        root = Path(name)
+        root.chmod(0o711)
+        try:
+            backend = PodmanBackend(ordinary_user, f"docker-archive:{root}/agent.tar", root)
+            write_image(root / "agent.tar")
+            trio.run(backend.fetch_image)
+        except SandboxError as error:
+            yield f"podman does not work here: {error}"
+            return
+        yield backend
+        trio.run(backend.discard_images)
 
 
 @pytest.fixture

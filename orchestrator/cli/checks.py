@@ -36,6 +36,8 @@ NETWORK = frozenset(
 )
 #: What an agent's ceilings are called by people.
 LIMITS = {"memory_mb": "memory", "cpus": "CPU", "pids": "processes", "disk_mb": "disk"}
+#: What the orchestrator itself starts inside, to commit an agent's work and to judge it.
+ESSENTIAL = ("tar", "find", "git")
 #: Programs that the local gates start inside, with what they are for.
 TOOLS = {
     "make": "make test",
@@ -188,7 +190,7 @@ def _kill(backend: Backend, refusals: dict[str, str]) -> Check:
 
 async def tools_inside(backend: Backend, workspace: Path) -> list[Check]:
     """Look for the programs that agents and gates use, from inside the sandbox."""
-    names = " ".join(["sh", "git", *TOOLS])
+    names = " ".join([*ESSENTIAL, *TOOLS])
     script = f"for name in {names}; do command -v $name >/dev/null && echo $name; done; :"
     spec = Spec("doctor", ("sh", "-c", script), Directory(workspace), limits=Limits())
     found = b""
@@ -198,9 +200,13 @@ async def tools_inside(backend: Backend, workspace: Path) -> list[Check]:
         await sandbox.wait()
     seen = set(found.decode(errors="replace").split())
     fix = "install them under /usr, or name their directories in SANDBOX_READ_ONLY and SANDBOX_PATH"
-    checks = []
-    if "git" not in seen:
-        checks.append(Check("git inside", "missing", "the sandbox shows no git", fix))
+    if backend.name == "podman":
+        fix = "put them into SANDBOX_IMAGE (docs/sandboxes.md)"
+    checks = [
+        Check(f"{name} inside", "missing", f"the sandbox shows no {name}", fix)
+        for name in ESSENTIAL
+        if name not in seen
+    ]
     absent = [f"{name} ({use})" for name, use in TOOLS.items() if name not in seen]
     detail = (
         f"agents and gates find {', '.join(name for name in ('git', *TOOLS) if name in seen) or 'nothing'}"

@@ -27,7 +27,7 @@ MAX_FILE_BYTES = 1024 * 1024
 # $@: names to remove, `--`, names that must not be there, `--`, the command. Input: the base's files.
 _PRELUDE = """
 complain() { echo "orchestrator: $1" >&2; exit 125; }
-command -v tar >/dev/null || complain "tar is missing in the sandbox (install it under /usr)"
+command -v tar >/dev/null || complain "tar is missing: install it under /usr or into the image"
 while [ "$1" != -- ]; do rm -rf -- "./$1" || complain "cannot restore $1"; shift; done
 shift
 tar -xf - --no-same-owner || complain "cannot restore the files that define the tests"

@@ -61,7 +61,7 @@ PROGRAMS = (
         "kill",
         "setsid",
     ),
-    *("readlink", "mktemp", "dirname", "basename", "uname", "unshare", "mount", "git", "python3"),
+    *("readlink", "mktemp", "dirname", "basename", "uname", "unshare", "mount", "tar", "git", "python3"),
 )
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _DIRECTORIES = ("dev", "etc", "home/agent", "proc", "run", "sys", "tmp", "workspace")
@@ -96,7 +96,11 @@ def write_image(archive: Path, programs: tuple[str, ...] = PROGRAMS) -> None:
                 os.uname().machine, os.uname().machine
             ),
             "os": "linux",
-            "config": {"WorkingDir": "/workspace", "User": "1000:1000"},
+            "config": {
+                "WorkingDir": "/workspace",
+                "User": "1000:1000",
+                "Healthcheck": {"Test": ["CMD", "git", "--version"]},
+            },
             "rootfs": {"type": "layers", "diff_ids": [diff]},
         }
     ).encode()

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
 from sandbox.base import Backend, Directory, Layers, SandboxError, Spec, User
 from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.cgroup import Cgroups
 from sandbox.delegation import CgroupsUnavailable, find_delegated
-from sandbox.image.from_host import write_image
 from sandbox.podman import PodmanBackend
 from sandbox.trusted import ProcessBackend
 from tests.kit.sandboxes import Outcome, Run, run_in
@@ -42,23 +39,6 @@ def cgroups() -> Iterator[Cgroups]:
     assert not found.home.exists(), f"cgroups are left: {sorted(found.home.rglob('*/'))}"
 
 
-@pytest.fixture(scope="session")
-def containers(ordinary_user: User) -> Iterator[PodmanBackend | str]:
-    """Return the podman backend with an image of this host's programs, or why it does not work here."""
-    with tempfile.TemporaryDirectory(prefix="podman-") as name:
-        root = Path(name)
-        root.chmod(0o711)
-        try:
-            backend = PodmanBackend(ordinary_user, f"docker-archive:{root}/agent.tar", root)
-            write_image(root / "agent.tar")
-            trio.run(backend.fetch_image)
-        except SandboxError as error:
-            yield f"podman does not work here: {error}"
-            return
-        yield backend
-        trio.run(backend.discard_images)
-
-
 @pytest.fixture
 def podman(containers: PodmanBackend | str) -> PodmanBackend:
     """Return the podman backend, or skip with its reason."""
@@ -67,16 +47,31 @@ def podman(containers: PodmanBackend | str) -> PodmanBackend:
     return containers
 
 
+KINDS = ("bubblewrap", "process", "podman", "podman-crun")
+KINDS += ("bubblewrap+cgroup", "process+cgroup", "podman+cgroup")
+
+
 # It asks for `containers` by name, so that they are made before a test's surroundings are photographed.
-@pytest.fixture(params=["bubblewrap", "process", "podman", "bubblewrap+cgroup", "process+cgroup"])
+@pytest.fixture(params=KINDS)
 def backend(request: pytest.FixtureRequest, ordinary_user: User, containers: PodmanBackend | str) -> Backend:
-    """Return each backend in turn, plain and with cgroups."""
+    """Return each backend in turn, plain and with cgroups; podman by either runtime."""
     kind, _, more = request.param.partition("+")
     cgroups = request.getfixturevalue("cgroups") if more else None
     if kind == "process":
         return ProcessBackend(ordinary_user, cgroups=cgroups)
-    found: Backend = request.getfixturevalue(kind)
-    return BubblewrapBackend(ordinary_user, cgroups=cgroups) if more else found
+    if kind == "bubblewrap":
+        plain: Backend = request.getfixturevalue(kind)
+        return BubblewrapBackend(ordinary_user, cgroups=cgroups) if more else plain
+    podman: PodmanBackend = request.getfixturevalue("podman")
+    return beside(podman, "crun" if kind.endswith("crun") else "runc", cgroups)
+
+
+def beside(podman: PodmanBackend, runtime: str, cgroups: Cgroups | None = None) -> PodmanBackend:
+    """Return podman on the same image by a runtime, or skip where that is not here."""
+    try:
+        return PodmanBackend(podman.user, podman.image, podman.root, runtime=runtime, cgroups=cgroups)
+    except SandboxError as error:
+        pytest.skip(f"podman does not work here: {error}")
 
 
 @pytest.fixture(params=["bubblewrap", "podman"])

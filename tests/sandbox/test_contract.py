@@ -175,6 +175,20 @@ async def test_leaving_by_an_error_or_a_cancellation_kills_too(
     assert sandbox.proof.remaining == 0
 
 
+async def test_what_the_agents_group_may_read_can_be_bound(
+    backend: Backend, workspace: Directory, reachable_path: Path
+) -> None:
+    closed = reachable_path / "closed"
+    shown = closed / "shown"
+    shown.mkdir(parents=True)
+    (shown / "file").write_text("read\n")
+    closed.chmod(0o750)
+    os.chown(closed, -1, backend.user.gid)
+    seen = backend.seen(shown, "/workspace/shown")
+    spec = Spec("bound", ("cat", f"{seen}/file"), workspace, binds=(Bind(shown, "/workspace/shown"),))
+    assert (await run_in(backend, spec)).stdout == "read\n"
+
+
 async def test_descendants_do_not_outlive_the_block_of_an_ended_command(run: Run) -> None:
     mark = fresh_mark("outlive")
     outcome = await run("(setsid sleep 1000 >/dev/null 2>&1 &) ; echo done", env={"MARK": mark})

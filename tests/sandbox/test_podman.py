@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
+import io
+import json
 import os
 import secrets
 import socket
+import tarfile
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
 from sandbox.base import (
+    MIB,
     Backend,
     Bind,
     Directory,
@@ -194,6 +199,65 @@ async def test_image_that_cannot_be_had_says_why(
     ):
         await lost.fetch_image()
     await lost.discard_images()
+
+
+def swell(archive: Path, into: Path, size: int) -> None:
+    """Copy an archive, with one more layer: a file of that size."""
+    content = bytes(size)
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as packed:
+        entry = tarfile.TarInfo("large")
+        entry.size = size
+        packed.addfile(entry, io.BytesIO(content))
+    with tarfile.open(archive) as old:
+        files = {name: unpacked.read() for name in old.getnames() if (unpacked := old.extractfile(name))}
+    (manifest,) = json.loads(files["manifest.json"])
+    config = json.loads(files[manifest["Config"]])
+    config["rootfs"]["diff_ids"].append(f"sha256:{hashlib.sha256(layer.getvalue()).hexdigest()}")
+    files |= {manifest["Config"]: json.dumps(config).encode(), "large.tar": layer.getvalue()}
+    files["manifest.json"] = json.dumps([{**manifest, "Layers": [*manifest["Layers"], "large.tar"]}]).encode()
+    with tarfile.open(into, "w") as new:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            new.addfile(entry, io.BytesIO(text))
+
+
+@pytest.fixture
+def large(podman: PodmanBackend, ordinary_user: User, reachable_path: Path) -> Iterator[Path]:
+    """Return a large archive, with an empty store beside it for `at`; that is emptied again."""
+    archive = reachable_path / "large.tar"
+    swell(podman.root / "agent.tar", archive, 80 * MIB)
+    yield archive
+    trio.run(at(archive, ordinary_user).discard_images)
+
+
+def at(archive: Path, user: User) -> PodmanBackend:
+    """Return podman as a start finds it."""
+    return PodmanBackend(user, f"docker-archive:{archive}", archive.parent / "podman")
+
+
+def spoil(archive: Path) -> None:
+    """Replace what is in it, in a way that cannot be told from outside."""
+    status = archive.stat()
+    archive.write_bytes(bytes(status.st_size))
+    os.utime(archive, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+async def test_large_archive_is_unpacked_once_and_again_only_where_it_has_changed(
+    large: Path, ordinary_user: User, workspace: Directory
+) -> None:
+    first, again, changed = (at(large, ordinary_user) for _ in range(3))
+    await first.fetch_image()
+    sized = await run_in(first, Spec("large", ("stat", "-c", "%s", "/large"), workspace))
+    assert sized.stdout == f"{80 * MIB}\n"
+    spoil(large)
+    await again.fetch_image()
+    assert again.image == first.image, "it looked the same, and was not read"
+    os.utime(large)
+    with pytest.raises(SandboxUnavailable, match="cannot get the image"):
+        await changed.fetch_image()
+    assert not (first.root / "store" / "unpacking").exists()
 
 
 @pytest.mark.parametrize("image", ["", "-v/:/host", "a b", "--privileged", "a;b", "oci-archive:relative"])
