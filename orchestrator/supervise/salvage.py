@@ -16,7 +16,7 @@ import trio
 
 from orchestrator.core import events as e
 from orchestrator.core.recovery import directory_of
-from orchestrator.errors import JournalError
+from orchestrator.errors import JournalError, RoomForsaken
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import failure_of
@@ -74,7 +74,10 @@ async def salvage(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
     run.tree.reopen()
 
     async def keep_files() -> None:
-        worktree = run.progress.worktree or await _open_left(run, keep)
+        try:
+            worktree = run.progress.worktree or await _open_left(run, keep)
+        except RoomForsaken:
+            return
         if worktree.touched():
             aftermath.salvage = await worktree.salvage(limits=run.tools.default_limits, deadline_s=SALVAGE_S)
 
