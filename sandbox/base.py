@@ -19,11 +19,14 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from sandbox.clock import Clock
+
+if TYPE_CHECKING:
+    from sandbox.departure import Departures
 
 #: Where a namespaced backend shows the workspace, and the writable home, to the processes inside.
 WORKSPACE = "/workspace"
@@ -124,6 +127,8 @@ class Spec:
     limits: Limits = field(default_factory=Limits)
     #: File descriptors that the command inherits under the same numbers (a git push over a socketpair).
     pass_fds: tuple[int, ...] = ()
+    #: Where leaving the block may leave the unmounting of the workspace to; None waits for it as well.
+    departures: Departures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +258,7 @@ class Backend(Protocol):
         """Start the command; leaving the block kills the whole tree and proves it gone.
 
         The kill and its proof are shielded with a deadline, so that a cancelled caller still leaves
-        nothing behind. Raises `SandboxLaunchFailed` where the first instruction was not reached.
+        nothing behind. The workspace is unmounted by then, or once `Spec.departures` are over. Raises
+        `SandboxLaunchFailed` where the first instruction was not reached.
         """
         ...

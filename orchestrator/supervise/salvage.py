@@ -99,6 +99,7 @@ async def remove(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
         run.progress.worktree.kept = False
 
     async def clear() -> None:
+        await run.tree.wait_unmounted()
         await keep.aclose()
         if holds_unopened(run):
             await run.tools.repositories.reap(directory_of(run.agent.id, run.agent.task_id))
@@ -108,7 +109,12 @@ async def remove(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
 
 async def leave(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
     """Close what `keep` owns; the worktree stays where it is, for the agent's next life."""
-    await _step("worktree", REMOVE_S, keep.aclose, run, aftermath)
+
+    async def close() -> None:
+        await run.tree.wait_unmounted()
+        await keep.aclose()
+
+    await _step("worktree", REMOVE_S, close, run, aftermath)
 
 
 async def _step(

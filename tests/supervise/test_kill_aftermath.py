@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,8 +15,10 @@ from orchestrator.core.recovery import directory_of
 from sandbox.base import User
 from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.process import run_child
+from sandbox.procfs import carries, children
 from tests.kit.plane import open_plane
 from tests.kit.remote import git, make_remote
+from tests.kit.until import seen
 
 ROOT = Path(__file__).parents[2]
 WORK = "for i in 1 2 3 4; do echo $i > $i; done"
@@ -65,6 +69,30 @@ def salvaged(root: Path, agent: str) -> set[str]:
     """Return the files of the salvaged commit."""
     [mirror] = (path for path in (root / "home" / "mirrors").iterdir() if path.is_dir())
     return set(git("ls-tree", "--name-only", f"refs/salvage/{agent}", cwd=mirror).split())
+
+
+async def test_a_kill_is_answered_while_the_disk_keeps_the_files(
+    reachable_path: Path, ordinary_user: User
+) -> None:
+    remote, root = make_remote(reachable_path), reachable_path
+    with trio.fail_after(60):
+        async with open_plane(
+            root / "home", user=ordinary_user, roots=root, backend=BubblewrapBackend(ordinary_user)
+        ) as plane:
+            agent = await plane.submit(remote, "exec sleep 1000", "cut-off")
+
+            def launchers() -> list[int]:
+                return [pid for pid in children(os.getpid()) if carries(pid, agent.encode())]
+
+            await seen(lambda: (run := plane.supervisor.live(agent)) and run.run.tree.processes(), "its work")
+            [launcher] = launchers()
+            os.kill(launcher, signal.SIGSTOP)  # as if the disk kept it from unmounting
+            assert (await plane.supervisor.kill(agent, actor="tester")).remaining == 0
+            assert room(root, agent).exists()
+            os.kill(launcher, signal.SIGCONT)
+            assert (await plane.over(agent)).status is AgentStatus.KILLED
+            assert not room(root, agent).exists()
+            assert not launchers()
 
 
 async def test_a_crash_after_the_answer_leaves_the_removal_to_the_next_start(
