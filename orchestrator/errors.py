@@ -220,6 +220,10 @@ class RoomUnusable(RepositoryError):
     status = 500
 
 
+class RoomForsaken(RoomUnusable):
+    """Its removal had begun, so what was worth keeping of it was kept before."""
+
+
 class ImportRefused(RepositoryError):
     """What the agent pushed cannot be taken into quarantine."""
 

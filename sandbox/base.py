@@ -19,13 +19,16 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from sandbox.clock import Clock
 from sandbox.ports import Ports
 from sandbox.terminal import Size, Terminal
+
+if TYPE_CHECKING:
+    from sandbox.departure import Departures
 
 #: Where a namespaced backend shows the workspace, and the writable home, to the processes inside.
 WORKSPACE = "/workspace"
@@ -134,6 +137,8 @@ class Spec:
     listen: Ports | None = None
     #: Run on a terminal of its own (`Sandbox.terminal`), of that size, rather than on three pipes.
     terminal: Size | None = None
+    #: Where leaving the block may leave the unmounting of the workspace to; None waits for it as well.
+    departures: Departures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +282,7 @@ class Backend(Protocol):
         """Start the command; leaving the block kills the whole tree and proves it gone.
 
         The kill and its proof are shielded with a deadline, so that a cancelled caller still leaves
-        nothing behind. Raises `SandboxLaunchFailed` where the first instruction was not reached.
+        nothing behind. The workspace is unmounted by then, or once `Spec.departures` are over. Raises
+        `SandboxLaunchFailed` where the first instruction was not reached.
         """
         ...

@@ -30,6 +30,7 @@ from sandbox.base import (
 )
 from sandbox.cgroup import Cgroups, open_leaf
 from sandbox.channel import Channel, ChannelClosed
+from sandbox.departure import Departures
 from sandbox.inlet import listen_inside
 from sandbox.layout import check_spec, waits
 from sandbox.leaf import Leaf
@@ -212,8 +213,8 @@ class ConfinedSandbox:
         with trio.move_on_after(deadline_s):
             if self._init is not None:
                 await wait_pidfd(self._init_pidfd)
-            await self._main.wait()
-            if self._init is None:
+            else:
+                await self._main.wait()
                 await self._channel.wait_closed()
             if self._leaf is not None:
                 await self._leaf.wait_empty()
@@ -224,15 +225,20 @@ class ConfinedSandbox:
         self.proof = Proof(len(self._victims), len(left) if empty else max(1, len(left)), elapsed_ms)
         return self.proof
 
-    def close_nowait(self) -> None:
-        """Close all that this process holds of the sandbox."""
-        self._main.signal_nowait(signal.SIGKILL)  # only where the proof failed is there anything to hit
+    def close_nowait(self, departures: Departures | None) -> None:
+        """Close all that this process holds of the sandbox, but a launcher that may depart in peace."""
         self._channel.close_nowait()
-        self._main.close_nowait()
         for listener in self.listeners:
             listener.socket.close()
         if self.terminal is not None:
             self.terminal.close_nowait()
+        proven = self.proof is not None and self.proof.remaining == 0
+        if departures is not None and proven and self._main.reap_nowait() is None:
+            self._main.close_streams_nowait()
+            departures.add(self._main)
+        else:
+            self._main.signal_nowait(signal.SIGKILL)  # only where the proof failed is there anything to hit
+            self._main.close_nowait()
         if self._init_pidfd >= 0:
             reap_pidfd(self._init_pidfd)  # ours only where its parent died first and we adopt orphans
             os.close(self._init_pidfd)
@@ -261,7 +267,9 @@ async def hold(
             sandbox.kill_nowait()
             with trio.move_on_after(GRACE_S, shield=True):
                 await sandbox.prove_gone(GRACE_S)
-            sandbox.close_nowait()
+                if spec.departures is None:
+                    await sandbox.wait()  # for the launcher, with which the last file system goes
+            sandbox.close_nowait(spec.departures)
 
 
 def decode(raw: Exit) -> Exit:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 #: More than any line of /proc/PID/stat.
 _STAT_BYTES = 1024
+#: How much is read at once of what the kernel lists.
+_CHILDREN_BYTES = 65536
 #: Whether the kernel lists a process's children, so that a tree can be read without all the others.
 _TELLS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110 - a name
 
@@ -142,7 +144,8 @@ def below(root: int, *, anew: bool = False) -> dict[int, Stat]:
     found: dict[int, Stat] = {}
     waiting = [root]
     while waiting:
-        for pid in children(waiting.pop()):
+        parent = waiting.pop()
+        for pid in _children_of(found[parent]) if parent in found else children(parent):
             if pid not in found and (stat := read_stat(pid)) is not None:
                 found[pid] = stat
                 waiting.append(pid)
@@ -151,12 +154,32 @@ def below(root: int, *, anew: bool = False) -> dict[int, Stat]:
 
 def children(pid: int) -> list[int]:
     """Return the children of all threads of a process; none where it is gone."""
-    told: list[bytes] = []
+    found: list[int] = []
     with contextlib.suppress(OSError):  # it has just ended
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", "rb") as file:  # noqa: PTH123 - it is quicker
-                told.append(file.read())
-    return [int(number) for line in told for number in line.split()]
+            found += _children_of_thread(pid, thread)
+    return found
+
+
+def _children_of(stat: Stat) -> list[int]:
+    """Return the same, without a look for threads where it had but one: a kill reads all of a tree."""
+    return children(stat.pid) if stat.threads > 1 else _children_of_thread(stat.pid, str(stat.pid))
+
+
+def _children_of_thread(pid: int, thread: str) -> list[int]:
+    try:
+        fd = os.open(f"/proc/{pid}/task/{thread}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    told = b""
+    try:
+        while part := os.read(fd, _CHILDREN_BYTES):
+            told += part
+    except OSError:  # it has just ended
+        return []
+    finally:
+        os.close(fd)
+    return [int(number) for number in told.split()]
 
 
 def same(stat: Stat) -> bool:

@@ -147,11 +147,15 @@ class Spawned:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)
 
-    def close_nowait(self) -> None:
-        """Close the streams and the pidfd; the process should have been reaped."""
+    def close_streams_nowait(self) -> None:
+        """Close the streams alone."""
         for stream in self.streams:
             if stream is not None:
                 stream.close()
+
+    def close_nowait(self) -> None:
+        """Close the streams and the pidfd; the process should have been reaped."""
+        self.close_streams_nowait()
         self.reap_nowait()
         if not self.closed:
             os.close(self.pidfd)

@@ -25,7 +25,7 @@ from orchestrator.repo.strays import end_strays
 from orchestrator.repo.tenancy import read_tenancy
 from orchestrator.repo.url import UrlRules, as_address, parse_url
 from orchestrator.repo.waste import Waste, litter
-from orchestrator.repo.worktree import Base, Worktree, open_worktree, remove_room
+from orchestrator.repo.worktree import Base, Worktree, open_worktree, remove_room, salvage_ref
 from sandbox.base import Backend, User
 
 _SALVAGE_REF = re.compile(r"refs/salvage/[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -162,6 +162,16 @@ class Repositories:
         if name not in self.directories():
             raise RepositoryError(f"{name[:80]!r} is not the name of an agent's directory")
         await remove_room(self._agents / name, self._quarantine / name)
+
+    def find_salvage(self, url: str, agent_id: str) -> str | None:
+        """Return the ref that keeps what the agent has not landed, or None where there is none."""
+        try:
+            remote = parse_url(url, self._gateway.rules)
+        except RepositoryError:  # the operator allows it no more
+            return None
+        ref = salvage_ref(agent_id)
+        kept = self._mirrors.has(remote) and self._mirrors.of(remote).git.read_ref(ref)
+        return ref if kept else None
 
     def find_waste(self, *, owned: Collection[str], commits: Collection[str]) -> list[Waste]:
         """Return what nobody needs: `owned` directories and checkouts of `commits` somebody does."""

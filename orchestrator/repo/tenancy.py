@@ -1,22 +1,26 @@
 """Whose a room is and what it stands on, written where no agent can write: in its quarantine's directory.
 
-The invariant: it is written once the room is whole, so a room without it is half made; and what it does not
-vouch for (another layout, another user, files that a crash of the host may have torn) is not used again.
-Called by `worktree`, which writes it, and `repositories`, which looks for it.
+The invariant: it is written once the room is whole and put away before the first file is removed, so a room
+without it is half made or half removed; and what it does not vouch for (another layout, another user, files
+that a crash of the host may have torn) is not used again. Called by `worktree`, which writes it, and
+`repositories`, which looks for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from orchestrator.errors import RoomUnusable
+from orchestrator.errors import RoomForsaken, RoomUnusable
 from sandbox.base import Directory, Layers
 
 _NAME = "tenancy.json"
+#: What it is called once the room is given up.
+_FORMER = "former.json"
 _VERSION = 1
 _MAX_BYTES = 16 * 1024
 
@@ -66,10 +70,17 @@ class Tenancy:
             raise RoomUnusable("the host went down in the middle of the work, so files may be torn")
 
 
+def forsake(quarantine: Path) -> None:
+    """Give the room up, before anything of it is removed; where it was never vouched for, do nothing."""
+    with contextlib.suppress(FileNotFoundError):
+        (quarantine / _NAME).rename(quarantine / _FORMER)
+
+
 def read_tenancy(quarantine: Path) -> Tenancy:
     """Return what was written; raises `RoomUnusable` where there is none, or nothing of sense.
 
-    An `OSError` that may pass (no descriptor free, a busy disk) is raised as it is.
+    Of those that were given up it raises `RoomForsaken`. An `OSError` that may pass (no descriptor free, a
+    busy disk) is raised as it is.
     """
     try:
         fd = os.open(quarantine / _NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -77,6 +88,8 @@ def read_tenancy(quarantine: Path) -> Tenancy:
             fields = json.loads(file.read(_MAX_BYTES))
         tenancy = Tenancy(**fields)
     except FileNotFoundError:
+        if (quarantine / _FORMER).exists():
+            raise RoomForsaken("its removal had begun") from None
         raise RoomUnusable("there is none, or it was never whole") from None
     except (NotADirectoryError, IsADirectoryError, ValueError, TypeError) as error:
         raise RoomUnusable(f"what is written of it cannot be read: {error}") from None

@@ -25,7 +25,7 @@ from orchestrator.repo.mirrors import Mirror
 from orchestrator.repo.policy import Policy
 from orchestrator.repo.quarantine import MIRROR_AT, Origin, Quarantine
 from orchestrator.repo.removal import remove_tree
-from orchestrator.repo.tenancy import Tenancy, boot_id, kind_of
+from orchestrator.repo.tenancy import Tenancy, boot_id, forsake, kind_of
 from orchestrator.repo.workspace import (
     is_touched,
     make_workspace,
@@ -179,9 +179,14 @@ class Worktree:
             log.debug("salvaged as last collected", extra={"agent_id": self._tools.label})
         if candidate is None:
             return None
-        ref = f"refs/salvage/{self._tools.label}"
+        ref = salvage_ref(self._tools.label)
         await self.base.mirror.adopt(self.quarantine.directory, candidate, ref)
         return ref
+
+
+def salvage_ref(agent_id: str) -> str:
+    """Return the ref of the mirror that keeps what an agent has not landed."""
+    return f"refs/salvage/{agent_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +249,12 @@ async def open_worktree(
 
 
 async def remove_room(room: Path, quarantine: Path) -> None:
-    """Remove an agent's directory and its quarantine, each as far as it is there."""
+    """Remove an agent's directory and its quarantine, each as far as it is there.
+
+    Cut off in the middle, it leaves what nobody takes for an agent's work: half of that must never be
+    salvaged in place of the whole, nor be gone on with.
+    """
+    forsake(quarantine)
     for place in (room, quarantine):
         with contextlib.suppress(FileNotFoundError):
             await remove_tree(place)

@@ -26,7 +26,7 @@ from orchestrator.journal.store import AuditEntry, Store
 from orchestrator.supervise.breaker import Breaker
 from orchestrator.supervise.ending import Done, Ending, Failed, Interrupted, Killed, Postponed
 from orchestrator.supervise.live import Live
-from orchestrator.supervise.salvage import Aftermath, leave, needs_salvage, remove, salvage, settle_push
+from orchestrator.supervise.salvage import Aftermath, leave, remove, salvage, settle_push
 
 #: Who is postponed waits as after so many failed attempts: 8 to 16 seconds.
 POSTPONED_AS = 5
@@ -48,16 +48,11 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
     run, aftermath, proven_at = live.run, Aftermath(), trio.current_time()
     ending = await _settle(live, ending, keep, aftermath)
     if isinstance(ending, Killed):
-        # Removed before the answer where that is quick; the answer is not kept waiting for a salvage.
-        quick = not needs_salvage(run)
-        if quick:
-            await remove(run, keep, aftermath)
         await _journal_kill(live, ending, proven_at, ledger.store)
-        live.ended.set()
+        live.ended.set()  # who asked is answered now, and not kept waiting for what is left to tidy up
         await settle_push(run, aftermath)
-        if not quick:
-            with live.salvaging:
-                await salvage(run, keep, aftermath)
+        with live.salvaging:
+            await salvage(run, keep, aftermath)
     # A stop that cuts a salvage leaves it, and what is there to be salvaged, to the next start.
     stays = isinstance(ending, Interrupted | Postponed) or live.salvaging.cancelled_caught
     if stays:

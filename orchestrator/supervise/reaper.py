@@ -226,7 +226,8 @@ class Reaper:
         if agent is None or task is None or agent_id in self._running():
             return
         run = Run(agent, task.spec, Tree(self._backend), self._tools, Progress())
-        aftermath = Aftermath()
+        url = task.spec.context.repository
+        aftermath = Aftermath(self._repositories.find_salvage(url, agent_id))  # kept before the crash
         async with AsyncExitStack() as keep:
             if agent.status is not AgentStatus.COMPLETED:
                 await settle_push(run, aftermath)

@@ -16,7 +16,7 @@ import trio
 
 from orchestrator.core import events as e
 from orchestrator.core.recovery import directory_of
-from orchestrator.errors import JournalError
+from orchestrator.errors import JournalError, RoomForsaken
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import failure_of
@@ -74,7 +74,10 @@ async def salvage(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
     run.tree.reopen()
 
     async def keep_files() -> None:
-        worktree = run.progress.worktree or await _open_left(run, keep)
+        try:
+            worktree = run.progress.worktree or await _open_left(run, keep)
+        except RoomForsaken:
+            return
         if worktree.touched():
             aftermath.salvage = await worktree.salvage(limits=run.tools.default_limits, deadline_s=SALVAGE_S)
 
@@ -96,6 +99,7 @@ async def remove(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
         run.progress.worktree.kept = False
 
     async def clear() -> None:
+        await run.tree.wait_unmounted()
         await keep.aclose()
         if holds_unopened(run):
             await run.tools.repositories.reap(directory_of(run.agent.id, run.agent.task_id))
@@ -105,7 +109,12 @@ async def remove(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
 
 async def leave(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
     """Close what `keep` owns; the worktree stays where it is, for the agent's next life."""
-    await _step("worktree", REMOVE_S, keep.aclose, run, aftermath)
+
+    async def close() -> None:
+        await run.tree.wait_unmounted()
+        await keep.aclose()
+
+    await _step("worktree", REMOVE_S, close, run, aftermath)
 
 
 async def _step(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -17,7 +18,11 @@ import trio
 from orchestrator.supervise.guarded import Guarded
 from sandbox.base import Backend, Sandbox, Spec, Usage
 from sandbox.clock import Clock, StoppableClock
+from sandbox.departure import Departures
 from sandbox.ports import Ports
+
+#: How long a launcher may take to unmount what its sandbox wrote, and with that to write it to the disk.
+UNMOUNT_S = 20.0
 
 
 class Tree:
@@ -35,6 +40,7 @@ class Tree:
         self._clock = StoppableClock()
         self.clock: Clock = self._clock
         self._live: list[Guarded] = []
+        self._departures = Departures()
         self._killing = False
         self._frozen = False
         #: Sandboxes on their way to their first instruction.
@@ -57,10 +63,11 @@ class Tree:
         """Start the command in a sandbox that this tree can kill."""
         await trio.lowlevel.checkpoint_if_cancelled()
         await self.wait_thawed()
+        await self.wait_unmounted()
         sandbox: Guarded | None = None
         self.starting += 1
         try:
-            async with self._backend.open(spec) as opened:
+            async with self._backend.open(replace(spec, departures=self._departures)) as opened:
                 sandbox = Guarded(opened, spec)
                 self._take_in(sandbox)
                 yield sandbox
@@ -115,6 +122,10 @@ class Tree:
         """Wait until the agent may go on; at once where it may."""
         while self._frozen:
             await self._moved.park()
+
+    async def wait_unmounted(self) -> None:
+        """Wait until no sandbox that is over holds the agent's files; the disk's pace is not a kill's."""
+        await self._departures.wait(UNMOUNT_S)
 
     async def wait_started(self) -> None:
         """Wait until no sandbox is on its way to its first instruction."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import trio
 
 from sandbox.base import Backend, Directory, Layers, Limits, SandboxLaunchFailed, Spec, User
 from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.departure import Departures
 from sandbox.podman import PodmanBackend
 from sandbox.process import run_child
+from sandbox.procfs import children
 from tests.kit.processes import fresh_mark, marked
 from tests.kit.sandboxes import read_until
 from tests.kit.until import seen
@@ -38,6 +42,39 @@ async def test_kill_at_any_moment_of_the_launch_leaves_nothing(isolated: Backend
                 await trio.sleep_forever()
         assert not marked(label), f"killed after {moment} of {moments}"
     assert started, "no launch came to its end, so the last moments were not tried"
+
+
+async def test_proof_waits_for_no_disk_and_who_needs_the_workspace_does(
+    isolated: Backend, layers: Layers
+) -> None:
+    departures, before = Departures(), set(children(os.getpid()))
+    async with isolated.open(Spec("departs", ("sleep", "1000"), layers, departures=departures)) as sandbox:
+        [launcher] = set(children(os.getpid())) - before
+        os.kill(launcher, signal.SIGSTOP)  # as if the disk kept it from unmounting
+    assert sandbox.proof is not None
+    assert (sandbox.proof.killed, sandbox.proof.remaining) == (1, 0)
+    assert launcher in children(os.getpid())
+    os.kill(launcher, signal.SIGCONT)
+    await departures.wait(30)
+    assert launcher not in children(os.getpid())
+
+
+def collected(pid: int) -> bool:
+    """Collect the child if it has ended; return whether it had."""
+    return os.waitpid(pid, os.WNOHANG)[0] == pid
+
+
+async def test_launcher_that_does_not_end_is_given_up_after_a_while(
+    isolated: Backend, layers: Layers
+) -> None:
+    departures, before = Departures(), set(children(os.getpid()))
+    async with isolated.open(Spec("stays", ("sleep", "1000"), layers, departures=departures)):
+        [launcher] = set(children(os.getpid())) - before
+        os.kill(launcher, signal.SIGSTOP)
+    await departures.wait(0)
+    await departures.wait(30)
+    os.kill(launcher, signal.SIGCONT)
+    await seen(lambda: collected(launcher), "it has ended")
 
 
 async def test_fork_loop_is_dead_with_proof(isolated: Backend, workspace: Directory) -> None:
