@@ -43,6 +43,8 @@ from sandbox.usage import measure
 
 #: How long leaving a block waits for a killed sandbox; the kernel needs milliseconds.
 GRACE_S = 10.0
+#: How long a proof waits for the launcher as well, which is no part of the tree.
+LINGER_S = 0.1
 #: How long the way to the first instruction may take, on a busy disk with cold caches.
 LAUNCH_S = 60.0
 _MESSAGE_S = 2.0
@@ -213,6 +215,10 @@ class ConfinedSandbox:
         with trio.move_on_after(deadline_s):
             if self._init is not None:
                 await wait_pidfd(self._init_pidfd)
+                # Our launcher outside follows at once, unless the disk holds up its unmounting: nothing of it
+                # is left to see by then, and nobody waits for that.
+                with trio.move_on_after(LINGER_S):
+                    await self._main.wait()
             else:
                 await self._main.wait()
                 await self._channel.wait_closed()

@@ -11,8 +11,9 @@ import trio
 from sandbox.base import Backend, Directory, Exit, Sandbox, SandboxError, Spec
 from sandbox.terminal import Terminal
 from tests.kit.processes import fresh_mark, marked
-from tests.kit.sandboxes import ZOO, read_status
+from tests.kit.sandboxes import read_status
 from tests.kit.until import seen
+from tests.kit.zoo import ZOO
 
 
 def on_terminal(script: str, workspace: Directory, **fields: object) -> Spec:
