@@ -13,13 +13,23 @@ import pytest
 
 from tests.kit import leaks, skips
 from tests.kit.error_log import ErrorLog
+from tests.kit.processes import fresh_mark, marked
 from tests.kit.until import until
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]
+    except OSError:
+        return ""
 
 
 def test_double_forked_process_in_its_own_session_is_found_and_ended() -> None:
     temporary = Path(tempfile.gettempdir())
     before = leaks.photograph(temporary)
-    subprocess.run(["sh", "-c", "(setsid sleep 3600 >/dev/null 2>&1 &)"], check=True)
+    env = {**os.environ, "MARK": (mark := fresh_mark("orphan"))}
+    subprocess.run(["sh", "-c", "(setsid sleep 3600 >/dev/null 2>&1 &)"], check=True, env=env)
+    until(lambda: [_command(pid) for pid in marked(mark)] == ["sleep"], "only the orphan is left")
     settle_s, leaks.SETTLE_S = leaks.SETTLE_S, 0.1
     try:
         found = leaks.describe(before, temporary)
