@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.core import events as e
+from orchestrator.core.change import count_spent, put_agent, put_task
 from orchestrator.core.model import (
     Agent,
     AgentId,
@@ -49,24 +50,6 @@ def _folds(*kinds: type[e.Event]) -> Callable[[Fold], Fold]:
     return register
 
 
-def _put_agent(state: State, agent: Agent) -> State:
-    """Store the agent and keep the two counts that decisions are made from."""
-    before = state.agents.get(agent.id)
-    if before is not None and before.status is agent.status and before.phase is agent.phase:
-        return changed(state, agents=state.agents.set(agent.id, agent))
-    was_queued, was_active = (before.live and not before.active, before.active) if before else (False, False)
-    return changed(
-        state,
-        agents=state.agents.set(agent.id, agent),
-        queued=state.queued + (agent.live and not agent.active) - was_queued,
-        active=state.active + agent.active - was_active,
-    )
-
-
-def _put_task(state: State, task: Task) -> State:
-    return changed(state, tasks=state.tasks.set(task.id, task))
-
-
 # --- tasks
 
 
@@ -79,27 +62,27 @@ def _submitted(state: State, recorded: e.Recorded, event: e.TaskSubmitted) -> St
         raise IllegalTransition(f"{event.name}: the specification is of task {event.spec.task_id}")
     attempt = present.attempt if present else 0
     task = Task(event.task_id, event.spec, TaskStatus.PENDING, recorded.time, attempt, AgentId(""))
-    return _put_task(state, task)
+    return put_task(state, task)
 
 
 @_folds(e.TaskQueued)
 def _queued(state: State, recorded: e.Recorded, event: e.TaskQueued) -> State:
     agent = find_waiting(state, event)
-    state = _put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.PENDING))
-    return _put_agent(state, changed(agent, queued_seq=agent.queued_seq or recorded.seq))
+    state = put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.PENDING))
+    return put_agent(state, changed(agent, queued_seq=agent.queued_seq or recorded.seq))
 
 
 @_folds(e.TaskAssigned)
 def _assigned(state: State, _recorded: e.Recorded, event: e.TaskAssigned) -> State:
     agent = find_waiting(state, event)
-    state = _put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.ASSIGNED))
-    return _put_agent(state, changed(agent, phase=Phase.PREPARING, not_before=None))
+    state = put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.ASSIGNED))
+    return put_agent(state, changed(agent, phase=Phase.PREPARING, not_before=None))
 
 
 @_folds(e.TaskExecuting)
 def _executing(state: State, _recorded: e.Recorded, event: e.TaskExecuting) -> State:
     task = find_task_of(state, find_active(state, event), event)
-    return _put_task(state, replace(task, status=TaskStatus.EXECUTING))
+    return put_task(state, replace(task, status=TaskStatus.EXECUTING))
 
 
 @_folds(e.TaskCompleted, e.TaskFailed, e.TaskCancelled)
@@ -113,7 +96,7 @@ def _task_ended(
         e.TaskCancelled: TaskStatus.CANCELLED,
     }[type(event)]
     error = event.error if isinstance(event, e.TaskFailed) else None
-    return _put_task(
+    return put_task(
         state, replace(task, status=status, completed_at=recorded.time, reason=event.reason, error=error)
     )
 
@@ -123,7 +106,7 @@ def _retry_scheduled(state: State, _recorded: e.Recorded, event: e.TaskRetrySche
     agent = find_ended(state, event)
     if agent.next_agent_id != event.next_agent_id:
         raise IllegalTransition(f"{event.name}: agent {agent.id} is followed by {agent.next_agent_id}")
-    return _put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.PENDING))
+    return put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.PENDING))
 
 
 # --- agents
@@ -149,7 +132,7 @@ def _spawning(state: State, recorded: e.Recorded, event: e.AgentSpawning) -> Sta
         not_before=event.not_before,
         branch=task.spec.landing_branch,
     )
-    return _put_task(_put_agent(state, agent), replace(task, attempt=event.attempt, agent_id=agent.id))
+    return put_task(put_agent(state, agent), replace(task, attempt=event.attempt, agent_id=agent.id))
 
 
 @_folds(e.AgentPhase)
@@ -166,7 +149,7 @@ def _phase(state: State, _recorded: e.Recorded, event: e.AgentPhase) -> State:
         agent = changed(agent, answered=event.answered)
     if event.rejected is not None:
         agent = changed(agent, rejected=event.rejected)
-    return _put_agent(state, agent)
+    return put_agent(state, agent)
 
 
 @_folds(e.AgentRunning)
@@ -174,7 +157,7 @@ def _running(state: State, recorded: e.Recorded, event: e.AgentRunning) -> State
     agent = find_active(state, event)
     if agent.status is not AgentStatus.SPAWNING:
         raise IllegalTransition(f"{event.name}: agent {agent.id} is {agent.status} already")
-    return _put_agent(
+    return put_agent(
         state, changed(agent, status=AgentStatus.RUNNING, phase=Phase.WORKING, started_at=recorded.time)
     )
 
@@ -183,16 +166,17 @@ def _running(state: State, recorded: e.Recorded, event: e.AgentRunning) -> State
 def _resumed(state: State, _recorded: e.Recorded, event: e.AgentResumed) -> State:
     agent = find_active(state, event)
     if event.waited:
-        return _put_agent(state, changed(agent, phase=Phase.WORKING))
-    state = _put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.PENDING))
+        return put_agent(state, changed(agent, phase=Phase.WORKING))
+    state = put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.PENDING))
     # Its commit and push stay: where the remote could not be asked, they tell later whose commit is there.
     back = {"phase": Phase.QUEUED, "crashes": event.crashes, "not_before": event.not_before}
-    return _put_agent(state, changed(agent, resumed=True, **back))
+    return put_agent(state, changed(agent, resumed=True, **back))
 
 
 @_folds(e.AgentTurn)
-def _turn(state: State, _recorded: e.Recorded, event: e.AgentTurn) -> State:
+def _turn(state: State, recorded: e.Recorded, event: e.AgentTurn) -> State:
     agent = find_active(state, event)
+    state = count_spent(state, recorded, agent, Usage(turns=1))
     agent = changed(agent, usage=agent.usage.plus(Usage(turns=1)))
     if event.ok:
         # A turn that was lost with its worktree and is taken again is no progress.
@@ -201,18 +185,19 @@ def _turn(state: State, _recorded: e.Recorded, event: e.AgentTurn) -> State:
         agent = changed(agent, turn=event.turn, crashes=crashes, furthest=furthest)
         if event.prompt is None:
             agent = changed(agent, answered=event.turn)
-    return _put_agent(state, agent)
+    return put_agent(state, agent)
 
 
 @_folds(e.AgentParked)
 def _parked(state: State, _recorded: e.Recorded, event: e.AgentParked) -> State:
-    return _put_agent(state, changed(find_active(state, event), phase=Phase.PARKED))
+    return put_agent(state, changed(find_active(state, event), phase=Phase.PARKED))
 
 
 @_folds(e.AgentUsage)
-def _usage(state: State, _recorded: e.Recorded, event: e.AgentUsage) -> State:
+def _usage(state: State, recorded: e.Recorded, event: e.AgentUsage) -> State:
     agent = find_active(state, event)
-    return _put_agent(state, changed(agent, usage=agent.usage.plus(event.usage)))
+    state = count_spent(state, recorded, agent, event.usage)
+    return put_agent(state, changed(agent, usage=agent.usage.plus(event.usage)))
 
 
 @_folds(e.AgentCompleted)
@@ -247,7 +232,7 @@ def _end(
     ended = changed(
         agent, status=status, phase=Phase.CLEANING, completed_at=recorded.time, reason=event.reason
     )
-    return _put_agent(state, changed(ended, **change))
+    return put_agent(state, changed(ended, **change))
 
 
 @_folds(e.AgentCleanup)
@@ -255,19 +240,19 @@ def _cleanup(state: State, _recorded: e.Recorded, event: e.AgentCleanup) -> Stat
     agent = find_ended(state, event)
     if agent.clean:
         raise IllegalTransition(f"{event.name}: agent {agent.id} was cleaned up after already")
-    return _put_agent(state, changed(agent, phase=None, clean=True))
+    return put_agent(state, changed(agent, phase=None, clean=True))
 
 
 @_folds(e.GatePassed, e.GateRejected)
 def _judged(state: State, _recorded: e.Recorded, event: e.GatePassed | e.GateRejected) -> State:
     agent = find_active(state, event)
-    return _put_agent(state, changed(agent, verdicts=(*agent.verdicts, event.verdict)))
+    return put_agent(state, changed(agent, verdicts=(*agent.verdicts, event.verdict)))
 
 
 @_folds(e.CommitCreated)
 def _committed(state: State, _recorded: e.Recorded, event: e.CommitCreated) -> State:
     agent = find_active(state, event)
-    return _put_agent(state, changed(agent, commit=event.commit, branch=event.branch))
+    return put_agent(state, changed(agent, commit=event.commit, branch=event.branch))
 
 
 @_folds(
@@ -292,4 +277,4 @@ def _settled(state: State, _recorded: e.Recorded, event: e.AgentEvent) -> State:
         raise IllegalTransition(f"{event.name}: agent {agent.id} has no push under way")
     if not isinstance(event, e.PushCompleted) or agent.push is None or event.push.new != agent.push.new:
         return state
-    return _put_agent(state, changed(agent, pushed=True))
+    return put_agent(state, changed(agent, pushed=True))

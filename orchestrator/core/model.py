@@ -16,6 +16,27 @@ from typing import Any, NewType, TypeVar
 from immutables import Map
 
 from orchestrator.core.spec import Role, TaskSpec, Wire
+from orchestrator.core.usage import NO_SPEND, NO_USAGE, Spend, Usage
+
+__all__ = [
+    "NO_SPEND",
+    "NO_USAGE",
+    "Agent",
+    "AgentId",
+    "AgentStatus",
+    "Control",
+    "Phase",
+    "PushIntent",
+    "Reason",
+    "Spend",
+    "State",
+    "Task",
+    "TaskId",
+    "TaskStatus",
+    "Usage",
+    "Verdict",
+    "changed",
+]
 
 TaskId = NewType("TaskId", str)
 AgentId = NewType("AgentId", str)
@@ -107,39 +128,6 @@ class Reason(StrEnum):
     INTERRUPTED = "interrupted"
     OPERATOR = "operator"
     KILLSWITCH = "killswitch"
-
-
-class Usage(Wire):
-    """What an agent has spent so far; money in US dollars."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float = 0.0
-    turns: int = 0
-    tool_calls: int = 0
-    #: Of the prompt, what a provider read from its cache and wrote to it; not counted in `input_tokens`.
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """All tokens, those from a cache too."""
-        return self.input_tokens + self.output_tokens + self.cache_read_tokens + self.cache_write_tokens
-
-    def plus(self, other: Usage) -> Usage:
-        """Return the sum of both."""
-        return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            cost_usd=self.cost_usd + other.cost_usd,
-            turns=self.turns + other.turns,
-            tool_calls=self.tool_calls + other.tool_calls,
-            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
-            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
-        )
-
-
-NO_USAGE = Usage()
 
 
 class Verdict(Wire):
@@ -242,6 +230,8 @@ class Task:
     completed_at: datetime | None = None
     reason: Reason | None = None
     error: str | None = None
+    #: What all its attempts have spent since it was submitted.
+    spent: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,5 +266,6 @@ class State:
     #: O(1).
     queued: int = 0
     active: int = 0
+    spend: Spend = NO_SPEND
     #: The sequence of the last event folded in.
     seq: int = 0

@@ -21,6 +21,7 @@ from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import JournalCorrupt
 from orchestrator.journal import rows
 from orchestrator.journal.encoding import dump, parse_event, read_event
+from orchestrator.journal.figures import read_spend
 from orchestrator.journal.group import Receipt, indexed
 
 T = TypeVar("T")
@@ -268,6 +269,7 @@ def live_state(connection: apsw.Connection, seq: int) -> State:
     open_tasks = {task.id: task for task in found if not task.status.ended or task.agent_id in living}
     found_settings = connection.execute("SELECT key, value FROM queue_settings").fetchall()
     settings = {str(key): str(value) for key, value in found_settings}
+    spends = connection.execute("SELECT * FROM spend ORDER BY day")
     empty = State()
     return State(
         tasks=empty.tasks.update(open_tasks),
@@ -275,6 +277,7 @@ def live_state(connection: apsw.Connection, seq: int) -> State:
         control=rows.read_control(settings),
         queued=sum(agent.live and not agent.active for agent in living.values()),
         active=sum(agent.active for agent in living.values()),
+        spend=read_spend(spends),
         seq=seq,
     )
 

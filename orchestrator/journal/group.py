@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, NamedTuple
 
 import apsw
 import trio
 
 from orchestrator.core import events as e
-from orchestrator.core.model import Agent, AgentId, Control, State, Task, TaskId, Usage
+from orchestrator.core.model import Agent, AgentId, Control, Spend, State, Task, TaskId, Usage
 from orchestrator.journal import rows
 from orchestrator.journal import statements as sql
 from orchestrator.journal.encoding import chained, dump, dump_rows, iso_cached
+from orchestrator.journal.figures import spend_row
 from orchestrator.journal.verify import Heads
 
 #: Events are indexed by task this many at a time: at every append, each task would cost a page of the index.
@@ -82,6 +83,8 @@ class Group:
     agents: dict[AgentId, rows.Touched[Agent]] = field(default_factory=dict)
     tasks: dict[TaskId, rows.Touched[Task]] = field(default_factory=dict)
     control: Control | None = None
+    #: By their days.
+    spends: dict[date | None, Spend] = field(default_factory=dict)
     receipts: list[Receipt] = field(default_factory=list)
     audit: list[list[Any]] = field(default_factory=list)
     characters: int = 0
@@ -116,6 +119,8 @@ class Group:
                 self._touch_task(recorded, task)
         if after.control is not before.control:
             self.control = after.control
+        if after.spend is not before.spend:
+            self.spends[after.spend.day] = after.spend
 
     def add_audit(self, heads: Heads, now: datetime, entry: AuditEntry) -> Heads:
         """Take in an entry of the audit trail; return the ends of the chains after it."""
@@ -187,6 +192,7 @@ class Group:
             (sql.TASKS, [rows.task_row(touched) for touched in self.tasks.values()]),
             (sql.QUEUE, queue),
             (sql.SETTINGS, rows.control_rows(self.control) if self.control else []),
+            (sql.SPEND, [spend_row(spend) for spend in self.spends.values()]),
             (sql.VERDICTS, self._verdicts),
             (sql.TURNS, self._turns),
             (sql.MESSAGES, self._messages),

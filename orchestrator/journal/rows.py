@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from orchestrator.core.model import (
+    NO_USAGE,
     Agent,
     AgentId,
     AgentStatus,
@@ -24,11 +25,11 @@ from orchestrator.core.model import (
     Task,
     TaskId,
     TaskStatus,
-    Usage,
     Verdict,
 )
 from orchestrator.core.spec import Role
 from orchestrator.journal.encoding import dump, iso_cached
+from orchestrator.journal.figures import figures, read_figures
 
 #: The columns of a row that an agent is rebuilt from.
 AGENT_COLUMNS = (
@@ -37,13 +38,8 @@ AGENT_COLUMNS = (
 )
 TASK_COLUMNS = (
     "t.id, t.status, t.attempt, t.assigned_agent_id, t.submitted_at, t.completed_at, t.reason, t.error,"
-    " t.metadata, e.data"
+    " t.metadata, t.spent, e.data"
 )
-
-_USAGE = (
-    "input_tokens", "output_tokens", "cost_usd", "turns", "tool_calls", "cache_read_tokens",
-    "cache_write_tokens",
-)  # fmt: skip
 
 TITLE = 200
 DESCRIPTION = 2000
@@ -151,7 +147,7 @@ def _metadata(agent: Agent) -> dict[str, Any]:
         "nextAgentId": agent.next_agent_id,
         "push": push and [push.remote, push.ref, push.old, push.new],
         "pushed": agent.pushed,
-        "usage": [getattr(usage, name) for name in _USAGE],
+        "usage": figures(usage),
         "error": _unplain(agent.error),
     }
 
@@ -194,7 +190,7 @@ def read_agent(row: tuple[Any, ...], verdicts: tuple[Verdict, ...]) -> Agent:
         next_agent_id=rest["nextAgentId"],
         push=push and PushIntent(remote=push[0], ref=push[1], old=push[2], new=push[3]),
         pushed=rest.get("pushed", False),
-        usage=Usage(**dict(zip(_USAGE, usage, strict=False))),  # older rows have fewer figures
+        usage=read_figures(usage),
         verdicts=verdicts,
         clean=bool(clean),
     )
@@ -219,6 +215,7 @@ def task_row(touched: Touched[Task]) -> list[Any]:
         _word(task.reason),
         plain(task.error),
         (unplain := _unplain(task.error)) and dump(unplain),
+        None if task.spent == NO_USAGE else dump(figures(task.spent)),
         touched.first_seq,
         touched.last_seq,
     ]
@@ -279,7 +276,7 @@ def read_control(rows: dict[str, str]) -> Control:
 
 def read_task(row: tuple[Any, ...], spec: Any) -> Task:  # noqa: ANN401 - the parsed specification
     """Return the task of a row of `TASK_COLUMNS`, with its specification."""
-    task_id, status, attempt, agent_id, submitted_at, completed_at, reason, error, exact = row[:9]
+    task_id, status, attempt, agent_id, submitted_at, completed_at, reason, error, exact, spent = row[:10]
     return Task(
         id=TaskId(task_id),
         spec=spec,
@@ -290,4 +287,5 @@ def read_task(row: tuple[Any, ...], spec: Any) -> Task:  # noqa: ANN401 - the pa
         completed_at=_time(completed_at),
         reason=reason and Reason(reason),
         error=error if exact is None else json.loads(exact),
+        spent=NO_USAGE if spent is None else read_figures(json.loads(spent)),
     )

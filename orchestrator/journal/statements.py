@@ -53,7 +53,7 @@ AGENTS_CHANGED = (
 TASKS = _upsert(
     "tasks",
     "id, title, description, status, repo, repos, assigned_agent_id, attempt, priority, submitted_at,"
-    " completed_at, reason, error, metadata, submitted_seq, last_seq",
+    " completed_at, reason, error, metadata, spent, submitted_seq, last_seq",
     "id",
     kept="description, submitted_seq",
 )
@@ -62,6 +62,12 @@ QUEUE = _upsert(
     "id, task_id, status, queued_at, completed_at, agent_id, priority, not_before, position",
     "id",
     fixed="task_id, queued_at, agent_id, priority, position",
+)
+SPEND = _upsert(
+    "spend",
+    "day, input_tokens, output_tokens, cost_usd, turns, tool_calls, cache_read_tokens, cache_write_tokens,"
+    " cache_write_1h_tokens",
+    "day",
 )
 SETTINGS = _upsert("queue_settings", "key, value", "key")
 VERDICTS = _insert(

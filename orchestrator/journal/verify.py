@@ -17,7 +17,7 @@ from orchestrator.errors import JournalCorrupt
 from orchestrator.journal.encoding import GENESIS, canonical, chained, dump
 
 #: The tables that are folds of the journal.
-FOLDED = ("agents", "tasks", "queue", "queue_settings", "verdicts", "turns")
+FOLDED = ("agents", "tasks", "queue", "queue_settings", "verdicts", "turns", "spend")
 _NEWEST = ("SELECT max(last_seq) FROM agents", "SELECT max(last_seq) FROM tasks",
            "SELECT max(seq) FROM verdicts", "SELECT max(seq) FROM turns",
            "SELECT max(seq) FROM messages")  # fmt: skip
