@@ -106,12 +106,23 @@ class Wire(BaseModel):
     )
 
 
-class Budget(Wire):
-    """How much an agent may spend; a missing field is no ceiling."""
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+class Ceilings(Wire):
+    """How much may be spent; a missing field is no ceiling."""
 
     cost_usd: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     tokens: Annotated[int, Field(ge=1, le=10**12)] | None = None
     turns: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    tool_calls: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(None, exclude_if=_is_none)
+
+
+class Budget(Ceilings):
+    """How much an agent may spend; `task` is for all attempts at the task together."""
+
+    task: Ceilings | None = Field(None, exclude_if=_is_none)
 
 
 class Resources(Wire):
