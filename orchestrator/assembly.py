@@ -23,12 +23,17 @@ from socket import socket
 import trio
 from quart_trio import QuartTrio
 
+from orchestrator.agents.prices import read_prices
+from orchestrator.agents.provider import Provider
+from orchestrator.agents.purse import Purse
 from orchestrator.agents.registry import make_runtimes
 from orchestrator.api.app import create_app
 from orchestrator.api.server import open_listeners, run_server
 from orchestrator.api.services import Services
 from orchestrator.config import Settings
 from orchestrator.core import events as e
+from orchestrator.core import spec
+from orchestrator.core.admission import Ceilings
 from orchestrator.core.watermark import WATERMARKS
 from orchestrator.errors import SettingsError
 from orchestrator.isolation import open_backend, scratch_of
@@ -126,7 +131,7 @@ async def _serve_on(
         )
     )
     hold_s = await hold_back(store, crashed, utc_now())
-    desk = Desk(store, repositories, supervisor, tools.runtimes, sandboxed=settings.sandbox_enabled)
+    desk = _open_desk(settings, tools, supervisor)
     app = create_app(_services(settings, backend, store, supervisor, desk, reaper=reaper))
     listeners = open_listeners(settings.host, settings.port, settings.socket_path)
     port = listeners[0].getsockname()[1]
@@ -154,6 +159,29 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories) ->
         _ceilings(settings),
         yolo=settings.yolo_mode,
         runtimes=make_runtimes(settings),
+        provider=Provider(Ceilings(settings.provider_concurrency, settings.provider_tokens_per_minute)),
+        purse=open_purse(settings),
+    )
+
+
+def _open_desk(settings: Settings, tools: Tools, supervisor: Supervisor) -> Desk:
+    """Return who answers about tasks and agents."""
+    return Desk(
+        tools.store,
+        tools.repositories,
+        supervisor,
+        tools.runtimes,
+        tools.purse,
+        sandboxed=settings.sandbox_enabled,
+    )
+
+
+def open_purse(settings: Settings) -> Purse:
+    """Return what may be spent on models; raises `SettingsError` where the prices cannot be read."""
+    return Purse(
+        read_prices(settings.model_prices),
+        day=spec.Ceilings(cost_usd=settings.budget_day_usd, tokens=settings.budget_day_tokens),
+        total=spec.Ceilings(cost_usd=settings.budget_total_usd, tokens=settings.budget_total_tokens),
     )
 
 

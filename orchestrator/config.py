@@ -62,6 +62,16 @@ class Settings:
     max_concurrent_agents: int
     queue_concurrency: int
     agent_timeout_s: int
+    #: Of each model: requests in flight, and tokens a minute (None: no ceiling).
+    provider_concurrency: int
+    provider_tokens_per_minute: int | None
+    #: What all agents together may spend; None is no ceiling.
+    budget_day_usd: float | None
+    budget_day_tokens: int | None
+    budget_total_usd: float | None
+    budget_total_tokens: int | None
+    #: A file of prices that come before ours.
+    model_prices: Path | None
     yolo_mode: bool
     git_user_name: str
     git_user_email: str
@@ -137,6 +147,13 @@ ROWS = (
     Setting("max_concurrent_agents", ("MAX_CONCURRENT_AGENTS",), to.whole(1, 10_000), 2),
     Setting("queue_concurrency", ("ORCHESTRATOR_QUEUE_CONCURRENCY",), to.whole(1, 10_000), 1),
     Setting("agent_timeout_s", ("AGENT_TIMEOUT_SECONDS",), to.whole(1, 30 * 86400), 3600),
+    Setting("provider_concurrency", ("PROVIDER_CONCURRENCY",), to.whole(1, 10_000), 8),
+    Setting("provider_tokens_per_minute", ("PROVIDER_TOKENS_PER_MINUTE",), to.whole(1, 10**12)),
+    Setting("budget_day_usd", ("BUDGET_DAY_USD",), to.decimal(0.000001, 1e6)),
+    Setting("budget_day_tokens", ("BUDGET_DAY_TOKENS",), to.whole(1, 10**12)),
+    Setting("budget_total_usd", ("BUDGET_TOTAL_USD",), to.decimal(0.000001, 1e6)),
+    Setting("budget_total_tokens", ("BUDGET_TOTAL_TOKENS",), to.whole(1, 10**12)),
+    Setting("model_prices", ("MODEL_PRICES",), to.path),
     Setting("yolo_mode", ("YOLO_MODE",), to.flag, default=False),
     Setting("git_user_name", ("GIT_USER_NAME",), to.identity, "Orchestrator"),
     Setting("git_user_email", ("GIT_USER_EMAIL",), to.identity, "orchestrator@localhost"),

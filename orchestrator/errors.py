@@ -266,6 +266,12 @@ class BudgetExceeded(AgentError):
     reason = "budget_exceeded"
 
 
+class ModelUnpriced(AgentError):
+    """Nobody knows what the model costs, and there is a budget of money."""
+
+    code = "model_unpriced"
+
+
 class ProviderUnavailable(AgentError):
     """The model's provider cannot be used."""
 

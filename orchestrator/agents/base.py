@@ -55,8 +55,13 @@ class Meter(Protocol):
         """Make a request where the budgets and the provider admit it, and journal the turn before returning.
 
         `ask` is called again after a `ProviderFailure` that passes by itself: the agent is parked meanwhile.
-        Raises `BudgetExceeded` and `ProviderUnavailable`.
+        Raises `BudgetExceeded`, `ModelUnpriced`, `ProviderRefused` where waiting does not help, and
+        `ProviderUnavailable` where an answer broke off that was passed on already.
         """
+        ...
+
+    async def check_tools(self, calls: int) -> None:
+        """Raise `BudgetExceeded` where there is no room for so many tool calls more; asked before them."""
         ...
 
     async def count_tools(self, calls: int, content: str | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ConfigDict, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
-from orchestrator.core.model import AgentStatus, Phase, Reason, TaskStatus, Usage, Verdict
+from orchestrator.core.model import AgentStatus, Parked, Phase, Reason, TaskStatus, Usage, Verdict
 from orchestrator.core.moment import Moment
 from orchestrator.core.spec import Role, TaskSpec, Wire
 
@@ -115,6 +115,8 @@ class AgentDetail(AgentSummary):
     queue_position: int | None = None
     resources: ResourceUse = ResourceUse()
     gates: tuple[GateSummary, ...] = ()
+    #: What it waits for, while its phase is `parked`.
+    parked: Parked | None = None
 
 
 class AgentPage(Answer):

@@ -23,6 +23,7 @@ from orchestrator.core.judgement import (
 from orchestrator.core.model import AgentId, Phase, PushIntent, Reason
 from orchestrator.core.moment import Moment
 from orchestrator.core.spec import Role, TaskSpec
+from orchestrator.core.supply import BudgetExceeded, BudgetWarning, ProviderRecovered, ProviderThrottled
 from orchestrator.core.switches import (
     ControlDraining,
     ControlFrozen,
@@ -52,6 +53,8 @@ __all__ = [
     "AgentSpawning",
     "AgentTurn",
     "AgentUsage",
+    "BudgetExceeded",
+    "BudgetWarning",
     "CommitCreated",
     "ConflictDetected",
     "ControlDraining",
@@ -62,6 +65,8 @@ __all__ = [
     "GateRejected",
     "GateSkipped",
     "PolicyViolated",
+    "ProviderRecovered",
+    "ProviderThrottled",
     "PushCompleted",
     "PushRejected",
     "QueuePaused",
@@ -200,11 +205,15 @@ class AgentAttention(AgentEvent):
 
 
 class AgentParked(AgentEvent):
-    """The agent waits for something outside (a provider's limit, say) and gave its slot no work."""
+    """The agent waits for something outside (a provider's limit, say) and gave its slot no work.
+
+    None of its time passes meanwhile. `reason` is a word of `core.trouble`, `concurrency` or `token_rate`.
+    """
 
     name = "agent.parked"
     message: str
     until: Moment | None = None
+    reason: str | None = None
 
 
 class AgentResumed(AgentEvent):

@@ -18,6 +18,7 @@ from orchestrator.core.model import (
     Agent,
     AgentId,
     AgentStatus,
+    Parked,
     Phase,
     State,
     Task,
@@ -142,7 +143,7 @@ def _phase(state: State, _recorded: e.Recorded, event: e.AgentPhase) -> State:
         raise IllegalTransition(f"{event.name}: agent {agent.id} returns to the queue by agent.resumed only")
     base, branch, push = event.base or agent.base, event.branch or agent.branch, event.push or agent.push
     pushed = agent.pushed and push == agent.push
-    agent = changed(agent, phase=event.phase, base=base, branch=branch, push=push, pushed=pushed)
+    agent = changed(agent, phase=event.phase, parked=None, base=base, branch=branch, push=push, pushed=pushed)
     if event.phase is Phase.STARTING and event.worktree != "kept":  # what was done was done on another one
         agent = changed(agent, turn=0, answered=0, rejected=0)
     if event.answered is not None:
@@ -166,8 +167,9 @@ def _running(state: State, recorded: e.Recorded, event: e.AgentRunning) -> State
 def _resumed(state: State, _recorded: e.Recorded, event: e.AgentResumed) -> State:
     agent = find_active(state, event)
     if event.waited:
-        return put_agent(state, changed(agent, phase=Phase.WORKING))
+        return put_agent(state, changed(agent, phase=Phase.WORKING, parked=None))
     state = put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.PENDING))
+    agent = changed(agent, parked=None)
     # Its commit and push stay: where the remote could not be asked, they tell later whose commit is there.
     back = {"phase": Phase.QUEUED, "crashes": event.crashes, "not_before": event.not_before}
     return put_agent(state, changed(agent, resumed=True, **back))
@@ -190,7 +192,8 @@ def _turn(state: State, recorded: e.Recorded, event: e.AgentTurn) -> State:
 
 @_folds(e.AgentParked)
 def _parked(state: State, _recorded: e.Recorded, event: e.AgentParked) -> State:
-    return put_agent(state, changed(find_active(state, event), phase=Phase.PARKED))
+    parked = Parked(reason=event.reason, message=event.message, until=event.until)
+    return put_agent(state, changed(find_active(state, event), phase=Phase.PARKED, parked=parked))
 
 
 @_folds(e.AgentUsage)
@@ -232,7 +235,7 @@ def _end(
     ended = changed(
         agent, status=status, phase=Phase.CLEANING, completed_at=recorded.time, reason=event.reason
     )
-    return put_agent(state, changed(ended, **change))
+    return put_agent(state, changed(ended, parked=None, **change))
 
 
 @_folds(e.AgentCleanup)
@@ -257,6 +260,8 @@ def _committed(state: State, _recorded: e.Recorded, event: e.CommitCreated) -> S
 
 @_folds(
     e.AgentAttention,
+    e.BudgetExceeded,
+    e.BudgetWarning,
     e.ConflictDetected,
     e.GateSkipped,
     e.PolicyViolated,

@@ -15,6 +15,7 @@ from typing import Any, NewType, TypeVar
 
 from immutables import Map
 
+from orchestrator.core.moment import Moment
 from orchestrator.core.spec import Role, TaskSpec, Wire
 from orchestrator.core.usage import NO_SPEND, NO_USAGE, Spend, Usage
 
@@ -25,6 +26,7 @@ __all__ = [
     "AgentId",
     "AgentStatus",
     "Control",
+    "Parked",
     "Phase",
     "PushIntent",
     "Reason",
@@ -155,6 +157,14 @@ class PushIntent(Wire):
     new: str
 
 
+class Parked(Wire):
+    """What a parked agent waits for, and until when, as far as that is known."""
+
+    reason: str | None = None
+    message: str
+    until: Moment | None = None
+
+
 @dataclass(frozen=True)
 class Agent:
     """One attempt at a task."""
@@ -169,6 +179,7 @@ class Agent:
     spawned_at: datetime
     status: AgentStatus = AgentStatus.SPAWNING
     phase: Phase | None = Phase.QUEUED
+    parked: Parked | None = None
     #: Its place in the line among equal priorities: the sequence of the event that queued it.
     queued_seq: int = 0
     #: Not to be started before this time (a retry's backoff).

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.core.model import Usage
+
 
 class Trouble(StrEnum):
     """A kind of failure; the last four do not pass by waiting."""
@@ -43,6 +45,7 @@ class ProviderFailure(Exception):
         wait_s: float | None = None,
         until: datetime | None = None,
         begun: bool = False,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(f"{trouble}: {detail}")
         self.trouble = trouble
@@ -52,6 +55,8 @@ class ProviderFailure(Exception):
         self.until = until
         #: Whether a part of the answer was passed on already, so that the request cannot be repeated unseen.
         self.begun = begun
+        #: What it cost all the same, as far as that is known.
+        self.usage = usage
 
 
 def failure_of_response(

@@ -19,6 +19,7 @@ from orchestrator.core.model import (
     AgentId,
     AgentStatus,
     Control,
+    Parked,
     Phase,
     PushIntent,
     Reason,
@@ -148,6 +149,7 @@ def _metadata(agent: Agent) -> dict[str, Any]:
         "push": push and [push.remote, push.ref, push.old, push.new],
         "pushed": agent.pushed,
         "usage": figures(usage),
+        "parked": agent.parked and agent.parked.model_dump(mode="json"),
         "error": _unplain(agent.error),
     }
 
@@ -191,6 +193,7 @@ def read_agent(row: tuple[Any, ...], verdicts: tuple[Verdict, ...]) -> Agent:
         push=push and PushIntent(remote=push[0], ref=push[1], old=push[2], new=push[3]),
         pushed=rest.get("pushed", False),
         usage=read_figures(usage),
+        parked=Parked.model_validate(parked, strict=False) if (parked := rest.get("parked")) else None,
         verdicts=verdicts,
         clean=bool(clean),
     )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import trio
 
+from orchestrator.agents.meter import unpriced
+from orchestrator.agents.purse import Purse
 from orchestrator.agents.registry import Runtimes
 from orchestrator.core.model import Agent, AgentId
 from orchestrator.core.spec import TaskSpec
@@ -32,6 +34,7 @@ class Desk:
     repositories: Repositories
     supervisor: Supervisor
     runtimes: Runtimes
+    purse: Purse
     #: Whether every agent runs in a sandbox, whatever its task asks.
     sandboxed: bool
 
@@ -50,8 +53,15 @@ class Desk:
             self.runtimes.find(runtime).check(spec)
         except RuntimeUnknown as unknown:
             raise FieldRefused("options.runtime", unknown.detail) from unknown
+        self._check_price(spec)
         check_gates(spec)
         return runtime
+
+    def _check_price(self, spec: TaskSpec) -> None:
+        """Refuse a model that nobody knows the price of, where a budget counts money."""
+        model = spec.options.model
+        if model and self.purse.counts_money(spec.options.budget) and self.purse.prices.find(model) is None:
+            raise FieldRefused("options.model", unpriced(model))
 
     async def diff(self, agent: Agent) -> bytes | None:
         """Return the agent's candidate as a diff against its base, or None where there is none to see."""

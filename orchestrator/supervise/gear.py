@@ -7,6 +7,8 @@ from pathlib import Path
 
 import trio
 
+from orchestrator.agents.provider import Provider
+from orchestrator.agents.purse import Purse
 from orchestrator.agents.registry import Runtimes, make_runtimes
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, PushIntent
@@ -45,6 +47,9 @@ class Tools:
     default_limits: Limits
     yolo: bool
     runtimes: Runtimes = field(default_factory=make_runtimes)
+    #: The way to the model's provider, and what may be spent there.
+    provider: Provider = field(default_factory=Provider)
+    purse: Purse = field(default_factory=Purse)
     #: Calls the reaper, where something is left that no run takes care of.
     reaper_bell: Bell = field(default_factory=Bell)
 

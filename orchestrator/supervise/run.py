@@ -9,7 +9,7 @@ salvage) is opened on the stack that the caller gives.
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from functools import partial
 
@@ -58,8 +58,9 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     run.progress.worktree = worktree
     place = await find_place(run) if kept else first_place(run)
     runtime = tools.runtimes.find(run.agent.runtime)
-    async with runtime.open(_session(run, worktree, run.agent.turn if kept else 0)) as turns:
-        sealed = await _think_until_approved(run, turns, worktree, place)
+    with closing(_meter(run, run.agent.turn if kept else 0)) as meter:
+        async with runtime.open(_session(run, worktree, meter)) as turns:
+            sealed = await _think_until_approved(run, turns, meter, worktree, place)
     if sealed is None:
         return Done(Reason.NO_CHANGES, error=worktree.left_out)
     await deliver(run, worktree, sealed)
@@ -89,7 +90,20 @@ async def _open_new(run: Run, keep: AsyncExitStack, why: str | None) -> Worktree
     return worktree
 
 
-def _session(run: Run, worktree: Worktree, turn: int) -> Session:
+def _meter(run: Run, turn: int) -> AgentMeter:
+    return AgentMeter(
+        run.ids,
+        run.record,
+        state=lambda: run.tools.store.state,
+        own=run.spec.options.budget,
+        provider=run.tools.provider,
+        purse=run.tools.purse,
+        stillness=run.tree,
+        turn=turn,
+    )
+
+
+def _session(run: Run, worktree: Worktree, meter: AgentMeter) -> Session:
     async def started() -> None:
         await run.tools.store.submit(StartAgent(run.agent.id, run.tree.name))
 
@@ -108,7 +122,7 @@ def _session(run: Run, worktree: Worktree, turn: int) -> Session:
         resumed=run.agent.resumed,
         output=run.output,
         started=started,
-        meter=AgentMeter(run.ids, run.record, turn=turn),
+        meter=meter,
         recall=partial(recall, run),
         open_home=worktree.open_home,
     )
@@ -126,12 +140,14 @@ def limits_for(spec: TaskSpec, default: Limits) -> Limits:
     )
 
 
-async def _think_until_approved(run: Run, turns: Turns, worktree: Worktree, place: Place) -> Sealed | None:
+async def _think_until_approved(
+    run: Run, turns: Turns, meter: AgentMeter, worktree: Worktree, place: Place
+) -> Sealed | None:
     """Give the agent turns until a candidate is approved; None where it changed nothing."""
     while True:
         number = place.number
         if place.prompt is not None:
-            _check_budget(run)
+            await meter.check()
             await _take_turn(run, turns, Prompt(place.prompt, number))
         else:
             await run.record(e.TaskExecuting(**run.ids))
@@ -149,13 +165,6 @@ async def _think_until_approved(run: Run, turns: Turns, worktree: Worktree, plac
         told = clipped(complaints)
         await run.record(e.AgentPhase(**run.ids, phase=Phase.WORKING, rejected=number, complaints=told))
         place = Place(number + 1, prompt_after(run, number, told))
-
-
-def _check_budget(run: Run) -> None:
-    """Raise where the budget has no room for a further turn; those of earlier lives were paid for, too."""
-    most = run.spec.options.budget.turns
-    if most is not None and run.tools.store.state.agents[run.agent.id].usage.turns >= most:
-        raise RunFailed(Reason.BUDGET_EXCEEDED, f"the budget allows {most} turns")
 
 
 async def _take_turn(run: Run, turns: Turns, prompt: Prompt) -> None:

@@ -3,13 +3,13 @@
 The rooms that open sandboxes for an agent (repo, agents, gates) are given a `Tree` for a backend and never
 know. Invariant: after `kill_nowait` nothing of the agent runs, and once the agent's scope is left, `killed`
 and `remaining` are the proof; between `freeze_nowait` and `thaw_nowait` nothing of the agent moves or starts,
-and none of its time passes.
+and none of its time passes; nor does it while the agent waits for a provider.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +43,8 @@ class Tree:
         self._departures = Departures()
         self._killing = False
         self._frozen = False
+        #: How many wait for what is not the agent's doing.
+        self._standing = 0
         #: Sandboxes on their way to their first instruction.
         self.starting = 0
         self._moved = trio.lowlevel.ParkingLot()
@@ -115,8 +117,28 @@ class Tree:
         self._frozen = False
         for sandbox in self._live:
             sandbox.thaw_nowait()
-        self._clock.go_on()
+        self._let_time_pass()
         self._moved.unpark_all()
+
+    def _let_time_pass(self) -> None:
+        if not self._frozen and not self._standing:
+            self._clock.go_on()
+
+    @contextmanager
+    def stand_still(self) -> Iterator[None]:
+        """Let none of the agent's time pass inside the block; its processes go on."""
+        self._standing += 1
+        self._clock.stop()
+        try:
+            yield
+        finally:
+            self._standing -= 1
+            self._let_time_pass()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the agent may do nothing."""
+        return self._frozen
 
     async def wait_thawed(self) -> None:
         """Wait until the agent may go on; at once where it may."""

@@ -10,26 +10,23 @@ import pytest
 import trio
 
 from orchestrator.agents.base import Prompt, Session, TurnResult
-from orchestrator.agents.meter import AgentMeter
 from orchestrator.agents.registry import make_runtimes
-from orchestrator.core.events import Event, SayingEvent
+from orchestrator.core.events import SayingEvent
 from orchestrator.core.spec import TaskSpec
 from sandbox.base import Backend, Directory, Limits, SandboxError, User
 from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.trusted import ProcessBackend
+from tests.kit.books import Books
 
 
-class Log:
+class Log(Books):
     """An agent's log in memory, and how often its program was announced."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.lines: list[tuple[str, str]] = []
         self.started = 0
         self.grew = trio.Event()
-        self.events: list[Event] = []
-
-    async def record(self, *events: Event) -> None:
-        self.events += events
 
     async def recall(self) -> list[str]:
         return [event.content for event in self.events if isinstance(event, SayingEvent) and event.content]
@@ -112,7 +109,7 @@ def open_session(reachable_path: Path, backend: Backend, log: Log) -> OpenSessio
             resumed=resumed,
             output=log.output,
             started=log.announce,
-            meter=AgentMeter({"task_id": spec.task_id, "agent_id": "agent-1"}, log.record),
+            meter=log.meter(spec, "agent-1"),
             recall=log.recall,
             open_home=open_home,
         )

@@ -19,6 +19,8 @@ from tests.core.ledger import NOON, PUSH, VERDICT, Ledger, task_spec
 
 IDS: dict[str, Any] = {"task_id": TaskId("t"), "agent_id": AgentId("a")}
 
+MARK: dict[str, Any] = {"scope": "agent", "unit": "turns", "spent": 3, "ceiling": 3, "message": "no more"}
+
 PUSHES = {"assigned", "running", "ended", "ended before its follower"}
 #: One of each, and the stances (of STANCES) in which it can follow.
 FOLLOWS: list[tuple[e.Event, set[str]]] = [
@@ -42,6 +44,8 @@ FOLLOWS: list[tuple[e.Event, set[str]]] = [
     (e.AgentUsage(**IDS, usage=Usage(turns=1)), {"assigned", "running"}),
     (e.AgentAttention(**IDS, message="may I?"), {"assigned", "running"}),
     (e.AgentParked(**IDS, message="429"), {"assigned", "running"}),
+    (e.BudgetWarning(**IDS, **MARK), {"assigned", "running"}),
+    (e.BudgetExceeded(**IDS, **MARK), {"assigned", "running"}),
     (e.AgentResumed(**IDS), {"assigned", "running"}),
     (e.AgentCompleted(**IDS, reason=Reason.DONE), {"running"}),
     (e.AgentFailed(**IDS, reason=Reason.TIMEOUT, error="late"), {"assigned", "running"}),

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -57,18 +58,31 @@ class Plane:
     repositories: Repositories
 
     async def submit(
-        self, remote: Path, script: str, task: str, *, gated: bool = False, retries: int = 0
+        self,
+        remote: Path,
+        script: str,
+        task: str,
+        *,
+        gated: bool = False,
+        retries: int = 0,
+        runtime: str = "command",
+        **options: object,
     ) -> str:
-        """Hand a task over and return its agent."""
+        """Hand a task over, the script as its command and its instructions, and return its agent."""
         body = {
             "taskId": task,
             "gateProfile": "minimal" if gated else "custom",
-            "context": {"repository": f"file://{remote}", "branch": "main", "instructions": "do it"},
-            "options": {"runtime": "command", "command": ["sh", "-c", script], "maxRetries": retries},
+            "context": {"repository": f"file://{remote}", "branch": "main", "instructions": script},
+            "options": {
+                "runtime": runtime,
+                "command": ["sh", "-c", script],
+                "maxRetries": retries,
+                **options,
+            },
             **({} if gated else {"gates": []}),
         }
         agent = AgentId(new_id())
-        await self.store.submit(SubmitTask(TaskSpec.model_validate(body), agent, "command"))
+        await self.store.submit(SubmitTask(TaskSpec.model_validate(body), agent, runtime))
         return agent
 
     async def over(self, agent_id: str) -> Agent:
@@ -91,8 +105,12 @@ async def open_plane(
     backend: Backend | None = None,
     clock: Callable[[], datetime] = utc_now,
     connect: Connect = connect,
+    **tools_of: Any,  # noqa: ANN401 - what they are
 ) -> AsyncGenerator[Plane, None]:
-    """Recover what is there, and run agents until the block is left; then they return to the queue."""
+    """Recover what is there, and run agents until the block is left; then they return to the queue.
+
+    `tools_of` are further fields of `Tools`.
+    """
     backend = backend or ProcessBackend(user, path="/usr/bin:/bin")
     async with (
         open_store(home, home / "orchestrator.db", clock=clock, connect=connect) as store,
@@ -110,7 +128,7 @@ async def open_plane(
             rules=UrlRules((roots,)),
             identity=Identity("Orchestrator", "orchestrator@localhost"),
         )
-        tools = Tools(store, repositories, scratch, Limits(), yolo=False)
+        tools = Tools(store, repositories, scratch, Limits(), yolo=False, **tools_of)
         supervisor = Supervisor(
             store,
             tools,

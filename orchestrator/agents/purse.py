@@ -1,0 +1,120 @@
+"""What may be spent on models: everybody's budgets, and what is reserved of them by requests in flight.
+
+The invariant: what was answered is counted as spent or as reserved at every moment, so that no two requests
+take the same room. Sums are the state's; only what is in flight is kept here, and gone after a crash, as the
+requests are. Made at assembly; the meter of every agent reserves from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import trio
+
+from orchestrator.core import budget
+from orchestrator.core.budget import Account, Mark, Scope
+from orchestrator.core.model import NO_USAGE, AgentId, State, TaskId, Usage
+from orchestrator.core.price import Prices
+from orchestrator.core.spec import Budget, Ceilings
+
+NO_CEILINGS = Ceilings()
+
+
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """What a request in flight may cost at most; once it is answered, what it cost."""
+
+    agent_id: str
+    task_id: str
+    usage: Usage
+    answered: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Purse:
+    """The budgets of all agents."""
+
+    prices: Prices = field(default_factory=lambda: Prices({}))
+    day: Ceilings = NO_CEILINGS
+    total: Ceilings = NO_CEILINGS
+    #: The wall clock, which says what day it is.
+    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    _reserved: set[Reservation] = field(default_factory=set)
+    #: What was warned of already: of each day anew.
+    _told: set[tuple[object, ...]] = field(default_factory=set)
+    _settled: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+
+    def counts_money(self, own: Budget) -> bool:
+        """Return whether any budget that an agent with this one draws on is of money."""
+        return budget.counts_money((own, own.task or NO_CEILINGS, self.day, self.total))
+
+    def accounts(self, state: State, agent_id: str, task_id: str, own: Budget) -> list[Account]:
+        """Return the budgets that the agent draws on, with what is reserved of each."""
+        return self._accounts(state, agent_id, task_id, own, answered_only=False)
+
+    def _accounts(
+        self, state: State, agent_id: str, task_id: str, own: Budget, *, answered_only: bool
+    ) -> list[Account]:
+        agent, task, spend = state.agents[AgentId(agent_id)], state.tasks[TaskId(task_id)], state.spend
+        flying = [one for one in self._reserved if one.answered or not answered_only]
+        all_reserved = _sum(one.usage for one in flying)
+        return [
+            Account(Scope.AGENT, own, agent.usage, _sum(r.usage for r in flying if r.agent_id == agent_id)),
+            Account(
+                Scope.TASK,
+                own.task or NO_CEILINGS,
+                task.spent,
+                _sum(r.usage for r in flying if r.task_id == task_id),
+            ),
+            Account(Scope.DAY, self.day, spend.on(self.clock().date()), all_reserved),
+            Account(Scope.TOTAL, self.total, spend.total, all_reserved),
+        ]
+
+    @contextmanager
+    def reserve(self, agent_id: str, task_id: str, most: Usage) -> Iterator[Reservation]:
+        """Hold so much back until the block is left; what was answered must be journaled by then."""
+        reservation = Reservation(agent_id, task_id, most)
+        self._reserved.add(reservation)
+        try:
+            yield reservation
+        finally:
+            self._reserved.remove(reservation)
+            self._settled.unpark_all()
+
+    async def wait_settled(self) -> None:
+        """Wait until something that is reserved now is settled; to be called without a checkpoint before."""
+        await self._settled.park()
+
+    def marks(self, state: State, agent_id: str, task_id: str, own: Budget) -> list[Mark]:
+        """Return the ceilings to warn of that were not returned before, with what was just answered."""
+        accounts = [
+            Account(account.scope, account.ceilings, account.spent.plus(account.reserved))
+            for account in self._accounts(state, agent_id, task_id, own, answered_only=True)
+        ]
+        new: list[Mark] = []
+        whose = {
+            Scope.AGENT: agent_id,
+            Scope.TASK: task_id,
+            Scope.DAY: self.clock().date(),
+            Scope.TOTAL: None,
+        }
+        for mark in budget.warnings(accounts):
+            key = (mark.scope, mark.unit, whose[mark.scope])
+            if key not in self._told:
+                self._told.add(key)
+                new.append(mark)
+        return new
+
+    def forget(self, agent_id: str, task_id: str) -> None:
+        """Drop what is only remembered of an agent that has ended, or goes on in another life."""
+        self._told = {key for key in self._told if key[2] not in (agent_id, task_id)}
+
+
+def _sum(usages: Iterator[Usage]) -> Usage:
+    total = NO_USAGE
+    for usage in usages:
+        total = total.plus(usage)
+    return total

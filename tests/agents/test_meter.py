@@ -1,0 +1,341 @@
+"""The meter of an agent, on a real journal: budgets, parking, and a provider that fails in every way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from orchestrator.agents.base import Answer, Request
+from orchestrator.agents.meter import AgentMeter
+from orchestrator.agents.provider import Provider
+from orchestrator.agents.purse import Purse
+from orchestrator.core.admission import Ceilings
+from orchestrator.core.model import AgentId, Phase, Usage
+from orchestrator.core.price import Price, Prices
+from orchestrator.core.spec import Budget
+from orchestrator.core.spec import Ceilings as Money
+from orchestrator.core.trouble import ProviderFailure, Trouble
+from orchestrator.errors import BudgetExceeded, ModelUnpriced, ProviderRefused, ProviderUnavailable
+from orchestrator.journal.store import Store
+from orchestrator.supervise.tree import Tree
+from sandbox.base import User
+from sandbox.trusted import ProcessBackend
+from tests.journal.rig import running_store, work
+
+MODEL = "m-1"
+REQUEST = Request(MODEL, 1000, 1000)
+#: A request of 1,000 tokens in and 1,000 out is foreseen at 0.012 USD at most, and comes to 0.0012 USD.
+PRICES = Prices({MODEL: Price(input=2, output=10, cache_read=0.1, cache_write_5m=2, cache_write_1h=2)})
+USED = Usage(input_tokens=100, output_tokens=100)
+WAIT_S = 0.05
+
+
+def no(trouble: Trouble, **more: Any) -> ProviderFailure:  # noqa: ANN401 - its own
+    return ProviderFailure(trouble, "HTTP", **more)
+
+
+@dataclass
+class Model:
+    """A provider's model that answers, or fails as it is told, first told first."""
+
+    failures: list[ProviderFailure] = field(default_factory=list)
+    usage: Usage = USED
+    #: What a request waits for before it is answered.
+    gate: trio.Event | None = None
+    asked: int = 0
+    flying: int = 0
+    most: int = 0
+
+    async def __call__(self) -> Answer:
+        self.asked += 1
+        self.flying += 1
+        self.most = max(self.most, self.flying)
+        try:
+            await trio.lowlevel.checkpoint()
+            if self.failures:
+                raise self.failures.pop(0)
+            if self.gate is not None:
+                await self.gate.wait()
+            return Answer(MODEL, "end_turn", self.usage, "well", 1.0)
+        finally:
+            self.flying -= 1
+
+
+@dataclass
+class Place:
+    """A journal with agents at work, and what they share."""
+
+    store: Store
+    provider: Provider
+    purse: Purse
+    user: User
+
+    async def meter(self, name: str, **own: Any) -> tuple[AgentMeter, Tree]:  # noqa: ANN401 - a budget's
+        ids = await work(self.store, f"task-{name}", name)
+        tree = Tree(ProcessBackend(self.user))
+        return self.of(ids, tree, Budget(**own)), tree
+
+    def of(self, ids: dict[str, Any], tree: Tree, own: Budget) -> AgentMeter:
+        return AgentMeter(
+            ids,
+            self.store.record,
+            state=lambda: self.store.state,
+            own=own,
+            provider=self.provider,
+            purse=self.purse,
+            stillness=tree,
+        )
+
+    async def told(self, *names: str) -> list[Any]:
+        found = await self.store.events_after(0, types=names, limit=1000)
+        return [recorded.event for recorded in found]
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        with trio.fail_after(20):
+            while not what():
+                await self.store.wait_past(self.store.state.seq)
+
+    def phase(self, name: str) -> Phase | None:
+        return self.store.state.agents[AgentId(name)].phase
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    async with open_place(tmp_path) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def open_place(home: Path, *, concurrency: int = 4, **budgets: Money) -> AsyncIterator[Place]:
+    provider = Provider(Ceilings(concurrency), chance=lambda: 0.0)
+    async with running_store(home) as store:
+        yield Place(store, provider, Purse(PRICES, **budgets), User(65534, 65534, "nobody"))
+
+
+# --- budgets
+
+
+async def test_a_budget_of_three_turns_stops_exactly_at_three(place: Place) -> None:
+    meter, _ = await place.meter("a", turns=3)
+    model = Model()
+    for _ in range(3):
+        await meter.ask(REQUEST, model, prompt=1)
+    with pytest.raises(BudgetExceeded, match=r"options\.budget\) allows 3 turns, and 3 turns are spent"):
+        await meter.ask(REQUEST, model, prompt=1)
+    assert model.asked == 3
+    (exceeded,) = await place.told("budget.exceeded")
+    assert (exceeded.scope, exceeded.unit, exceeded.spent, exceeded.ceiling) == ("agent", "turns", 3, 3)
+
+
+async def test_an_answer_is_journaled_with_what_it_cost(place: Place) -> None:
+    meter, _ = await place.meter("a")
+    answer = await meter.ask(REQUEST, Model(), prompt=1)
+    assert answer.usage.cost_usd == pytest.approx(0.0012)
+    agent = place.store.state.agents[AgentId("a")]
+    assert agent.usage == USED.model_copy(update={"cost_usd": answer.usage.cost_usd, "turns": 1})
+
+
+async def test_money_of_the_day_is_never_overspent_by_more_than_one_request(tmp_path: Path) -> None:
+    async with open_place(tmp_path, concurrency=20, day=Money(cost_usd=0.01)) as place:
+        model, ended = Model(), Counter[str]()
+
+        async def spend(name: str) -> None:
+            meter, _ = await place.meter(name)
+            try:
+                while True:
+                    await meter.ask(REQUEST, model, prompt=1)
+            except BudgetExceeded:
+                ended["exceeded"] += 1
+
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+                nursery.start_soon(spend, f"a{number}")
+        spent = place.store.state.spend.total.cost_usd
+        assert ended["exceeded"] == 6
+        assert 0.01 <= spent <= 0.01 + 0.0012
+        (warned,) = await place.told("budget.warning")
+        assert (warned.scope, warned.unit) == ("day", "costUsd")
+
+
+async def test_a_budget_of_a_task_counts_all_its_attempts_and_warns_once(place: Place) -> None:
+    ids = await work(place.store, "t", "a")
+    tree = Tree(ProcessBackend(place.user))
+    own = Budget(task=Money(turns=5))
+    for turns in (2, 2, 1):  # three lives
+        meter = place.of(ids, tree, own)
+        for _ in range(turns):
+            await meter.ask(REQUEST, Model(), prompt=1)
+        meter.close()
+    with pytest.raises(BudgetExceeded, match=r"over all its attempts \(options\.budget\.task\)"):
+        await place.of(ids, tree, own).check()
+    assert len(await place.told("budget.warning")) == 1
+
+
+async def test_tool_calls_have_a_budget(place: Place) -> None:
+    meter, _ = await place.meter("a", tool_calls=3)
+    await meter.check_tools(3)
+    await meter.count_tools(3)
+    await meter.ask(REQUEST, Model(), prompt=1)
+    with pytest.raises(BudgetExceeded, match="allows 3 tool calls, and 3 tool calls are spent"):
+        await meter.check_tools(1)
+
+
+async def test_a_model_without_a_price_is_refused_where_money_is_counted(place: Place) -> None:
+    model, unknown = Model(), Request("other", 1, 1)
+    free, _ = await place.meter("a")
+    await free.ask(unknown, model, prompt=1)
+    bound, _ = await place.meter("b", cost_usd=1.0)
+    with pytest.raises(ModelUnpriced, match="MODEL_PRICES"):
+        await bound.ask(unknown, model, prompt=1)
+    assert model.asked == 1
+
+
+async def test_what_a_broken_answer_cost_is_counted(place: Place) -> None:
+    meter, _ = await place.meter("a")
+    broken = no(Trouble.NETWORK, begun=True, usage=Usage(input_tokens=1_000_000))
+    with pytest.raises(ProviderUnavailable, match="broke off"):
+        await meter.ask(REQUEST, Model([broken]), prompt=1)
+    assert place.store.state.agents[AgentId("a")].usage.cost_usd == 2.0
+
+
+# --- the provider
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        no(Trouble.THROTTLED, wait_s=WAIT_S),
+        no(Trouble.OVERLOADED, wait_s=WAIT_S),
+        no(Trouble.USAGE_LIMIT),
+        no(Trouble.NETWORK),
+        no(Trouble.SERVER_ERROR),
+    ],
+    ids=lambda failure: failure.trouble.value,
+)
+async def test_an_agent_parks_and_goes_on_by_itself(place: Place, failure: ProviderFailure) -> None:
+    meter, _ = await place.meter("a")
+    if failure.trouble is Trouble.USAGE_LIMIT:
+        failure.until = datetime.now(UTC) + timedelta(seconds=1)
+    model = Model([failure])
+    await meter.ask(REQUEST, model, prompt=1)
+    (parked,), (resumed,) = await place.told("agent.parked"), await place.told("agent.resumed")
+    assert (parked.reason, resumed.waited) == (failure.trouble, True)
+    assert parked.until is not None
+    assert place.phase("a") is Phase.WORKING
+    assert place.store.state.agents[AgentId("a")].parked is None
+    throttled = await place.told("provider.throttled")
+    alone = failure.trouble in (Trouble.NETWORK, Trouble.SERVER_ERROR)
+    assert [event.reason for event in throttled] == ([] if alone else [failure.trouble])
+    assert len(await place.told("provider.recovered")) == len(throttled)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "named"),
+    [
+        (Trouble.LOGIN, "CLAUDE_API_KEY"),
+        (Trouble.FORBIDDEN, "CLAUDE_API_KEY"),
+        (Trouble.MODEL, "CLAUDE_MODEL or options.model"),
+    ],
+)
+async def test_what_waiting_does_not_mend_fails_at_once_for_everybody(
+    place: Place, trouble: Trouble, named: str
+) -> None:
+    one, _ = await place.meter("a")
+    other, _ = await place.meter("b")
+    model = Model([no(trouble)])
+    for meter in (one, other):
+        with pytest.raises(ProviderRefused, match=named):
+            await meter.ask(REQUEST, model, prompt=1)
+    assert model.asked == 1
+    if trouble is Trouble.LOGIN:
+        with pytest.raises(ProviderRefused, match=named):
+            await other.ask(Request("another", 1, 1), model, prompt=1)
+
+
+async def test_the_ceiling_is_kept_and_nobody_is_overtaken(tmp_path: Path) -> None:
+    async with open_place(tmp_path, concurrency=3) as place:
+        model, order = Model(), list[str]()
+
+        async def ask(name: str, meter: AgentMeter) -> None:
+            async def noted() -> Answer:
+                order.append(name)
+                return await model()
+
+            await meter.ask(REQUEST, noted, prompt=1)
+
+        names = [f"a{number:02}" for number in range(12)]
+        meters = [(name, (await place.meter(name))[0]) for name in names]
+        model.failures = [no(Trouble.THROTTLED, wait_s=WAIT_S)]
+        async with trio.open_nursery() as nursery:
+            for name, meter in meters:
+                nursery.start_soon(ask, name, meter)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        assert model.most <= 3
+        later = [name for name in order if name != names[0]]
+        # Two that are let go at once may swap while the journal hears that they go on.
+        assert all(abs(names.index(name) - 1 - at) < 3 for at, name in enumerate(later))
+        assert order.count(names[0]) == 2  # the first was refused, and stood in line anew
+
+
+async def test_no_time_passes_while_an_agent_is_parked_and_a_freeze_composes_with_it(place: Place) -> None:
+    meter, tree = await place.meter("a")
+    model = Model([no(Trouble.THROTTLED, wait_s=3600)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: meter.ask(REQUEST, model, prompt=1))
+        await place.until(lambda: place.phase("a") is Phase.PARKED)
+        stood = tree.clock.now()
+        tree.freeze_nowait()
+        tree.thaw_nowait()
+        await trio.lowlevel.checkpoint()
+        assert tree.clock.now() == stood
+        tree.freeze_nowait()
+        nursery.cancel_scope.cancel()
+    assert tree.clock.now() == stood
+    tree.thaw_nowait()
+    assert tree.clock.now() >= stood
+    assert place.provider.line(MODEL).gate.in_flight == 0
+
+
+async def test_who_is_frozen_asks_nothing_until_thawed_and_keeps_nobody_waiting(place: Place) -> None:
+    frozen, tree = await place.meter("a")
+    other, _ = await place.meter("b")
+    model = Model()
+    tree.freeze_nowait()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: frozen.ask(REQUEST, model, prompt=1))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert model.asked == 0
+        await other.ask(REQUEST, model, prompt=1)
+        tree.thaw_nowait()
+    assert model.asked == 2
+
+
+async def test_who_is_cancelled_leaves_the_line_to_the_others(place: Place) -> None:
+    meters = [(await place.meter(name))[0] for name in ("a", "b", "c")]
+    model = Model(gate=trio.Event())
+    assert model.gate is not None
+    async with trio.open_nursery() as nursery:
+        scopes = [trio.CancelScope() for _ in meters]
+
+        async def ask(number: int) -> None:
+            with scopes[number]:
+                await meters[number].ask(REQUEST, model, prompt=1)
+
+        for number in range(3):
+            nursery.start_soon(ask, number)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert model.asked == 1  # a new gate tries one first
+        scopes[1].cancel()
+        scopes[0].cancel()
+        model.gate.set()
+    assert model.asked == 2
+    assert place.provider.line(MODEL).gate.in_flight == 0
