@@ -24,6 +24,7 @@ from sandbox.relay import relay
 
 MODEL = "claude-sonnet-5-5"
 MAX_TOKENS = 1000
+VERSION = "2023-06-01"
 
 
 async def ask_api(
@@ -33,7 +34,9 @@ async def ask_api(
     began = time.monotonic()
     body = {"model": model, "max_tokens": MAX_TOKENS, "messages": messages}
     try:
-        said = await client.post("/v1/messages", json=body, headers={"x-api-key": key})
+        said = await client.post(
+            "/v1/messages", json=body, headers={"x-api-key": key, "anthropic-version": VERSION}
+        )
     except httpx2.TransportError as error:
         raise ProviderFailure(Trouble.NETWORK, f"{type(error).__name__}: {error}") from error
     headers = {name.lower(): value for name, value in said.headers.items()}
