@@ -149,7 +149,7 @@ def test_every_name_is_one_of_the_contract() -> None:
 
 def test_every_event_is_about_a_task_an_agent_or_the_whole() -> None:
     for name, kind in EVENTS.items():
-        if name.partition(".")[0] in {"queue", "control", "system"}:
+        if name.partition(".")[0] in {"queue", "control", "system", "provider"}:
             assert not issubclass(kind, TaskEvent | AgentEvent)
         else:
             assert issubclass(kind, TaskEvent | AgentEvent)
