@@ -153,37 +153,34 @@ class AgentMeter:
 
     async def _enter(self, asked: _Asked, ends: ExitStack) -> tuple[Flight, Reservation]:
         """Wait for the request's turn; what it holds then is given back when `ends` is closed."""
-        while True:
-            await self._stillness.wait_thawed()
-            with asked.line.place(asked.most.tokens) as place:
-                await self._wait_for_turn(asked, place)
-                if self._stillness.frozen:  # who may not go keeps nobody waiting
-                    continue
-                refused = budget.refusal(self._accounts(), asked.most)
-                if refused is None:
-                    flight = place.go()
-                    ends.callback(flight.land)
-                    return flight, ends.enter_context(self._purse.reserve(**self._ids, most=asked.most))
-            if isinstance(refused, Spent):
-                await self._refuse(refused)
-            with self._stillness.stand_still():
+        with self._stillness.stand_still():
+            while True:
+                await self._stillness.wait_thawed()
+                with asked.line.place(asked.most.tokens) as place:
+                    await self._wait_for_turn(asked, place)
+                    if self._stillness.frozen:  # who may not go keeps nobody waiting
+                        continue
+                    refused = budget.refusal(self._accounts(), asked.most)
+                    if refused is None:
+                        flight = place.go()
+                        ends.callback(flight.land)
+                        return flight, ends.enter_context(self._purse.reserve(**self._ids, most=asked.most))
+                if isinstance(refused, Spent):
+                    await self._refuse(refused)
                 await self._purse.wait_settled()
 
     async def _wait_for_turn(self, asked: _Asked, place: Place) -> None:
         """Return when it is this request's turn, or the agent is frozen; park where that takes long."""
-        if place.hold() is None:
-            return
-        with self._stillness.stand_still():
-            while (hold := place.hold()) is not None and not self._stillness.frozen:
-                patient = asked.since + PARK_AFTER_S
-                in_line = hold.reason in (admission.CROWDED, admission.RATE)
-                later = asked.told is not None and asked.told + PARK_AFTER_S < hold.until < math.inf
-                if in_line and asked.told is None and trio.current_time() < patient:
-                    await place.wait(min(patient, hold.until))
-                elif asked.told is None or (later and not in_line):
-                    await self._park(asked, hold.reason, hold.until)  # which takes its time
-                else:
-                    await place.wait(hold.until)
+        while (hold := place.hold()) is not None and not self._stillness.frozen:
+            patient = asked.since + PARK_AFTER_S
+            in_line = hold.reason in (admission.CROWDED, admission.RATE)
+            later = asked.told is not None and asked.told + PARK_AFTER_S < hold.until < math.inf
+            if in_line and asked.told is None and trio.current_time() < patient:
+                await place.wait(min(patient, hold.until))
+            elif asked.told is None or (later and not in_line):
+                await self._park(asked, hold.reason, hold.until)  # which takes its time
+            else:
+                await place.wait(hold.until)
 
     async def _journal(
         self, asked: _Asked, answer: Answer, flight: Flight, reservation: Reservation

@@ -269,15 +269,13 @@ def live_state(connection: apsw.Connection, seq: int) -> State:
     open_tasks = {task.id: task for task in found if not task.status.ended or task.agent_id in living}
     found_settings = connection.execute("SELECT key, value FROM queue_settings").fetchall()
     settings = {str(key): str(value) for key, value in found_settings}
-    spends = connection.execute("SELECT * FROM spend ORDER BY day")
-    empty = State()
     return State(
-        tasks=empty.tasks.update(open_tasks),
-        agents=empty.agents.update(living),
+        tasks=State().tasks.update(open_tasks),
+        agents=State().agents.update(living),
         control=rows.read_control(settings),
         queued=sum(agent.live and not agent.active for agent in living.values()),
         active=sum(agent.active for agent in living.values()),
-        spend=read_spend(spends),
+        spend=read_spend(connection.execute("SELECT * FROM spend ORDER BY day")),
         seq=seq,
     )
 
