@@ -61,7 +61,7 @@ class HandsLost(Exception):
     """The tool server has ended, or was ended."""
 
     def __init__(self, ended: Exit, said: str) -> None:
-        super().__init__(f"the tool server ended with {ended}: {said}" if said else f"ended with {ended}")
+        super().__init__(f"the tool server in the sandbox ended with {ended}" + (f": {said}" if said else ""))
         self.ended = ended
         self.said = said
 
