@@ -25,7 +25,7 @@ from orchestrator.agents.claude.upstream import Upstream
 from orchestrator.agents.lines import TurnLog
 from orchestrator.core.model import Usage
 from orchestrator.core.spec import TaskSpec
-from orchestrator.core.text import tail_of
+from orchestrator.core.text import escaped, tail_of
 from orchestrator.errors import AgentError, FieldRefused
 
 #: The most tokens of one answer.
@@ -176,7 +176,7 @@ class ClaudeTurns:
         self._usage = self._usage.plus(answer.usage)
         await self._log.add("stdout", f"{answer.text}\n".encode() if answer.text else b"")
         if answer.stop_reason == "refusal":
-            said = f": {why}" if why else ""
+            said = f": {escaped(why)}" if why else ""
             raise AgentError(
                 f"the model {self._model} refused to go on{said}; put the task in other words, or name "
                 "another model in options.model"

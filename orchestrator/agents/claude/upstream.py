@@ -64,7 +64,7 @@ class Upstream:
 
     async def _open(self) -> Any:  # noqa: ANN401 - the SDK is known once it is imported
         if self._client is None:
-            sdk = self._sdk = await trio.to_thread.run_sync(_import_sdk)
+            sdk = self._sdk = await trio.to_thread.run_sync(_import_sdk, abandon_on_cancel=True)
             self._client = sdk.AsyncAnthropic(
                 api_key=self._key.get_secret_value(),
                 base_url=self._base_url or "https://api.anthropic.com",
