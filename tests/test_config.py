@@ -368,8 +368,8 @@ def test_home_is_never_shown_to_agents(tmp_path: Path) -> None:
 
 
 def test_set_but_unused_settings_are_named_as_they_were_set(tmp_path: Path) -> None:
-    settings = in_file(tmp_path, "gitea_url = 'https://g'", ANTHROPIC_API_KEY="k", VALKEY_HOST="v", PORT="1")
-    assert settings.unused == ("ANTHROPIC_API_KEY", "VALKEY_HOST", "GITEA_URL")
+    settings = in_file(tmp_path, "gitea_url = 'https://g'", GITHUB_TOKEN="k", VALKEY_HOST="v", PORT="1")
+    assert settings.unused == ("VALKEY_HOST", "GITHUB_TOKEN", "GITEA_URL")
 
 
 def test_file_sets_the_same_and_environment_wins(tmp_path: Path) -> None:

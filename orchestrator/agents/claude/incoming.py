@@ -1,0 +1,186 @@
+"""An answer of the Messages API as it comes in: server-sent events to one message, untouched.
+
+Pure. The invariant: blocks are kept as they came, those of kinds that nobody here knows too, for they must go
+back as they are; and what is no whole answer is a `ProviderFailure`, never a part of one. Caller: `upstream`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.core.model import Usage
+from orchestrator.core.trouble import ProviderFailure, Trouble
+
+Block = dict[str, Any]
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+#: Characters of malformed input that the model is shown again.
+MAX_MALFORMED = 2000
+
+_TROUBLE = {
+    "rate_limit_error": Trouble.THROTTLED,
+    "overloaded_error": Trouble.OVERLOADED,
+    "timeout_error": Trouble.NETWORK,
+    "authentication_error": Trouble.LOGIN,
+    "billing_error": Trouble.FORBIDDEN,
+    "permission_error": Trouble.FORBIDDEN,
+    "not_found_error": Trouble.MODEL,
+    "invalid_request_error": Trouble.REQUEST,
+    "request_too_large": Trouble.REQUEST,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One answer, whole."""
+
+    model: str
+    content: list[Block]
+    stop_reason: str
+    usage: Usage
+    #: Why it stopped, in words, where it was refused.
+    why: str = ""
+    #: By id, what came as the input of tool calls and is no JSON object.
+    malformed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """What it says, without its thoughts."""
+        return text_of(self.content)
+
+
+def text_of(content: list[Block]) -> str:
+    """Return the text of an answer's blocks."""
+    return "\n".join(str(block.get("text", "")) for block in content if block.get("type") == "text")
+
+
+class Incoming:
+    """Takes the bytes of one stream of events."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._total = 0
+        self._message: dict[str, Any] = {}
+        self._blocks: dict[int, Block] = {}
+        self._inputs: dict[int, str] = {}
+        self._over = False
+
+    def feed(self, chunk: bytes) -> ProviderFailure | None:
+        """Take the next bytes; return what is wrong: an error event, or what is no event at all."""
+        self._total += len(chunk)
+        if self._total > MAX_ANSWER_BYTES:
+            return ProviderFailure(Trouble.SERVER_ERROR, f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+        if b"\n" not in chunk:
+            self._rest += chunk
+            return None
+        *lines, rest = (bytes(self._rest) + chunk).split(b"\n")
+        self._rest = bytearray(rest)
+        try:
+            for line in lines:
+                if line.startswith(b"data:"):
+                    self._take(json.loads(line[5:]))
+        except ProviderFailure as failure:
+            return failure
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            return ProviderFailure(Trouble.SERVER_ERROR, f"the answer is no message: {error!r:.200}")
+        return None
+
+    def message(self) -> Message:
+        """Return the whole answer, at the end of the stream."""
+        if not self._over:
+            raise ProviderFailure(Trouble.NETWORK, "the answer was cut off before its end")
+        malformed: dict[str, str] = {}
+        content: list[Block] = []
+        for index, block in sorted(self._blocks.items()):
+            if index in self._inputs and not _has_input(block, self._inputs[index]):
+                malformed[str(block.get("id"))] = self._inputs[index][:MAX_MALFORMED]
+            if block.get("type") != "text" or block.get("text"):
+                content.append(block)  # the API takes no empty text back
+        stop = str(self._message.get("stop_reason") or "end_turn")
+        if stop == "max_tokens" and content and content[-1].get("type") == "tool_use":
+            malformed[str(content[-1]["id"])] = ""
+        return Message(
+            model=str(self._message.get("model", "")),
+            content=content,
+            stop_reason=stop,
+            usage=_usage_of(self._message.get("usage") or {}),
+            why=_why(self._message.get("stop_details")),
+            malformed=malformed,
+        )
+
+    def _take(self, event: dict[str, Any]) -> None:
+        match event["type"]:
+            case "message_start":
+                self._message = dict(event["message"])
+            case "content_block_start":
+                self._begin(event["index"], dict(event["content_block"]))
+            case "content_block_delta":
+                self._add(event["index"], event["delta"])
+            case "message_delta":
+                told = {
+                    name: value for name, value in (event.get("usage") or {}).items() if value is not None
+                }
+                self._message |= event["delta"]
+                self._message["usage"] = {**(self._message.get("usage") or {}), **told}
+            case "message_stop":
+                self._over = True
+            case "error":
+                raise failure_of_event(event["error"])
+
+    def _begin(self, index: int, block: Block) -> None:
+        if block["type"] == "tool_use" and not (block["id"] and block["name"]):
+            raise ValueError("a tool call without id or name")
+        self._blocks[index] = block
+
+    def _add(self, index: int, delta: dict[str, Any]) -> None:
+        block = self._blocks[index]
+        if delta["type"] == "input_json_delta":
+            self._inputs[index] = self._inputs.get(index, "") + delta["partial_json"]
+            return
+        if delta["type"] == "citations_delta":
+            block["citations"] = [*(block.get("citations") or []), delta["citation"]]
+            return
+        for name, value in delta.items():
+            if name != "type":
+                before = block.get(name)
+                block[name] = before + value if isinstance(before, str) and isinstance(value, str) else value
+
+
+def _has_input(block: Block, text: str) -> bool:
+    """Give a tool call its input; return whether it was one."""
+    try:
+        given = json.loads(text) if text.strip() else block.get("input") or {}
+    except (ValueError, RecursionError):
+        given = None
+    block["input"] = given if isinstance(given, dict) else {}
+    return isinstance(given, dict)
+
+
+def _usage_of(told: dict[str, Any]) -> Usage:
+    def count(name: str) -> int:
+        value = told.get(name)
+        return value if isinstance(value, int) and value >= 0 else 0
+
+    return Usage(
+        input_tokens=count("input_tokens"),
+        output_tokens=count("output_tokens"),
+        cache_read_tokens=count("cache_read_input_tokens"),
+        cache_write_tokens=count("cache_creation_input_tokens"),
+    )
+
+
+def _why(details: object) -> str:
+    if not isinstance(details, dict):
+        return ""
+    said = (details.get("category"), details.get("explanation"))
+    return ": ".join(str(word)[:300] for word in said if word)
+
+
+def failure_of_event(error: object) -> ProviderFailure:
+    """Return what an `error` event of a stream means: its status was 200 already."""
+    told = error if isinstance(error, dict) else {}
+    kind = str(told.get("type", ""))[:100]
+    trouble = _TROUBLE.get(kind, Trouble.SERVER_ERROR)
+    return ProviderFailure(trouble, f"{kind}: {str(told.get('message', ''))[:500]}".strip(" :"))

@@ -1,0 +1,310 @@
+"""The runtime `claude` against a scripted Messages API: turns, tools, resumption, and what the API may do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from pydantic import SecretStr
+
+from orchestrator.agents.base import Prompt, Session, TurnResult
+from orchestrator.agents.claude.runtime import CUT_CALL, LOST_CALL, MAX_UNFINISHED, ClaudeRuntime
+from orchestrator.agents.claude.upstream import newest_sonnet
+from orchestrator.core import events as e
+from orchestrator.core.trouble import ProviderFailure, Trouble
+from orchestrator.errors import AgentError, FieldRefused
+from tests.agents.conftest import Log, OpenSession, spec_of
+from tests.kit.messages_api import ScriptedApi, script, scripted_api
+from tests.kit.processes import fresh_mark, marked
+from tests.kit.until import seen
+
+MODEL = "claude-sonnet-5-5"
+
+
+@pytest.fixture
+def api() -> Iterator[ScriptedApi]:
+    """Return an API that keeps what it was sent."""
+    with scripted_api(keep_bodies=True) as running:
+        yield running
+
+
+def runtime_of(api: ScriptedApi, key: str = "secret-key") -> ClaudeRuntime:
+    return ClaudeRuntime(SecretStr(key), api.url, MODEL)
+
+
+async def answer(api: ScriptedApi, session: Session, *prompts: str) -> list[TurnResult]:
+    async with runtime_of(api).open(session) as turns:
+        return [await turns.turn(Prompt(text, number)) for number, text in enumerate(prompts, start=1)]
+
+
+async def played(api: ScriptedApi, session: Session, *steps: dict[str, Any]) -> TurnResult:
+    return (await answer(api, session, "Please. " + script(*steps)))[0]
+
+
+@pytest.fixture
+def session(open_session: OpenSession) -> Session:
+    return open_session(spec_of("unused"))
+
+
+def results_of(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the results of tools in the last message of a request."""
+    return [block for block in body["messages"][-1]["content"] if block["type"] == "tool_result"]
+
+
+async def test_answers_are_journaled_before_their_calls_and_results_before_the_next_request(
+    api: ScriptedApi, session: Session, log: Log, reachable_path: Path
+) -> None:
+    result = await played(
+        api,
+        session,
+        {
+            "say": "I begin.",
+            "do": [{"run": "echo hi > a.txt"}, {"read": "a.txt"}],
+            "usage": {"input_tokens": 7},
+        },
+        {"think": "hm", "do": {"edit": "a.txt", "old": "hi", "new": "ho"}},
+        {"say": "All done."},
+    )
+    assert (result.ok, result.text, result.stop_reason, result.metered) == (
+        True,
+        "All done.",
+        "end_turn",
+        True,
+    )
+    assert (reachable_path / "workspace/a.txt").read_text() == "ho\n"
+    kinds = [type(event).__name__ for event in log.events]
+    assert kinds == ["AgentTurn", "AgentUsage", "AgentUsage"] * 2 + ["AgentTurn", "AgentUsage"]
+    assert [event.usage.tool_calls for event in log.events if isinstance(event, e.AgentUsage)] == [
+        0,
+        2,
+        0,
+        1,
+        0,
+    ]
+    bodies = [request.body for request in api.messages()]
+    assert [result["content"] for result in results_of(bodies[1])] == ["(no output)", "     1\thi"]
+    assert "I begin." in log.of("stdout")
+    assert log.started == 1
+    assert result.usage.output_tokens > 0
+
+
+async def test_prefix_stays_the_same_and_is_marked_for_the_cache(api: ScriptedApi, session: Session) -> None:
+    steps = [{"think": "x", "do": {"run": f"echo {n}"}} for n in range(6)]
+    await played(api, session, *steps)
+    bodies = [request.body for request in api.messages()]
+    assert len(bodies) == 7
+    plain = [
+        json.loads(json.dumps(body).replace(', "cache_control": {"type": "ephemeral"}', ""))
+        for body in bodies
+    ]
+    for body, shorter, longer in zip(bodies, plain, plain[1:], strict=False):
+        assert 3 <= json.dumps(body).count("cache_control") <= 4
+        assert (shorter["system"], shorter["tools"]) == (longer["system"], longer["tools"])
+        assert longer["messages"][: len(shorter["messages"])] == shorter["messages"]
+
+
+async def test_blocks_that_nobody_knows_go_back_as_they_came(api: ScriptedApi, session: Session) -> None:
+    strange = {"type": "hologram", "shape": {"a": [1, None]}, "text": "no text"}
+    hidden = {"type": "redacted_thinking", "data": "abc="}
+    await played(api, session, {"blocks": [hidden, strange], "do": {"run": "true"}}, {"say": "ok"})
+    assert api.messages()[1].body["messages"][1]["content"][:2] == [hidden, strange]
+
+
+@pytest.mark.parametrize("cut_after", [1, 2, 3, 4, 5])
+async def test_no_turn_is_asked_twice_after_a_restart(
+    api: ScriptedApi, open_session: OpenSession, log: Log, cut_after: int
+) -> None:
+    class Killed(Exception):
+        pass
+
+    record, count = log.record, 0
+
+    async def record_and_die(*events: e.Event) -> None:
+        nonlocal count
+        await record(*events)
+        count += 1
+        if count == cut_after:
+            raise Killed
+
+    text = "Please. " + script(
+        {"do": {"run": "echo x >> a"}}, {"do": {"run": "echo x >> a"}}, {"say": "done"}
+    )
+    log.record = record_and_die  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        await answer(api, open_session(spec_of("unused")), text)
+    log.record = record  # type: ignore[method-assign]
+    result = (await answer(api, open_session(spec_of("unused"), resumed=True), text))[0]
+    assert (result.ok, result.text) == (True, "done")
+    assert [request.step for request in api.messages()] == [0, 1, 2]
+    last = api.messages()[-1].body["messages"]
+    lost = [block for message in last for block in message["content"] if block.get("content") == LOST_CALL]
+    assert len(lost) == (1 if cut_after in {1, 3} else 0)
+
+
+async def test_next_prompt_goes_on_in_the_same_conversation(api: ScriptedApi, session: Session) -> None:
+    first = "Please. " + script({"do": {"run": "true"}}, {"say": "one"}, {"say": "two"})
+    results = await answer(api, session, first, "That was wrong.")
+    assert [result.text for result in results] == ["one", "two"]
+    assert api.messages()[-1].body["messages"][-1]["content"][0]["text"] == "That was wrong."
+
+
+async def test_call_that_is_wrong_is_told_and_the_model_goes_on(api: ScriptedApi, session: Session) -> None:
+    wrong = [
+        {"tool": "bash", "input": {}, "malformed": '{"command": "ls'},
+        {"tool": "bash", "input": {}, "malformed": "[1]"},
+        {"tool": "fly", "input": {"to": "the moon"}},
+        {"tool": "bash", "input": {"command": 7}},
+        {"tool": "read", "input": {}},
+    ]
+    result = await played(api, session, {"do": wrong}, {"say": "I see"})
+    assert result.text == "I see"
+    told = results_of(api.messages()[1].body)
+    assert all(result["is_error"] for result in told)
+    for found, said in zip(
+        told,
+        ("no JSON object", "no JSON object", "no tool 'fly'", "command: a text", "path: a text"),
+        strict=True,
+    ):
+        assert said in found["content"]
+
+
+async def test_answer_that_is_cut_off_goes_on_and_a_cut_call_is_not_made(
+    api: ScriptedApi, session: Session, reachable_path: Path
+) -> None:
+    result = await played(
+        api,
+        session,
+        {"say": "half", "stop": "max_tokens"},
+        {"do": {"run": "touch never"}, "stop": "max_tokens"},
+        {"say": "wait", "stop": "pause_turn"},
+        {"say": "whole"},
+    )
+    assert result.text == "whole"
+    assert not (reachable_path / "workspace/never").exists()
+    bodies = [request.body for request in api.messages()]
+    assert results_of(bodies[2])[0]["content"] == CUT_CALL
+    assert bodies[3]["messages"][-1]["role"] == "assistant"
+    assert "Go on exactly" in bodies[1]["messages"][-1]["content"][0]["text"]
+
+
+async def test_answer_that_never_ends_is_given_up(api: ScriptedApi, session: Session) -> None:
+    with pytest.raises(AgentError, match="cut off 9 times in a row"):
+        await answer(api, session, script({"say": "x", "stop": "max_tokens"}, loop=True))
+    assert len(api.messages()) == MAX_UNFINISHED + 1
+
+
+async def test_refusal_is_told_with_its_reason_and_journaled(
+    api: ScriptedApi, session: Session, log: Log
+) -> None:
+    details = {"type": "refusal", "category": "cyber", "explanation": "not that"}
+    with pytest.raises(AgentError, match="refused to go on: cyber: not that; put the task in other words"):
+        await played(api, session, {"stop": "refusal", "stop_details": details})
+    assert [event.stop_reason for event in log.events if isinstance(event, e.AgentTurn)] == ["refusal"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "trouble"),
+    [
+        ({"status": 401}, Trouble.LOGIN),
+        ({"status": 403}, Trouble.FORBIDDEN),
+        ({"status": 404}, Trouble.MODEL),
+        ({"status": 400}, Trouble.REQUEST),
+        ({"status": 429, "retry_after": 3}, Trouble.THROTTLED),
+        ({"limit_resets_in_s": 3600}, Trouble.USAGE_LIMIT),
+        ({"status": 500}, Trouble.SERVER_ERROR),
+        ({"status": 529}, Trouble.OVERLOADED),
+        ({"kind": "reset"}, Trouble.NETWORK),
+        ({"kind": "reset", "after": 4}, Trouble.NETWORK),
+        ({"kind": "cut"}, Trouble.NETWORK),
+        ({"kind": "end"}, Trouble.NETWORK),
+        ({"kind": "garbage"}, Trouble.NETWORK),
+        ({"kind": "garbage", "after": 2}, Trouble.NETWORK),
+        ({"kind": "error"}, Trouble.OVERLOADED),
+        ({"kind": "error", "type": "api_error"}, Trouble.SERVER_ERROR),
+        ({"kind": "error", "type": "rate_limit_error"}, Trouble.THROTTLED),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else str(value),
+)
+async def test_failures_are_told_apart(
+    api: ScriptedApi, session: Session, log: Log, fault: dict[str, Any], trouble: Trouble
+) -> None:
+    with pytest.raises(ProviderFailure) as failed:
+        await played(api, session, {"say": "never heard", "fault": fault})
+    assert (failed.value.trouble, failed.value.begun) == (trouble, False)
+    assert len(api.messages()) == 1
+    assert log.events == []
+    assert "secret-key" not in str(failed.value)
+
+
+async def test_api_that_is_not_there_is_told_at_once(session: Session) -> None:
+    runtime = ClaudeRuntime(SecretStr("k"), "http://127.0.0.1:1", MODEL)
+    with pytest.raises(ProviderFailure) as failed, trio.fail_after(5):
+        async with runtime.open(session) as turns:
+            await turns.turn(Prompt("hi", 1))
+    assert failed.value.trouble is Trouble.NETWORK
+
+
+async def test_cut_in_the_stream_closes_the_connection(api: ScriptedApi, session: Session) -> None:
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(played, api, session, {"say_chars": 100_000, "pause_s": 0.05})
+            await seen(lambda: api.messages() and api.messages()[0].status == 200, "the answer begins")
+            scope.cancel()
+    await seen(lambda: api.messages()[0].how == "cut by the client", "the API sees it leave")
+
+
+async def test_cut_in_a_call_leaves_no_process(api: ScriptedApi, session: Session) -> None:
+    mark = fresh_mark("tool")
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(played, api, session, {"do": {"run": f"sh -c ': {mark}; sleep 1000; :'"}})
+            await seen(lambda: marked(mark), "it runs")
+            scope.cancel()
+    assert not marked(mark)
+
+
+async def test_sandbox_that_ends_in_a_call_ends_the_turn_as_it_did(
+    api: ScriptedApi, session: Session, log: Log
+) -> None:
+    result = await played(api, session, {"do": {"run": "kill -9 $PPID; sleep 1000"}})
+    assert not result.ok
+    assert result.exit is not None
+    assert not result.exit.ok
+    assert "the tool server in the sandbox ended with" in log.of("system")[-1]
+
+
+async def test_key_is_in_no_environment_argument_or_file_inside(api: ScriptedApi, session: Session) -> None:
+    look = (
+        "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'; env; grep -rs secret- ."
+    )
+    await played(api, session, {"do": {"run": look}}, {"say": "ok"})
+    assert api.messages()[0].key == "secret-key"
+    assert "secret-key" not in results_of(api.messages()[1].body)[0]["content"]
+
+
+async def test_results_are_bounded_for_all_calls_of_an_answer(api: ScriptedApi, session: Session) -> None:
+    calls = [{"run": "head -c 100000 /dev/zero | tr '\\0' x"} for _ in range(8)]
+    await played(api, session, {"do": calls}, {"say": "ok"})
+    told = results_of(api.messages()[1].body)
+    assert len(told) == 8
+    assert sum(len(result["content"]) for result in told) < 155_000
+    assert "make fewer calls" in told[-1]["content"]
+
+
+def test_runtime_without_a_key_is_refused_with_the_fix() -> None:
+    with pytest.raises(FieldRefused, match="set CLAUDE_API_KEY"):
+        ClaudeRuntime(None, None, None).check(spec_of("unused"))
+
+
+def test_default_model_is_the_newest_sonnet() -> None:
+    from typing import Literal  # noqa: PLC0415
+
+    known = (
+        Literal["claude-opus-9", "claude-sonnet-5", "claude-sonnet-4-6", "claude-sonnet-4-5-20250929"] | str
+    )
+    assert newest_sonnet(known) == "claude-sonnet-5"
+    assert newest_sonnet(Literal["claude-sonnet-5", "claude-sonnet-5-5", "claude-sonnet-4-20"] | str) == MODEL
