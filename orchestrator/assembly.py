@@ -130,7 +130,7 @@ async def _serve_on(
             max_queued=settings.max_queued_tasks,
         )
     )
-    hold_s = await hold_back(store, crashed, utc_now())
+    hold_s = await hold_back(store, crashed, utc_now(), settings.restart_hold_s)
     desk = _open_desk(settings, tools, supervisor)
     app = create_app(_services(settings, backend, store, supervisor, desk, reaper=reaper))
     listeners = open_listeners(settings.host, settings.port, settings.socket_path)

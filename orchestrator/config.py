@@ -62,6 +62,8 @@ class Settings:
     max_concurrent_agents: int
     queue_concurrency: int
     agent_timeout_s: int
+    #: The longest that nothing is started after crash upon crash; 0 never holds.
+    restart_hold_s: int
     #: Of each model: requests in flight, and tokens a minute (None: no ceiling).
     provider_concurrency: int
     provider_tokens_per_minute: int | None
@@ -154,6 +156,7 @@ ROWS = (
     Setting("budget_total_usd", ("BUDGET_TOTAL_USD",), to.decimal(0.000001, 1e6)),
     Setting("budget_total_tokens", ("BUDGET_TOTAL_TOKENS",), to.whole(1, 10**12)),
     Setting("model_prices", ("MODEL_PRICES",), to.path),
+    Setting("restart_hold_s", ("RESTART_HOLD_SECONDS",), to.whole(0, 3600), 60),
     Setting("yolo_mode", ("YOLO_MODE",), to.flag, default=False),
     Setting("git_user_name", ("GIT_USER_NAME",), to.identity, "Orchestrator"),
     Setting("git_user_email", ("GIT_USER_EMAIL",), to.identity, "orchestrator@localhost"),

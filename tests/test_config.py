@@ -41,6 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "max_concurrent_agents": 2,
     "queue_concurrency": 1,
     "agent_timeout_s": 3600,
+    "restart_hold_s": 60,
     "provider_concurrency": 8,
     "provider_tokens_per_minute": None,
     "budget_day_usd": None,

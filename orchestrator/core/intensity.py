@@ -43,12 +43,14 @@ def held_until(failures: Sequence[datetime]) -> datetime | None:
     return last + min(HOLD_CEILING, HOLD * 2.0 ** min(count - MAX_FAILURES, 30))
 
 
-def start_hold_s(crashed: Sequence[datetime], now: datetime) -> float:
+def start_hold_s(
+    crashed: Sequence[datetime], now: datetime, ceiling_s: float = START_HOLD_CEILING_S
+) -> float:
     """Return for how many seconds nothing is started after these starts after a crash, this one among them.
 
-    None for the first few of late; then it doubles with each one more.
+    None for the first few of late; then it doubles with each one more, up to the ceiling.
     """
     count = sum(now - start <= START_WINDOW for start in crashed)
     if count < MAX_CRASHED_STARTS:
         return 0.0
-    return min(START_HOLD_CEILING_S, START_HOLD_S * 2.0 ** min(count - MAX_CRASHED_STARTS, 30))
+    return min(ceiling_s, START_HOLD_S * 2.0 ** min(count - MAX_CRASHED_STARTS, 30))

@@ -180,7 +180,7 @@ class Group:
         queue = [
             rows.queue_row(touched.value)
             for touched in self.agents.values()
-            if rows.queue_status(touched.value) != rows.queue_status(touched.before)
+            if rows.queue_changed(touched.before, touched.value)
         ]
         receipts = [
             [clean(r.key), clean(r.fingerprint), r.status, clean(r.body), iso_cached(r.created_at)]

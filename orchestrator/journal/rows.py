@@ -233,6 +233,12 @@ def queue_status(agent: Agent | None) -> str | None:
     return "queued" if agent.phase is Phase.QUEUED else "processing"
 
 
+def queue_changed(before: Agent | None, agent: Agent) -> bool:
+    """Return whether the agent has a row in the queue, and another one than before."""
+    now, earlier = queue_status(agent), queue_status(before)
+    return now is not None and (now != earlier or before is None or before.not_before != agent.not_before)
+
+
 def queue_row(agent: Agent) -> list[Any]:
     """Return the agent's row in the order of `group.QUEUE`."""
     return [

@@ -45,9 +45,9 @@ async def crashed_starts(store: Store, now: datetime) -> list[datetime]:
     return [*(time for time in crashed if now - time <= START_WINDOW), now] if running else []
 
 
-async def hold_back(store: Store, crashed: list[datetime], now: datetime) -> float:
+async def hold_back(store: Store, crashed: list[datetime], now: datetime, ceiling_s: float) -> float:
     """Keep the queue where this start is one crash too many; return for how many seconds, 0 for none."""
-    hold_s = start_hold_s(crashed, now)
+    hold_s = start_hold_s(crashed, now, ceiling_s)
     if hold_s:
         minutes = START_WINDOW.total_seconds() / 60
         detail = (

@@ -36,7 +36,7 @@ SETTLE_S = 180.0
 
 def soak(root: Path, *, kills: int, seconds: float, seed: int) -> dict[str, object]:
     """Kill a supervisor again and again; return figures, or raise what the checker found."""
-    service = Service(root, ORCHESTRATOR_API_KEY=CANARY, MAX_CONCURRENT_AGENTS="6")
+    service = Service(root, ORCHESTRATOR_API_KEY=CANARY, MAX_CONCURRENT_AGENTS="6", RESTART_HOLD_SECONDS="0")
     service.http.headers["Authorization"] = f"Bearer {CANARY}"
     remotes = [make_remote(service.remotes, name, GATED) for name in ("one", "two")]
     for remote in remotes:

@@ -84,7 +84,9 @@ MOVES: dict[str, Any] = {
     ),
     "kill": lambda s, n, x: KillAgent(agent(s, n), Reason.OPERATOR, "why"),
     "cancel": lambda s, n, x: CancelTask(TaskId(f"t{n}")),
-    "resume": lambda s, n, x: ResumeAgent(agent(s, n), crashed=bool(x)),
+    "resume": lambda s, n, x: ResumeAgent(
+        agent(s, n), crashed=bool(x % 2), not_before=NOW + timedelta(seconds=x) if x > 1 else None
+    ),
     "pause": lambda s, n, x: PauseQueue(),
     "unpause": lambda s, n, x: ResumeQueue(),
     "settings": lambda s, n, x: ChangeQueueSettings(max_concurrent=x + 1, stop_on_failure=bool(n)),
@@ -137,6 +139,20 @@ async def live(home: Path, history: list[tuple[str, int, int]]) -> None:
         }
     refold(events, home / "again.db", random.Random(len(events)))
     assert tables(home / "again.db") == tables(home / "orchestrator.db")
+
+
+async def test_rows_are_the_same_whatever_was_committed_together(tmp_path: Path) -> None:
+    history = [("submit", 0, 0), ("assign", 0, 0), ("resume", 0, 2), ("assign", 0, 0), ("resume", 0, 3)]
+    async with running_store(tmp_path) as store:
+        await perform(store, history)
+        events = await store.events_after(0, limit=1000)
+    assert events[-1].event.name == "task.queued"
+    for first in range(1, len(events)):  # two transactions, split everywhere
+        draws = iter(range(1, len(events) + 1))
+        chance = random.Random()
+        chance.random = lambda first=first, draws=draws: float(next(draws) not in {first, len(events)})  # type: ignore[method-assign]
+        refold(events, tmp_path / f"{first}.db", chance)
+        assert tables(tmp_path / f"{first}.db") == tables(tmp_path / "orchestrator.db"), first
 
 
 @hypothesis.given(moves())
