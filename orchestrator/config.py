@@ -43,6 +43,8 @@ class Settings:
     claude_api_key: SecretStr | None
     anthropic_base_url: str | None
     claude_model: str | None
+    #: Models, or globs of them, that an agent may use beside its own.
+    claude_models: tuple[str, ...]
     valkey_url: SecretStr | None
     coordinator_url: str | None
     sandbox_enabled: bool
@@ -119,6 +121,7 @@ ROWS = (
     Setting("claude_api_key", ("CLAUDE_API_KEY", "ANTHROPIC_API_KEY"), to.secret, secret=True, unused=True),
     Setting("anthropic_base_url", ("ANTHROPIC_BASE_URL",), HTTP, unused=True),
     Setting("claude_model", ("CLAUDE_MODEL",), to.line, unused=True),
+    Setting("claude_models", ("CLAUDE_MODELS",), to.each(to.model_pattern), (), unused=True),
     Setting("valkey_url", ("VALKEY_URL",), VALKEY, secret=True, unused=True),
     Setting("valkey_host", ("VALKEY_HOST",), to.host_name, unused=True),
     Setting("valkey_port", ("VALKEY_PORT",), to.whole(1, 65535), 6379, unused=True),

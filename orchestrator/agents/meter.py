@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 
 from orchestrator.agents.base import MAX_TEXT, Answer, Request
 from orchestrator.core import events as e
-from orchestrator.core.model import Usage
+from orchestrator.core.model import NO_USAGE, Usage
 from orchestrator.core.text import tail_of
+from orchestrator.core.trouble import ProviderFailure
 
 #: Journals facts about the agent; durable on return.
 Record = Callable[..., Awaitable[None]]
@@ -28,7 +29,11 @@ class AgentMeter:
 
     async def ask(self, request: Request, ask: Callable[[], Awaitable[Answer]], *, prompt: int) -> Answer:
         """Make a request, and journal the turn before returning its answer."""
-        answer = await ask()
+        answer = await _settled(ask)
+        if isinstance(answer, ProviderFailure):
+            if answer.usage != NO_USAGE:  # a part of the answer came, and was paid for
+                await self._record(e.AgentUsage(**self._ids, usage=answer.usage))
+            raise answer
         self._turn += 1
         words = e.said(answer.content) if answer.content is not None else {}
         turn = e.AgentTurn(
@@ -49,3 +54,10 @@ class AgentMeter:
         """Journal tool calls, and what came of them."""
         words = e.said(content) if content is not None else {}
         await self._record(e.AgentUsage(**self._ids, **words, usage=Usage(tool_calls=calls)))
+
+
+async def _settled(ask: Callable[[], Awaitable[Answer]]) -> Answer | ProviderFailure:
+    try:
+        return await ask()
+    except ProviderFailure as failure:
+        return failure

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.core.model import NO_USAGE, Usage
+
 
 class Trouble(StrEnum):
     """A kind of failure; the last four do not pass by waiting."""
@@ -32,6 +34,18 @@ class Trouble(StrEnum):
         return self not in {Trouble.LOGIN, Trouble.FORBIDDEN, Trouble.MODEL, Trouble.REQUEST}
 
 
+#: The statuses that errors of these types have where they come before a stream.
+_STATUSES = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "overloaded_error": 529,
+}
+
+
 class ProviderFailure(Exception):
     """A request that was not answered, or not to its end."""
 
@@ -43,6 +57,7 @@ class ProviderFailure(Exception):
         wait_s: float | None = None,
         until: datetime | None = None,
         begun: bool = False,
+        usage: Usage = NO_USAGE,
     ) -> None:
         super().__init__(f"{trouble}: {detail}")
         self.trouble = trouble
@@ -52,6 +67,8 @@ class ProviderFailure(Exception):
         self.until = until
         #: Whether a part of the answer was passed on already, so that the request cannot be repeated unseen.
         self.begun = begun
+        #: What the part of the answer that came has cost.
+        self.usage = usage
 
 
 def failure_of_response(
@@ -76,6 +93,12 @@ def failure_of_response(
     if kind == "overloaded_error":
         trouble = Trouble.OVERLOADED
     return ProviderFailure(trouble, detail, wait_s=wait_s)
+
+
+def failure_of_event(error: Mapping[str, Any], now: datetime) -> ProviderFailure:
+    """Return what an `error` event in the middle of a stream means: its status was sent long before."""
+    status = _STATUSES.get(str(error.get("type")), 500)
+    return failure_of_response(status, {}, json.dumps({"error": error}).encode(), now)
 
 
 def _told(body: bytes) -> tuple[str, str]:

@@ -182,6 +182,13 @@ def host_pattern(text: str) -> str:
         raise ValueError("will not do: use host names, globs like *.example.org, or networks") from None
 
 
+def model_pattern(text: str) -> str:
+    """Read the name of a model, or a glob of names."""
+    if not re.fullmatch(r"[A-Za-z0-9*][A-Za-z0-9._:/@*-]{0,127}", text):
+        raise ValueError("will not do: use names of models, or globs like claude-haiku-*")
+    return text
+
+
 def host_name(text: str) -> str:
     """Read a host name or an address, without a port."""
     if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", text):
