@@ -29,6 +29,7 @@ from orchestrator.api.server import open_listeners, run_server
 from orchestrator.api.services import Services
 from orchestrator.config import Settings
 from orchestrator.core import events as e
+from orchestrator.core.egress import Rules
 from orchestrator.core.watermark import WATERMARKS
 from orchestrator.errors import SettingsError
 from orchestrator.isolation import open_backend, scratch_of
@@ -154,6 +155,7 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories) ->
         _ceilings(settings),
         yolo=settings.yolo_mode,
         runtimes=make_runtimes(settings),
+        egress=Rules.of(settings.sandbox_egress),
     )
 
 

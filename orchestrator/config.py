@@ -132,7 +132,7 @@ ROWS = (
     Setting("sandbox_user", ("SANDBOX_USER",), to.line),
     Setting("sandbox_read_only", ("SANDBOX_READ_ONLY",), to.each(to.toolchain, ":"), (), separator=":"),
     Setting("sandbox_path", ("SANDBOX_PATH",), to.search_path, "/usr/local/bin:/usr/bin:/bin", separator=":"),
-    Setting("sandbox_egress", ("SANDBOX_EGRESS",), LIST_OF_HOSTS, (), unused=True),
+    Setting("sandbox_egress", ("SANDBOX_EGRESS",), to.each(to.egress), ()),
     Setting("memory_mb", ("SANDBOX_DEFAULT_MEMORY_MB",), to.whole(16, 1 << 24)),
     Setting("cpus", ("SANDBOX_DEFAULT_CPUS",), to.decimal(0.05, 4096), 1.0),
     Setting("pids", ("SANDBOX_DEFAULT_PIDS",), to.whole(8, 1 << 22), 512),

@@ -56,11 +56,12 @@ class Asked:
 class Inbound:
     """See the module."""
 
-    def __init__(self, stream: trio.abc.Stream, clock: Clock) -> None:
+    def __init__(self, stream: trio.SocketStream, clock: Clock) -> None:
         self._stream = stream
         self._clock = clock
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._ahead = 0
+        self._tunnels = False
         #: Whether the head of an answer is on its way.
         self.begun = False
 
@@ -82,7 +83,10 @@ class Inbound:
                     await self._receive(None)
             if scope.cancelled_caught:
                 raise Unreadable(408, f"the head of the request did not come within {HEAD_S:g} s")
-        return _read(event) if isinstance(event, h11.Request) else None
+        if not isinstance(event, h11.Request):
+            return None
+        self._tunnels = event.method == b"CONNECT"
+        return _read(event)
 
     async def body(self, most: int) -> bytes:
         """Return the body of the request; raises `Unreadable`, `ClientLeft`."""
@@ -117,7 +121,10 @@ class Inbound:
     async def head(self, status: int, headers: Mapping[str, str]) -> None:
         """Begin an answer; without a length it goes in chunks."""
         self.begun = True
-        close = [] if self._http.their_state is h11.DONE else [("connection", "close")]  # the body is unread
+        tunnel = self._tunnels and status == 200
+        close = (
+            [] if tunnel or self._http.their_state is h11.DONE else [("connection", "close")]
+        )  # the body is unread
         await self._send(h11.Response(status_code=status, headers=[*headers.items(), *close]))
 
     async def part(self, content: bytes) -> None:
@@ -140,7 +147,7 @@ class Inbound:
             self._ahead += len(chunk)
             self._http.receive_data(bytes(chunk))
 
-    def take_over(self) -> tuple[trio.abc.Stream, bytes]:
+    def take_over(self) -> tuple[trio.SocketStream, bytes]:
         """Return the connection itself, and what came on it since the request: it speaks HTTP no more."""
         return self._stream, self._http.trailing_data[0]
 

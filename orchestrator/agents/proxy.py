@@ -11,7 +11,7 @@ whose programs speak to a provider by themselves.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -28,12 +28,11 @@ from orchestrator.agents.asked import (
 from orchestrator.agents.base import Request, Session
 from orchestrator.agents.exchange import MAX_ANSWER_BYTES, Exchange, shown_of
 from orchestrator.agents.inbound import Asked, ClientLeft, Inbound, Unreadable
+from orchestrator.agents.serving import Server, watched
 from orchestrator.agents.upstream import Pool, Upstream
 from orchestrator.core.trouble import ProviderFailure, Trouble
 from orchestrator.errors import BudgetExceeded, OrchestratorError, ProviderRefused, ProviderUnavailable
 
-#: Connections of one agent at once; further ones are closed as they come.
-MAX_CONNECTIONS = 32
 #: Bytes of requests of one agent that are held at once.
 MAX_HELD_BYTES = 2 * MAX_BODY_BYTES
 #: How long an agent that was told that it is over may take to end by itself.
@@ -45,27 +44,21 @@ OVER = 402
 _FINAL = {"content-type": "application/json", "x-should-retry": "false"}
 
 
-class Door:
+class Door(Server):
     """One agent's door; made by `open_door`."""
 
     def __init__(self, session: Session, pool: Pool, models: Sequence[str], nursery: trio.Nursery) -> None:
+        super().__init__(session.backend.clock, nursery)
         self._session = session
         self._models = tuple(models)
-        self._nursery = nursery
         self._pool = pool
         #: The number of the prompt that is being answered: the runtime's to set, before each turn.
         self.prompt = 1
         #: Why the agent may go on no more, once it may not.
         self.failure: OrchestratorError | None = None
         self.failed = trio.Event()
-        #: How many there are now.
-        self.connections = 0
         self._held = 0
         self._told = 0
-
-    def listen_nowait(self, listener: trio.SocketListener) -> None:
-        """Serve what connects there, until the listener or the door is closed."""
-        self._nursery.start_soon(self._listen, listener)
 
     def check(self) -> None:
         """Raise why the agent may go on no more, if it may not: to be called after each turn."""
@@ -78,28 +71,12 @@ class Door:
             self.failure = error
             self.failed.set()
 
-    async def _listen(self, listener: trio.SocketListener) -> None:
-        with suppress(trio.ClosedResourceError):  # its sandbox has ended
-            await trio.serve_listeners(self._serve, [listener], handler_nursery=self._nursery)
+    async def refuse(self, inbound: Inbound, error: Unreadable) -> None:
+        """See `Server`."""
+        await self._refuse(inbound, Refused(error.status, "invalid_request_error", str(error)))
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        """Answer one connection's requests; it ends alone, whatever it does."""
-        inbound = Inbound(stream, self._session.backend.clock)
-        self.connections += 1
-        try:
-            while self.connections <= MAX_CONNECTIONS and (asked := await inbound.ask()) is not None:
-                if not await self._answer(inbound, asked):
-                    break
-        except ClientLeft:
-            return
-        except Unreadable as error:
-            await self._refuse(inbound, Refused(error.status, "invalid_request_error", str(error)))
-        finally:
-            self.connections -= 1
-            stream.socket.close()
-
-    async def _answer(self, inbound: Inbound, asked: Asked) -> bool:
-        """Answer one request; return whether the connection can go on."""
+    async def answer(self, inbound: Inbound, asked: Asked) -> bool:
+        """See `Server`."""
         held = 0
         try:
             way = find_way(asked.method, asked.target, self._models)
@@ -115,7 +92,7 @@ class Door:
             else:
                 if way is Way.COUNT:
                     read_body(body, self._models, counts=True)
-                return await self._watched(inbound, partial(self._pass_on, inbound, asked, body))
+                return await watched(inbound, partial(self._pass_on, inbound, asked, body))
         except Refused as refused:
             return await self._refuse(inbound, refused)
         finally:
@@ -139,33 +116,9 @@ class Door:
         headers = shown_headers(asked.headers)
         reply = partial(self._pool.ask, asked.method, asked.target, headers, body)
         exchange = Exchange(reply, inbound, wanted)
-        return await self._watched(
+        return await watched(
             inbound, partial(self._metered, inbound, exchange, wanted.request), exchange.leave
         )
-
-    async def _watched(
-        self,
-        inbound: Inbound,
-        work: Callable[[], Awaitable[bool]],
-        leave: Callable[[], bool] = lambda: False,
-    ) -> bool:
-        """Do what a client waits for, and stop where it leaves; return whether the connection can go on.
-
-        `leave` is told first: it returns whether the work ends by itself, soon.
-        """
-        goes_on = False
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                await inbound.wait_left()
-                if not leave():
-                    nursery.cancel_scope.cancel(reason="the client has left")
-
-            nursery.start_soon(watch)
-            with suppress(ClientLeft):
-                goes_on = await work()
-            nursery.cancel_scope.cancel(reason="answered")
-        return goes_on
 
     async def _metered(self, inbound: Inbound, exchange: Exchange, request: Request) -> bool:
         try:

@@ -274,6 +274,8 @@ def _committed(state: State, _recorded: e.Recorded, event: e.CommitCreated) -> S
     e.AgentAttention,
     e.ConflictDetected,
     e.GateSkipped,
+    e.EgressAllowed,
+    e.EgressRefused,
     e.PolicyViolated,
     e.SecretDetected,
     e.YoloUsed,

@@ -10,7 +10,7 @@ import trio
 
 from orchestrator.agents import inbound
 from orchestrator.agents.meter import AgentMeter
-from orchestrator.agents.proxy import MAX_CONNECTIONS
+from orchestrator.agents.proxy import Door
 from orchestrator.agents.upstream import Upstream
 from orchestrator.core.trouble import ProviderFailure, Trouble
 from orchestrator.errors import ProviderRefused
@@ -138,7 +138,7 @@ async def test_client_that_speaks_on_and_on_while_it_is_answered_is_left(
 
 async def test_connections_have_a_number(doors: Doors, shared: ScriptedApi) -> None:
     async with doors.open(shared) as at:
-        kept = [await trio.open_tcp_stream("127.0.0.1", at.port) for _ in range(MAX_CONNECTIONS)]
+        kept = [await trio.open_tcp_stream("127.0.0.1", at.port) for _ in range(Door.max_connections)]
         for stream in kept:
             await stream.send_all(b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n")
             assert b" 200 " in await stream.receive_some(1000)
