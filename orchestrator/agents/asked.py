@@ -34,7 +34,9 @@ _QUERY = re.compile(r"[A-Za-z0-9_.=&-]{0,200}")
 _MODEL_PATH = re.compile(r"/v1/models/([A-Za-z0-9._:@-]{1,128})")
 #: Tools that run where the client is, or at the provider without reaching anybody.
 _TOOLS = re.compile(r"(custom|(bash|text_editor|computer|memory|tool_search_tool|code_execution)_\w+)")
-_SOURCED, _SOURCES = {"image", "document"}, {"base64", "text", "content"}
+#: Tuples, as what is sought in them may be anything, and not all can be looked up in a set.
+_SOURCED, _SOURCES = ("image", "document"), ("base64", "text", "content")
+_SPEEDS = (None, "standard")
 #: The headers that a provider is shown; above all, none that could be a credential.
 _SHOWN = {"accept", "anthropic-beta", "anthropic-version", "user-agent", "x-app"}
 _SHOWN_PREFIX = "x-stainless-"
@@ -165,7 +167,7 @@ def _check_reach(given: Mapping[str, Any]) -> None:
     """Raise `Refused` where the provider would reach out for the agent, or charge more than its price."""
     if given.get("mcp_servers"):
         raise _beyond("mcp_servers: the provider would call them from its own network")
-    if given.get("speed") not in {None, "standard"}:
+    if given.get("speed") not in _SPEEDS:
         raise _beyond("speed: no price is known for it")
     tools = given.get("tools")
     for tool in tools if isinstance(tools, list) else ():

@@ -145,7 +145,7 @@ class Exchange:
         event = json.loads(data)
         if not isinstance(event, dict):
             raise ValueError("an event that is no object")
-        kind = event.get("type")
+        kind = str(event.get("type"))
         if kind == "error":
             error = event.get("error")
             raise failure_of_event(error if isinstance(error, dict) else {}, datetime.now(UTC))

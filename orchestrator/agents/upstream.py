@@ -63,6 +63,11 @@ class Upstream:
         """Whether TLS is spoken."""
         return self.url.startswith("https:")
 
+    def hide(self, content: bytes) -> bytes:
+        """Return what was said without our key, which some gateways repeat in their errors."""
+        key = self.key.get_secret_value().encode() if self.key is not None else b""
+        return content.replace(key, b"[hidden]") if key else content
+
     @cached_property
     def tls(self) -> ssl.SSLContext:
         """What is asked of the provider's certificate; SSL_CERT_FILE is OpenSSL's own setting."""
@@ -89,9 +94,10 @@ class _Line:
 class Answer:
     """The provider's answer: its head, and its body as it comes."""
 
-    def __init__(self, line: _Line, head: h11.Response, patience: Patience) -> None:
+    def __init__(self, line: _Line, head: h11.Response, upstream: Upstream) -> None:
         self._line = line
-        self._patience = patience
+        self._patience = upstream.patience
+        self._hide = upstream.hide
         self.status = head.status_code
         self.headers: Mapping[str, str] = {
             name.decode("ascii"): value.decode("latin-1") for name, value in head.headers
@@ -103,14 +109,14 @@ class Answer:
         return bytes(event.data) if isinstance(event, h11.Data) else b""
 
     async def body(self, most: int) -> bytes:
-        """Return the whole body; raises `ProviderFailure`, also where it is longer."""
+        """Return the whole body, without our key; raises `ProviderFailure`, also where it is longer."""
         parts, size = [], 0
         while chunk := await self.chunk():
             parts.append(chunk)
             size += len(chunk)
             if size > most:
                 raise ProviderFailure(Trouble.SERVER_ERROR, f"an answer of more than {most} bytes")
-        return b"".join(parts)
+        return self._hide(b"".join(parts))
 
 
 class Pool:
@@ -153,7 +159,7 @@ class Pool:
             head = await _next_event(line, upstream.patience.first_byte_s)
             if not isinstance(head, h11.Response):
                 raise ProviderFailure(Trouble.NETWORK, "the connection ended without an answer")
-            yield Answer(line, head, upstream.patience)
+            yield Answer(line, head, upstream)
         except BaseException:
             line.socket.close()
             raise

@@ -9,15 +9,17 @@ import pytest
 import trio
 
 from orchestrator.agents import inbound
+from orchestrator.agents.base import Session
 from orchestrator.agents.meter import AgentMeter
 from orchestrator.agents.proxy import Door
 from orchestrator.agents.upstream import Upstream
 from orchestrator.core.trouble import ProviderFailure, Trouble
 from orchestrator.errors import ProviderRefused
 from sandbox.base import Backend, User
+from sandbox.clock import StoppableClock
 from sandbox.trusted import ProcessBackend
 from tests.agents.conftest import Log, OpenSession
-from tests.agents.doors import IDS, SHORT, CannedApi, Doors, asked
+from tests.agents.doors import IDS, OURS, SHORT, CannedApi, Doors, asked
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
 from tests.kit.until import seen
 
@@ -173,6 +175,7 @@ BAD = {
     "an empty stream": (SSE + b"0\r\n\r\n", Trouble.NETWORK),
     "no JSON": (SSE + chunk(b"event: message_start\ndata: {]\n\n"), Trouble.SERVER_ERROR),
     "no object": (SSE + chunk(b"data: 7\n\n"), Trouble.SERVER_ERROR),
+    "an event of no type": (SSE + chunk(b'data: {"type":[]}\n\n'), Trouble.NETWORK),
     "events out of order": (SSE + chunk(STOP), Trouble.SERVER_ERROR),
     "counts that are none": (SSE + chunk(LESS), Trouble.SERVER_ERROR),
     "an endless event": (SSE + chunk(b"data: " + b"x" * 5_000_000), Trouble.SERVER_ERROR),
@@ -230,6 +233,16 @@ async def test_provider_that_is_quick_to_refuse_a_long_request_is_heard(doors: D
     async with CannedApi(words).open() as api, doors.open(api.url) as at:
         status, body = await at.ask("POST", "/v1/messages", asked("x" * 3_000_000))
     assert (status, body) == (413, error)
+
+
+async def test_provider_that_repeats_our_key_is_not_quoted(doors: Doors) -> None:
+    error = b'{"type":"error","error":{"type":"invalid_request_error","message":"got %b"}}' % OURS.encode()
+    words = b"HTTP/1.1 400 no\r\ncontent-length: %d\r\n\r\n%b" % (len(error), error)
+    async with CannedApi(words).open() as api, doors.open(api.url) as at:
+        for method, target, body in (("POST", "/v1/messages", asked("x")), ("GET", "/v1/models", None)):
+            status, answer = await at.ask(method, target, body)
+            assert (status, b"got [hidden]" in answer, OURS.encode() in answer) == (400, True, False)
+    assert OURS not in str(at.log.lines) + str(at.log.events)
 
 
 async def test_provider_over_tls_is_spoken_to_where_its_certificate_is_trusted(
@@ -295,3 +308,24 @@ async def test_answers_with_other_line_ends_are_understood(doors: Doors) -> None
     assert (status, b"something_new" in answer) == (200, True)
     (turn,) = at.turns()
     assert (turn.text, turn.usage and turn.usage.tokens) == ("hi", 5)
+
+
+async def test_no_time_passes_for_a_client_that_is_frozen(
+    open_session: OpenSession, log: Log, shared: ScriptedApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = StoppableClock()
+
+    def frozen(*given: object, **more: object) -> Session:
+        session = open_session(*given, **more)
+        session.backend.clock = clock
+        return session
+
+    monkeypatch.setattr(inbound, "BODY_S", 0.05)
+    async with Doors(frozen, log).open(shared) as at, at.knock() as knocker:
+        clock.stop()
+        await knocker.say(POST + b"content-length: 9\r\n\r\n{")
+        with trio.move_on_after(0.2) as waited:
+            await knocker.rest()
+        assert waited.cancelled_caught, "it is not given up while it stands still"
+        clock.go_on()
+        assert (await knocker.rest()).startswith(b"HTTP/1.1 408 ")
