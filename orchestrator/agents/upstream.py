@@ -72,6 +72,7 @@ class Upstream:
     def tls(self) -> ssl.SSLContext:
         """What is asked of the provider's certificate; SSL_CERT_FILE is OpenSSL's own setting."""
         context = ssl.create_default_context()
+        context.minimum_version = ssl.TLSVersion.TLSv1_2  # some distributions' Python takes older ones
         context.set_alpn_protocols(["http/1.1"])
         return context
 
