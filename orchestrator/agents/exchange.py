@@ -20,6 +20,7 @@ from orchestrator.agents.inbound import ClientLeft, Inbound
 from orchestrator.agents.upstream import Answer as Reply
 from orchestrator.core import sse
 from orchestrator.core.message import Message
+from orchestrator.core.model import NO_USAGE
 from orchestrator.core.trouble import ProviderFailure, Trouble, failure_of_event, failure_of_response
 
 #: Bytes of an answer, and of one that is an error.
@@ -85,7 +86,8 @@ class Exchange:
         except ClientLeft:
             self.left = True
         except ProviderFailure as failure:
-            failure.begun, failure.usage = self.begun, self._message.spent
+            spent = self._message.spent
+            failure.begun, failure.usage = self.begun, None if spent == NO_USAGE else spent
             self.failure = failure
             raise
         finally:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from orchestrator.agents.base import MAX_TEXT, Answer, Request
 from orchestrator.core import events as e
-from orchestrator.core.model import NO_USAGE, Usage
+from orchestrator.core.model import Usage
 from orchestrator.core.text import tail_of
 from orchestrator.core.trouble import ProviderFailure
 
@@ -31,7 +31,7 @@ class AgentMeter:
         """Make a request, and journal the turn before returning its answer."""
         answer = await _settled(ask)
         if isinstance(answer, ProviderFailure):
-            if answer.usage != NO_USAGE:  # a part of the answer came, and was paid for
+            if answer.usage is not None:  # a part of the answer came, and was paid for
                 await self._record(e.AgentUsage(**self._ids, usage=answer.usage))
             raise answer
         self._turn += 1

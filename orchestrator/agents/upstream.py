@@ -252,7 +252,7 @@ async def _next_event(line: _Line, within_s: float) -> h11.Event:
 def _no_handshake(host: str, cause: BaseException | None) -> ProviderFailure:
     if isinstance(cause, ssl.SSLCertVerificationError):
         why = f"the certificate of {host} is not trusted ({cause.verify_message})"
-        return ProviderFailure(Trouble.FORBIDDEN, f"{why}: SSL_CERT_FILE names who is")
+        return ProviderFailure(Trouble.UNTRUSTED, f"{why}: SSL_CERT_FILE names who is")
     return ProviderFailure(Trouble.NETWORK, f"{host} does not speak TLS: {cause!s:.200}")
 
 

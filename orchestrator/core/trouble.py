@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from orchestrator.core.model import NO_USAGE, Usage
+from orchestrator.core.model import Usage
 
 
 class Trouble(StrEnum):
-    """A kind of failure; the last four do not pass by waiting."""
+    """A kind of failure; the last five do not pass by waiting."""
 
     THROTTLED = "throttled"
     USAGE_LIMIT = "usage_limit"
@@ -27,11 +27,14 @@ class Trouble(StrEnum):
     FORBIDDEN = "forbidden"
     MODEL = "model"
     REQUEST = "request"
+    #: Its certificate is not one that we trust.
+    UNTRUSTED = "untrusted"
 
     @property
     def passes(self) -> bool:
         """Whether the same request may succeed later without anybody changing anything."""
-        return self not in {Trouble.LOGIN, Trouble.FORBIDDEN, Trouble.MODEL, Trouble.REQUEST}
+        lasting = {Trouble.LOGIN, Trouble.FORBIDDEN, Trouble.MODEL, Trouble.REQUEST, Trouble.UNTRUSTED}
+        return self not in lasting
 
 
 #: The statuses that errors of these types have where they come before a stream.
@@ -57,7 +60,7 @@ class ProviderFailure(Exception):
         wait_s: float | None = None,
         until: datetime | None = None,
         begun: bool = False,
-        usage: Usage = NO_USAGE,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(f"{trouble}: {detail}")
         self.trouble = trouble
@@ -67,7 +70,7 @@ class ProviderFailure(Exception):
         self.until = until
         #: Whether a part of the answer was passed on already, so that the request cannot be repeated unseen.
         self.begun = begun
-        #: What the part of the answer that came has cost.
+        #: What it cost all the same, as far as that is known.
         self.usage = usage
 
 
