@@ -34,6 +34,7 @@ from orchestrator.config import Settings
 from orchestrator.core import events as e
 from orchestrator.core import spec
 from orchestrator.core.admission import Ceilings
+from orchestrator.core.egress import Rules
 from orchestrator.core.watermark import WATERMARKS
 from orchestrator.errors import SettingsError
 from orchestrator.isolation import open_backend, scratch_of
@@ -161,6 +162,7 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories) ->
         runtimes=make_runtimes(settings),
         provider=Provider(Ceilings(settings.provider_concurrency, settings.provider_tokens_per_minute)),
         purse=open_purse(settings),
+        egress=Rules.of(settings.sandbox_egress),
     )
 
 

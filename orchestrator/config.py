@@ -43,6 +43,8 @@ class Settings:
     claude_api_key: SecretStr | None
     anthropic_base_url: str | None
     claude_model: str | None
+    #: Models, or globs of them, that an agent may use beside its own.
+    claude_models: tuple[str, ...]
     valkey_url: SecretStr | None
     coordinator_url: str | None
     sandbox_enabled: bool
@@ -131,6 +133,7 @@ ROWS = (
     Setting("claude_api_key", ("CLAUDE_API_KEY", "ANTHROPIC_API_KEY"), to.secret, secret=True),
     Setting("anthropic_base_url", ("ANTHROPIC_BASE_URL",), HTTP),
     Setting("claude_model", ("CLAUDE_MODEL",), to.line),
+    Setting("claude_models", ("CLAUDE_MODELS",), to.each(to.model_pattern), (), unused=True),
     Setting("valkey_url", ("VALKEY_URL",), VALKEY, secret=True, unused=True),
     Setting("valkey_host", ("VALKEY_HOST",), to.host_name, unused=True),
     Setting("valkey_port", ("VALKEY_PORT",), to.whole(1, 65535), 6379, unused=True),
@@ -141,7 +144,7 @@ ROWS = (
     Setting("sandbox_user", ("SANDBOX_USER",), to.line),
     Setting("sandbox_read_only", ("SANDBOX_READ_ONLY",), to.each(to.toolchain, ":"), (), separator=":"),
     Setting("sandbox_path", ("SANDBOX_PATH",), to.search_path, "/usr/local/bin:/usr/bin:/bin", separator=":"),
-    Setting("sandbox_egress", ("SANDBOX_EGRESS",), LIST_OF_HOSTS, (), unused=True),
+    Setting("sandbox_egress", ("SANDBOX_EGRESS",), to.each(to.egress), ()),
     Setting("memory_mb", ("SANDBOX_DEFAULT_MEMORY_MB",), to.whole(16, 1 << 24)),
     Setting("cpus", ("SANDBOX_DEFAULT_CPUS",), to.decimal(0.05, 4096), 1.0),
     Setting("pids", ("SANDBOX_DEFAULT_PIDS",), to.whole(8, 1 << 22), 512),

@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "claude_api_key": None,
     "anthropic_base_url": None,
     "claude_model": None,
+    "claude_models": (),
     "valkey_url": None,
     "coordinator_url": None,
     "sandbox_enabled": True,
@@ -112,6 +113,7 @@ def test_every_setting_has_a_default_in_this_table() -> None:
         ("DATABASE_PATH", "/d/o.db", "database_path", Path("/d/o.db")),
         ("ANTHROPIC_BASE_URL", "http://10.0.0.1:8080/", "anthropic_base_url", "http://10.0.0.1:8080"),
         ("CLAUDE_MODEL", "claude-x", "claude_model", "claude-x"),
+        ("CLAUDE_MODELS", "claude-x, claude-haiku-*", "claude_models", ("claude-x", "claude-haiku-*")),
         (
             "COORDINATOR_URL",
             "http://coordinator:8000/base/",

@@ -198,6 +198,10 @@ _LINES: dict[str, Callable[[Payload], Line]] = {
     "secret.detected": _said("SECRET", "rule", "path", tone=BAD),
     "policy.violated": _said("POLICY", "rule", "path", "detail", tone=BAD),
     "conflict.detected": _said("CONFLICT", "detail", tone=BAD),
+    "egress.allowed": lambda payload: Line(
+        "reaches", f"{one_line(str(payload['host']), 80)}:{int(payload['port'])}", QUIET
+    ),
+    "egress.refused": _said("EGRESS refused", "host", "detail", tone=WARN),
     "commit.created": _commit,
     "push.completed": lambda payload: Line(
         "pushed", f"{_short(payload['push']['new'])} to {_branch(payload['push'])}", GOOD

@@ -11,6 +11,8 @@ from orchestrator.core.event import EVENTS, AgentEvent, Event, Recorded, TaskEve
 from orchestrator.core.judgement import (
     CommitCreated,
     ConflictDetected,
+    EgressAllowed,
+    EgressRefused,
     GatePassed,
     GateRejected,
     GateSkipped,
@@ -60,6 +62,8 @@ __all__ = [
     "ControlDraining",
     "ControlFrozen",
     "ControlThawed",
+    "EgressAllowed",
+    "EgressRefused",
     "Event",
     "GatePassed",
     "GateRejected",

@@ -264,6 +264,8 @@ def _committed(state: State, _recorded: e.Recorded, event: e.CommitCreated) -> S
     e.BudgetWarning,
     e.ConflictDetected,
     e.GateSkipped,
+    e.EgressAllowed,
+    e.EgressRefused,
     e.PolicyViolated,
     e.SecretDetected,
     e.YoloUsed,

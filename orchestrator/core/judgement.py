@@ -1,4 +1,4 @@
-"""The facts about a candidate: how it was judged, and whether it landed.
+"""The facts about a candidate: how it was judged, and whether it landed; and what was reached to make it.
 
 Import them from `events`.
 """
@@ -86,3 +86,20 @@ class YoloUsed(AgentEvent):
     """The quality gates were skipped for this agent."""
 
     name = "yolo.used"
+
+
+class EgressAllowed(AgentEvent):
+    """The agent reached a host outside, for the first time in this life."""
+
+    name = "egress.allowed"
+    host: str
+    port: int
+
+
+class EgressRefused(AgentEvent):
+    """The agent asked for a host outside that it may not reach, for the first time in this life."""
+
+    name = "egress.refused"
+    host: str
+    port: int | None = None
+    detail: str

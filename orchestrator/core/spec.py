@@ -138,9 +138,12 @@ HostPattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9*][A-Za-z0-9
 
 
 class Network(Wire):
-    """Hosts that the agent may reach; can only narrow what the operator allows."""
+    """Hosts that the agent may reach: it can only narrow what the operator allows.
 
-    allow: Annotated[tuple[HostPattern, ...], Field(max_length=64, strict=False)] = ()
+    Without `allow` that is all; an empty list is nothing.
+    """
+
+    allow: Annotated[tuple[HostPattern, ...], Field(max_length=64, strict=False)] | None = None
 
 
 BranchName = Annotated[str, StringConstraints(min_length=1, max_length=200)]

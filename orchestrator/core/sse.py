@@ -1,6 +1,7 @@
-"""Server-sent events as bytes: written by `api`, read by `client`.
+"""Server-sent events as bytes: written by `api`, read by `client`; both by the door to a model.
 
-Only what the HTML standard's event stream needs here: `id`, `event`, `data`, and comments.
+Only what the HTML standard's event stream needs here: `id`, `event`, `data`, and comments; lines end with LF
+or CRLF.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Decoder:
     def feed(self, chunk: bytes) -> list[Frame]:
         """Return the frames that are complete now; raise ValueError where one is too long."""
         self._buffer += chunk
-        *blocks, rest = bytes(self._buffer).split(b"\n\n")
+        *blocks, rest = bytes(self._buffer).replace(b"\r\n", b"\n").split(b"\n\n")
         if len(rest) > MAX_FRAME:
             raise ValueError(f"a frame of more than {MAX_FRAME} bytes")
         self._buffer = bytearray(rest)

@@ -16,7 +16,7 @@ from orchestrator.core.model import Usage
 
 
 class Trouble(StrEnum):
-    """A kind of failure; the last four do not pass by waiting."""
+    """A kind of failure; the last five do not pass by waiting."""
 
     THROTTLED = "throttled"
     USAGE_LIMIT = "usage_limit"
@@ -27,11 +27,26 @@ class Trouble(StrEnum):
     FORBIDDEN = "forbidden"
     MODEL = "model"
     REQUEST = "request"
+    #: Its certificate is not one that we trust.
+    UNTRUSTED = "untrusted"
 
     @property
     def passes(self) -> bool:
         """Whether the same request may succeed later without anybody changing anything."""
-        return self not in {Trouble.LOGIN, Trouble.FORBIDDEN, Trouble.MODEL, Trouble.REQUEST}
+        lasting = {Trouble.LOGIN, Trouble.FORBIDDEN, Trouble.MODEL, Trouble.REQUEST, Trouble.UNTRUSTED}
+        return self not in lasting
+
+
+#: The statuses that errors of these types have where they come before a stream.
+_STATUSES = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "overloaded_error": 529,
+}
 
 
 class ProviderFailure(Exception):
@@ -81,6 +96,12 @@ def failure_of_response(
     if kind == "overloaded_error":
         trouble = Trouble.OVERLOADED
     return ProviderFailure(trouble, detail, wait_s=wait_s)
+
+
+def failure_of_event(error: Mapping[str, Any], now: datetime) -> ProviderFailure:
+    """Return what an `error` event in the middle of a stream means: its status was sent long before."""
+    status = _STATUSES.get(str(error.get("type")), 500)
+    return failure_of_response(status, {}, json.dumps({"error": error}).encode(), now)
 
 
 def _told(body: bytes) -> tuple[str, str]:

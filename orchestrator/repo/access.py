@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.core.address import Address
 from orchestrator.errors import RepositoryUnreachable
 from orchestrator.repo.address import resolve_host
 from orchestrator.repo.git import Extra
-from orchestrator.repo.url import Address, Remote, UrlRules
+from orchestrator.repo.url import Remote, UrlRules
 from sandbox.base import MIB
 
 #: Asked by git as `askpass "Password for 'https://x-access-token@host': "`. The descriptor is opened anew

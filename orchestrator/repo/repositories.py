@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from orchestrator.core.address import as_address
 from orchestrator.core.recovery import directory_of
 from orchestrator.errors import GitFailed, RepositoryError, RoomUnusable
 from orchestrator.repo.access import Gateway, no_tokens, write_askpass
@@ -23,7 +24,7 @@ from orchestrator.repo.policy import Policy
 from orchestrator.repo.quarantine import MIRROR_AT, Origin, checked_commit, read_diff
 from orchestrator.repo.strays import end_strays
 from orchestrator.repo.tenancy import read_tenancy
-from orchestrator.repo.url import UrlRules, as_address, parse_url
+from orchestrator.repo.url import UrlRules, parse_url
 from orchestrator.repo.waste import Waste, litter
 from orchestrator.repo.worktree import Base, Worktree, open_worktree, remove_room, salvage_ref
 from sandbox.base import Backend, User

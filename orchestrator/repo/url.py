@@ -9,7 +9,6 @@ only by their look and by the operator's list; their addresses by `address`, eac
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 import re
 import stat
@@ -18,6 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from orchestrator.core.address import Network, as_address, as_network, name_trouble
 from orchestrator.errors import DirectoryMissing, UrlRefused
 
 #: In `UrlRules.hosts`: every host whose addresses are all public.
@@ -26,12 +26,8 @@ MAX_URL = 2000  # characters
 _DEFAULT_PORT = {"https": 443, "ssh": 22}
 #: Ports that a forge is reached at; others only on hosts that the operator listed.
 _USUAL_PORTS = {"https": {443, 8443}, "ssh": {22, 443}}
-_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _PATH = re.compile(r"(/[A-Za-z0-9._~+@=,!$()*:-]+)+/?")
 _FIRST_UNPRIVILEGED = 1024
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +71,6 @@ class Remote:
     def key(self) -> str:
         """The name of its mirror on disk."""
         return hashlib.sha256(self.url.encode()).hexdigest()
-
-
-def as_network(entry: str) -> Network | None:
-    """Return a listed network or address as a network; None for a name."""
-    try:
-        return ipaddress.ip_network(entry.strip("[]"), strict=False)
-    except ValueError:
-        return None
-
-
-def as_address(host: str) -> Address | None:
-    """Return a host that is written as an address; None for a name."""
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
 
 
 def parse_url(url: str, rules: UrlRules) -> Remote:
@@ -149,12 +129,11 @@ def _host_remote(scheme: str, host: str, port: int | None, path: str, rules: Url
 
 
 def _check_name(host: str) -> None:
-    labels = host.removesuffix(".").split(".")
-    if not host or len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise UrlRefused("the repository URL names no host, or one that is no host name")
-    # 127.1, 0x7f000001 and 2130706433 are addresses to a resolver, in a disguise that nobody needs.
-    if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):
-        raise UrlRefused(f"the host {host} is an address in an unusual form")
+    trouble = name_trouble(host)
+    if trouble is not None and "unusual" in trouble:
+        raise UrlRefused(f"the host {host} {trouble}")
+    if trouble is not None:
+        raise UrlRefused(f"the repository URL {trouble}")
 
 
 def _file_remote(netloc: str, path: str, rules: UrlRules) -> Remote:

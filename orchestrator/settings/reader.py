@@ -17,6 +17,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 
+from orchestrator.core.egress import read_entries
+
 T = TypeVar("T")
 
 #: What a value may hold where it ends up in a header, a file or a command line.
@@ -173,13 +175,26 @@ def each(read: Callable[[str], T], separator: str = ",") -> Callable[[str], tupl
 
 
 def host_pattern(text: str) -> str:
-    """Read a host, a host glob, a preset or a network."""
+    """Read a host, a host glob or a network."""
     if HOST_PATTERN.fullmatch(text.lower()):
         return text.lower()
     try:
         return str(ipaddress.ip_network(text, strict=False) if "/" in text else address(text))
     except ValueError:
         raise ValueError("will not do: use host names, globs like *.example.org, or networks") from None
+
+
+def egress(text: str) -> str:
+    """Read a preset, or hosts that agents may reach."""
+    read_entries(text.lower())
+    return text.lower()
+
+
+def model_pattern(text: str) -> str:
+    """Read the name of a model, or a glob of names."""
+    if not re.fullmatch(r"[A-Za-z0-9*][A-Za-z0-9._:/@*-]{0,127}", text):
+        raise ValueError("will not do: use names of models, or globs like claude-haiku-*")
+    return text
 
 
 def host_name(text: str) -> str:

@@ -13,6 +13,7 @@ import trio
 from orchestrator.agents.meter import unpriced
 from orchestrator.agents.purse import Purse
 from orchestrator.agents.registry import Runtimes
+from orchestrator.core.egress import read_entries
 from orchestrator.core.model import Agent, AgentId
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import FieldRefused, RepositoryError, RuntimeUnknown, UrlRefused
@@ -48,6 +49,11 @@ class Desk:
             raise FieldRefused("options.sandbox", "every agent runs in a sandbox here (SANDBOX_ENABLED)")
         if spec.options.landing.pull_request:
             raise FieldRefused("options.landing.pullRequest", "no forge is configured that could take one")
+        for number, text in enumerate(spec.options.network.allow or ()):
+            try:
+                read_entries(text.lower(), loosely=True)
+            except ValueError as error:
+                raise FieldRefused(f"options.network.allow.{number}", f"{text!r} {error}") from error
         runtime = self.runtimes.default_name(spec)
         try:
             self.runtimes.find(runtime).check(spec)

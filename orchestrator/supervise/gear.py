@@ -11,6 +11,7 @@ from orchestrator.agents.provider import Provider
 from orchestrator.agents.purse import Purse
 from orchestrator.agents.registry import Runtimes, make_runtimes
 from orchestrator.core import events as e
+from orchestrator.core.egress import Rules
 from orchestrator.core.model import Agent, PushIntent
 from orchestrator.core.spec import TaskSpec
 from orchestrator.journal.store import Store
@@ -18,7 +19,7 @@ from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.tree import Tree
-from sandbox.base import Limits
+from sandbox.base import Backend, Limits
 
 
 class Bell:
@@ -50,6 +51,8 @@ class Tools:
     #: The way to the model's provider, and what may be spent there.
     provider: Provider = field(default_factory=Provider)
     purse: Purse = field(default_factory=Purse)
+    #: What agents and gates may reach outside.
+    egress: Rules = field(default_factory=Rules)
     #: Calls the reaper, where something is left that no run takes care of.
     reaper_bell: Bell = field(default_factory=Bell)
 
@@ -71,6 +74,13 @@ class Run:
     tree: Tree
     tools: Tools
     progress: Progress
+    #: By which the task's own code runs: the tree, with what it may reach outside.
+    outlet: Backend | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """The backend for code that may reach outside; the tree itself reaches nothing."""
+        return self.outlet or self.tree
 
     @property
     def ids(self) -> dict[str, str]:

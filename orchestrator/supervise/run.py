@@ -14,11 +14,14 @@ from dataclasses import replace
 from functools import partial
 
 from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
+from orchestrator.agents.egress import Subject
 from orchestrator.agents.meter import AgentMeter
+from orchestrator.agents.outlet import open_outlet
 from orchestrator.agents.prompt import clipped
 from orchestrator.core import events as e
 from orchestrator.core.ceilings import beyond_ceiling
 from orchestrator.core.commands import StartAgent
+from orchestrator.core.egress import Rules
 from orchestrator.core.model import NO_USAGE, Phase, Reason, Verdict
 from orchestrator.core.policy import MAX_ROUNDS
 from orchestrator.core.spec import TaskSpec
@@ -58,9 +61,11 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     run.progress.worktree = worktree
     place = await find_place(run) if kept else first_place(run)
     runtime = tools.runtimes.find(run.agent.runtime)
-    with closing(_meter(run, run.agent.turn if kept else 0)) as meter:
-        async with runtime.open(_session(run, worktree, meter)) as turns:
-            sealed = await _think_until_approved(run, turns, meter, worktree, place)
+    async with open_outlet(run.tree, *_egress_of(run)) as outlet:
+        run = replace(run, outlet=outlet)
+        with closing(_meter(run, run.agent.turn if kept else 0)) as meter:
+            async with runtime.open(_session(run, worktree, meter)) as turns:
+                sealed = await _think_until_approved(run, turns, meter, worktree, place)
     if sealed is None:
         return Done(Reason.NO_CHANGES, error=worktree.left_out)
     await deliver(run, worktree, sealed)
@@ -90,6 +95,13 @@ async def _open_new(run: Run, keep: AsyncExitStack, why: str | None) -> Worktree
     return worktree
 
 
+def _egress_of(run: Run) -> tuple[Rules, Subject]:
+    """Return what the agent may reach, and who it is."""
+    rules = run.tools.egress.narrow(run.spec.options.network.allow)
+    agent = run.agent
+    return rules, Subject(agent.task_id, agent.id, run.record, run.output, run.tree.clock)
+
+
 def _meter(run: Run, turn: int) -> AgentMeter:
     return AgentMeter(
         run.ids,
@@ -112,7 +124,7 @@ def _session(run: Run, worktree: Worktree, meter: AgentMeter) -> Session:
         task_id=run.agent.task_id,
         attempt=run.agent.attempt,
         spec=run.spec,
-        backend=run.tree,
+        backend=run.backend,
         workspace=worktree.workspace,
         binds=worktree.binds,
         limits=limits_for(run.spec, run.tools.default_limits),
@@ -257,7 +269,7 @@ async def _run_gates(run: Run, worktree: Worktree, sealed: Sealed, number: int) 
         read_base=quarantine.read_base,
         names_base=quarantine.list_base,
         open_checkout=lambda: quarantine.open_checkout(sealed.commit, backend=run.tree),
-        backend=run.tree,
+        backend=run.backend,
         limits=limits_for(run.spec, run.tools.default_limits),
         output=run.output,
         round=number,

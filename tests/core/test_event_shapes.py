@@ -52,6 +52,8 @@ PROMISED = [
     "secret.detected",
     "policy.violated",
     "conflict.detected",
+    "egress.allowed",
+    "egress.refused",
     "conflict.predicted",
     "commit.created",
     "push.completed",

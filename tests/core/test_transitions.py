@@ -56,6 +56,8 @@ FOLLOWS: list[tuple[e.Event, set[str]]] = [
     (e.GateSkipped(**IDS, gate="lint", message="no linter"), {"assigned", "running"}),
     (e.SecretDetected(**IDS, rule="key", path="x"), {"assigned", "running"}),
     (e.PolicyViolated(**IDS, rule="symlink", path="x"), {"assigned", "running"}),
+    (e.EgressAllowed(**IDS, host="pypi.org", port=443), {"assigned", "running"}),
+    (e.EgressRefused(**IDS, host="evil", detail="is not listed"), {"assigned", "running"}),
     (e.ConflictDetected(**IDS, detail="moved"), {"assigned", "running"}),
     (
         e.CommitCreated(**IDS, commit="c", base="b", branch="agent/t", files=1, additions=1, deletions=0),

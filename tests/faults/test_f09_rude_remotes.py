@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from orchestrator.core.address import Address
 from orchestrator.errors import RepositoryError, RepositoryUnreachable
 from orchestrator.repo import access, mirrors
 from orchestrator.repo.access import Access, Gateway, no_tokens
 from orchestrator.repo.mirrors import Mirror
-from orchestrator.repo.url import Address, Remote, UrlRules, parse_url
+from orchestrator.repo.url import Remote, UrlRules, parse_url
 from sandbox.base import MIB, User
 from tests.kit import rude_remote
 from tests.kit.checker import check

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from orchestrator.core.address import is_public
 from orchestrator.errors import RepositoryUnreachable, UrlRefused
 from orchestrator.repo.access import Gateway, write_askpass
-from orchestrator.repo.address import check_addresses, is_public, resolve_host
+from orchestrator.repo.address import check_addresses, resolve_host
 from orchestrator.repo.git import Git
 from orchestrator.repo.url import UrlRules, parse_url
 
