@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "claude_api_key": None,
     "anthropic_base_url": None,
     "claude_model": None,
+    "claude_code_path": None,
     "claude_models": (),
     "valkey_url": None,
     "coordinator_url": None,
@@ -105,6 +106,7 @@ def test_every_setting_has_a_default_in_this_table() -> None:
         ("DATABASE_PATH", "/d/o.db", "database_path", Path("/d/o.db")),
         ("ANTHROPIC_BASE_URL", "http://10.0.0.1:8080/", "anthropic_base_url", "http://10.0.0.1:8080"),
         ("CLAUDE_MODEL", "claude-x", "claude_model", "claude-x"),
+        ("CLAUDE_CODE_PATH", "/opt/claude", "claude_code_path", Path("/opt/claude")),
         ("CLAUDE_MODELS", "claude-x, claude-haiku-*", "claude_models", ("claude-x", "claude-haiku-*")),
         (
             "COORDINATOR_URL",
@@ -347,12 +349,6 @@ def test_root_runs_agents_as_nobody_unless_told_whom() -> None:
     assert load(SANDBOX_USER=str(USER)).sandbox_user == str(USER)
 
 
-def test_memory_follows_the_runtime_unless_set() -> None:
-    assert load().memory_mb_for("command") == 256
-    assert load().memory_mb_for("claude-code") == 4096
-    assert load(SANDBOX_DEFAULT_MEMORY_MB="512").memory_mb_for("claude-code") == 512
-
-
 def test_home_is_never_shown_to_agents(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
@@ -364,7 +360,7 @@ def test_home_is_never_shown_to_agents(tmp_path: Path) -> None:
 
 def test_set_but_unused_settings_are_named_as_they_were_set(tmp_path: Path) -> None:
     settings = in_file(tmp_path, "gitea_url = 'https://g'", ANTHROPIC_API_KEY="k", VALKEY_HOST="v", PORT="1")
-    assert settings.unused == ("ANTHROPIC_API_KEY", "VALKEY_HOST", "GITEA_URL")
+    assert settings.unused == ("VALKEY_HOST", "GITEA_URL")
 
 
 def test_file_sets_the_same_and_environment_wins(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from orchestrator.agents.base import Runtime
+from orchestrator.agents.claude_cli import ClaudeCli
+from orchestrator.agents.claude_code import ClaudeCodeRuntime
 from orchestrator.agents.command import CommandRuntime
+from orchestrator.agents.upstream import PROVIDER_URL, Upstream
 from orchestrator.config import Settings
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import RuntimeUnknown
@@ -18,12 +21,14 @@ from orchestrator.errors import RuntimeUnknown
 class Runtimes:
     """What a task can name as its runtime."""
 
-    def __init__(self, runtimes: Iterable[Runtime]) -> None:
+    def __init__(self, runtimes: Iterable[Runtime], *, default: str = "command") -> None:
+        """Take the runtimes, and the name of the one for tasks that bring no program of their own."""
         self._by_name = {runtime.name: runtime for runtime in runtimes}
+        self._default = default
 
     def default_name(self, spec: TaskSpec) -> str:
         """Return the name of the runtime that the task asks for, or of the one that it gets."""
-        return spec.options.runtime or "command"
+        return spec.options.runtime or ("command" if spec.options.command else self._default)
 
     def find(self, name: str) -> Runtime:
         """Return the runtime of that name, or raise `RuntimeUnknown` with the names that there are."""
@@ -36,4 +41,14 @@ class Runtimes:
 
 def make_runtimes(settings: Settings | None = None) -> Runtimes:
     """Return the runtimes that these settings allow; without settings, those that need none."""
-    return Runtimes([CommandRuntime()])
+    if settings is None:
+        return Runtimes([CommandRuntime()])
+    upstream = Upstream(settings.anthropic_base_url or PROVIDER_URL, settings.claude_api_key)
+    claude_code = ClaudeCodeRuntime(
+        ClaudeCli(settings.claude_code_path, settings.sandbox_path),
+        upstream,
+        settings.claude_model,
+        models=settings.claude_models,
+    )
+    default = claude_code.name if claude_code.found() else "command"
+    return Runtimes([CommandRuntime(), claude_code], default=default)
