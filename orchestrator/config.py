@@ -27,9 +27,6 @@ from orchestrator.settings.source import Found, default_home, find, read_file, s
 MAX_SOCKET_PATH_BYTES = 107
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-MEMORY_MB = 256
-#: Claude Code crashes below 3 GiB.
-MEMORY_CLAUDE_CODE_MB = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +42,8 @@ class Settings:
     claude_model: str | None
     #: Models, or globs of them, that an agent may use beside its own.
     claude_models: tuple[str, ...]
+    #: The program of Claude Code; None is to be looked for.
+    claude_code_path: Path | None
     valkey_url: SecretStr | None
     coordinator_url: str | None
     sandbox_enabled: bool
@@ -56,7 +55,7 @@ class Settings:
     sandbox_read_only: tuple[Path, ...]
     sandbox_path: str
     sandbox_egress: tuple[str, ...]
-    #: None leaves it to the runtime: see `memory_mb_for`.
+    #: None leaves it to the runtime.
     memory_mb: int | None
     cpus: float
     pids: int
@@ -115,10 +114,6 @@ class Settings:
         """Where the unix socket is."""
         return self.home / "orchestrator.sock"
 
-    def memory_mb_for(self, runtime: str) -> int:
-        """Return the memory ceiling of an agent of this runtime."""
-        return self.memory_mb or (MEMORY_CLAUDE_CODE_MB if runtime == "claude-code" else MEMORY_MB)
-
 
 HTTP = to.url("https", "http")
 VALKEY = to.secret_url("valkey", "redis", "rediss")
@@ -133,7 +128,8 @@ ROWS = (
     Setting("claude_api_key", ("CLAUDE_API_KEY", "ANTHROPIC_API_KEY"), to.secret, secret=True),
     Setting("anthropic_base_url", ("ANTHROPIC_BASE_URL",), HTTP),
     Setting("claude_model", ("CLAUDE_MODEL",), to.line),
-    Setting("claude_models", ("CLAUDE_MODELS",), to.each(to.model_pattern), (), unused=True),
+    Setting("claude_models", ("CLAUDE_MODELS",), to.each(to.model_pattern), ()),
+    Setting("claude_code_path", ("CLAUDE_CODE_PATH",), to.path),
     Setting("valkey_url", ("VALKEY_URL",), VALKEY, secret=True, unused=True),
     Setting("valkey_host", ("VALKEY_HOST",), to.host_name, unused=True),
     Setting("valkey_port", ("VALKEY_PORT",), to.whole(1, 65535), 6379, unused=True),

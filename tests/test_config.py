@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "claude_api_key": None,
     "anthropic_base_url": None,
     "claude_model": None,
+    "claude_code_path": None,
     "claude_models": (),
     "valkey_url": None,
     "coordinator_url": None,
@@ -113,6 +114,7 @@ def test_every_setting_has_a_default_in_this_table() -> None:
         ("DATABASE_PATH", "/d/o.db", "database_path", Path("/d/o.db")),
         ("ANTHROPIC_BASE_URL", "http://10.0.0.1:8080/", "anthropic_base_url", "http://10.0.0.1:8080"),
         ("CLAUDE_MODEL", "claude-x", "claude_model", "claude-x"),
+        ("CLAUDE_CODE_PATH", "/opt/claude", "claude_code_path", Path("/opt/claude")),
         ("CLAUDE_MODELS", "claude-x, claude-haiku-*", "claude_models", ("claude-x", "claude-haiku-*")),
         (
             "COORDINATOR_URL",
@@ -353,12 +355,6 @@ def test_root_runs_agents_as_nobody_unless_told_whom() -> None:
     assert load_as(0, {}).sandbox_user == "nobody"
     assert load_as(0, {"SANDBOX_USER": "12345"}).sandbox_user == "12345"
     assert load(SANDBOX_USER=str(USER)).sandbox_user == str(USER)
-
-
-def test_memory_follows_the_runtime_unless_set() -> None:
-    assert load().memory_mb_for("command") == 256
-    assert load().memory_mb_for("claude-code") == 4096
-    assert load(SANDBOX_DEFAULT_MEMORY_MB="512").memory_mb_for("claude-code") == 512
 
 
 def test_home_is_never_shown_to_agents(tmp_path: Path) -> None:

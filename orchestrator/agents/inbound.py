@@ -187,6 +187,9 @@ class Inbound:
 def _read(event: h11.Request) -> Asked:
     headers = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers)
     names = [name for name, _ in headers]
+    size = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
+    if size > HEAD_BYTES:  # the parser minds only what is incomplete: one that came whole may be longer
+        raise Unreadable(431, f"the head of the request has more than {HEAD_BYTES} bytes")
     if len(headers) > MAX_HEADERS:
         raise Unreadable(431, f"the request has more than {MAX_HEADERS} headers")
     if "transfer-encoding" in names and ("content-length" in names or event.http_version == b"1.0"):

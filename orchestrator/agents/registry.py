@@ -10,7 +10,10 @@ from collections.abc import Iterable
 
 from orchestrator.agents.base import Runtime
 from orchestrator.agents.claude.runtime import ClaudeRuntime
+from orchestrator.agents.claude_cli import ClaudeCli
+from orchestrator.agents.claude_code import ClaudeCodeRuntime
 from orchestrator.agents.command import CommandRuntime
+from orchestrator.agents.upstream import PROVIDER_URL, Upstream
 from orchestrator.config import Settings
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import RuntimeUnknown
@@ -41,6 +44,16 @@ def make_runtimes(settings: Settings | None = None) -> Runtimes:
     """Return the runtimes that these settings allow; without settings, those that need none."""
     if settings is None:
         return Runtimes([CommandRuntime()])
+    upstream = Upstream(settings.anthropic_base_url or PROVIDER_URL, settings.claude_api_key)
     key = settings.claude_api_key
     claude = ClaudeRuntime(key, settings.anthropic_base_url, settings.claude_model)
-    return Runtimes([CommandRuntime(), claude], default="command" if key is None else claude.name)
+    claude_code = ClaudeCodeRuntime(
+        ClaudeCli(settings.claude_code_path, settings.sandbox_path),
+        upstream,
+        settings.claude_model,
+        models=settings.claude_models,
+    )
+    default = "command"
+    if key is not None:
+        default = claude_code.name if claude_code.found() else claude.name
+    return Runtimes([CommandRuntime(), claude, claude_code], default=default)

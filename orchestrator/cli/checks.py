@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.agents.claude_cli import ClaudeCli, ClaudeCodeUnusable, Place
 from orchestrator.cli.printable import one_line
 from sandbox.base import Backend, Directory, Limits, SandboxError, Spec, User
 from sandbox.process import run_child
+from sandbox.reach import closed_to
 
 if TYPE_CHECKING:
     from orchestrator.config import Settings
@@ -106,7 +108,7 @@ def state_directory(settings: Settings, user: User | None) -> list[Check]:
     elif kind in {"tmpfs", "ramfs"}:
         fix = "set ORCHESTRATOR_HOME to a disk if tasks must outlive the machine's restart"
         checks = [Check("state", "warning", f"{there}, on {kind}", fix)]
-    if user is not None and (closed := _closed_to(user, settings.workspaces_dir)):
+    if user is not None and (closed := closed_to(user, settings.workspaces_dir)):
         fix = f"chmod o+x {closed}, or set WORKSPACES_DIR or ORCHESTRATOR_HOME elsewhere"
         checks.append(
             Check("reach", "missing", f"{user.name}, who agents run as, may not enter {closed}", fix)
@@ -133,18 +135,6 @@ def _file_system(path: Path) -> str:
         if real.is_relative_to(point):
             best = max(best, (len(point.parts), right.split(" ")[0]), key=lambda found: found[0])
     return best[1]
-
-
-def _closed_to(user: User, path: Path) -> Path | None:
-    """Return the first directory on the way to a path that a user may not enter, as its mode says."""
-    for directory in reversed((path, *path.parents)):
-        if not directory.exists():
-            return None  # it is made at the first start, with the right mode
-        status = directory.stat()
-        bit = 0o100 if status.st_uid == user.uid else 0o010 if status.st_gid == user.gid else 0o001
-        if not status.st_mode & bit:
-            return directory
-    return None
 
 
 def limits(backend: Backend, refusals: dict[str, str]) -> list[Check]:
@@ -214,6 +204,18 @@ async def tools_inside(backend: Backend, workspace: Path) -> list[Check]:
     if absent:
         return [*checks, Check("tools", "warning", f"{detail}; not {', '.join(absent)}", fix)]
     return [*checks, Check("tools", "ok", detail)]
+
+
+async def claude_code(settings: Settings, backend: Backend, workspace: Path) -> Check:
+    """Look for Claude Code, and ask it for its version inside the sandbox."""
+    cli = ClaudeCli(settings.claude_code_path, settings.sandbox_path)
+    try:
+        program = await cli.ready(Place(backend, Directory(workspace), "doctor"))
+    except ClaudeCodeUnusable as error:
+        # Who has no key has no use for it.
+        return Check("claude-code", "warning" if settings.claude_api_key else "ok", f"none: {error.detail}")
+    key = "" if settings.claude_api_key else "; no key is set (CLAUDE_API_KEY)"
+    return Check("claude-code", "ok", f"{program}{key}")
 
 
 def unused_settings(settings: Settings) -> list[Check]:

@@ -112,7 +112,9 @@ async def _sandbox(settings: Settings) -> tuple[Probed | None, list[Check]]:
         with tempfile.TemporaryDirectory(
             prefix="orchestrator-doctor-", ignore_cleanup_errors=True
         ) as scratch:
-            findings += await checks.tools_inside(backend, _workspace(Path(scratch), backend.user))
+            workspace = _workspace(Path(scratch), backend.user)
+            findings += await checks.tools_inside(backend, workspace)
+            findings.append(await checks.claude_code(settings, backend, workspace))
     except SandboxError as error:
         findings.append(checks.Check("tools", "missing", str(error)))
     finally:

@@ -46,6 +46,8 @@ from sandbox.base import Limits
 #: Deadlines of the steps that are not the agent's own thinking.
 COLLECT_S = 120.0
 GATE_S = 900.0
+#: What a runtime's program may take where nobody says; it has to be enough.
+MEMORY_MB = {"claude-code": 4096}
 #: Violations of the policy that are told to the agent and journaled, of each round.
 MAX_VIOLATIONS = 20
 
@@ -127,7 +129,7 @@ def _session(run: Run, worktree: Worktree, meter: AgentMeter) -> Session:
         backend=run.backend,
         workspace=worktree.workspace,
         binds=worktree.binds,
-        limits=limits_for(run.spec, run.tools.default_limits),
+        limits=limits_for(run.spec, run.tools.default_limits, run.agent.runtime),
         base=worktree.base.commit,
         branch=run.spec.landing_branch,
         scratch=run.tools.scratch,
@@ -140,12 +142,12 @@ def _session(run: Run, worktree: Worktree, meter: AgentMeter) -> Session:
     )
 
 
-def limits_for(spec: TaskSpec, default: Limits) -> Limits:
-    """Return the ceilings of a task's sandbox: what it asks for, else the host's defaults."""
+def limits_for(spec: TaskSpec, default: Limits, runtime: str = "") -> Limits:
+    """Return the ceilings of a task's sandbox: what it asks for, else the host's, else its runtime's."""
     asked = spec.options.resources
     return replace(
         default,
-        memory_mb=asked.memory_mb or default.memory_mb,
+        memory_mb=asked.memory_mb or default.memory_mb or MEMORY_MB.get(runtime),
         cpus=asked.cpus or default.cpus,
         pids=asked.pids or default.pids,
         disk_mb=asked.disk_mb or default.disk_mb,
@@ -212,7 +214,7 @@ def _turn_failed(run: Run, result: TurnResult) -> RunFailed:
     said, by_host = str(ended), False
     if not ended.excess:  # the kernel tells no figures
         by_host = "memory_mb" not in run.tree.enforced
-        allowed = limits_for(run.spec, run.tools.default_limits).memory_mb
+        allowed = limits_for(run.spec, run.tools.default_limits, run.agent.runtime).memory_mb
         said += ": the host had no more" if by_host else f": {allowed} MB are allowed"
     # The same work meets the same ceiling again; the host may have more another time.
     return RunFailed(

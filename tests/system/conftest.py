@@ -15,7 +15,8 @@ from tests.kit.service import Service
 
 
 @contextmanager
-def _shared_root() -> Iterator[Path]:
+def shared_root() -> Iterator[Path]:
+    """Give a directory that every user may enter, for supervisors that tests share."""
     root = Path(tempfile.mkdtemp(prefix="service-", dir=os.environ["TMPDIR"]))
     yield root
     shutil.rmtree(root)
@@ -27,7 +28,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
 
     A module's `SETTINGS`, where it has them, are the supervisor's.
     """
-    with _shared_root() as root, Service(root, **getattr(request.module, "SETTINGS", {})) as running:
+    with shared_root() as root, Service(root, **getattr(request.module, "SETTINGS", {})) as running:
         yield running
 
 
