@@ -134,6 +134,10 @@ class Tally:
         """See `agents.base.Meter`."""
         await self._inner.count_tools(calls, content)
 
+    async def check_tools(self, calls: int) -> None:
+        """See `agents.base.Meter`."""
+        await self._inner.check_tools(calls)
+
 
 @dataclass(frozen=True, slots=True)
 class Start:

@@ -17,6 +17,7 @@ from sandbox.base import Backend, Directory, Limits, SandboxError, User
 from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.trusted import ProcessBackend
 from tests.kit.books import Books
+from tests.kit.plain_meter import PlainMeter
 
 
 class Log(Books):
@@ -94,6 +95,7 @@ def open_session(reachable_path: Path, backend: Backend, log: Log) -> OpenSessio
         return home
 
     def session_of(spec: TaskSpec, *, resumed: bool = False, on: Backend | None = None) -> Session:
+        log.begin(spec, "agent-1")
         return Session(
             agent_id="agent-1",
             task_id=spec.task_id,
@@ -109,7 +111,7 @@ def open_session(reachable_path: Path, backend: Backend, log: Log) -> OpenSessio
             resumed=resumed,
             output=log.output,
             started=log.announce,
-            meter=log.meter(spec, "agent-1"),
+            meter=PlainMeter({"task_id": spec.task_id, "agent_id": "agent-1"}, log.record),
             recall=log.recall,
             open_home=open_home,
         )

@@ -13,13 +13,13 @@ import trio
 from pydantic import SecretStr
 
 from orchestrator.agents.base import Answer, Meter, Request, Session
-from orchestrator.agents.meter import AgentMeter
 from orchestrator.agents.proxy import GRACE_S, Door, open_door
 from orchestrator.agents.upstream import Patience, Upstream
 from orchestrator.core.events import AgentTurn, AgentUsage, Event
 from orchestrator.core.trouble import ProviderFailure
 from tests.agents.conftest import Log, OpenSession, spec_of
 from tests.kit.messages_api import ScriptedApi
+from tests.kit.plain_meter import PlainMeter
 
 MODEL = "claude-opus-5-5"
 OURS = "sk-ours"
@@ -30,7 +30,7 @@ SHORT = Patience(connect_s=1, send_s=1, first_byte_s=0.2, idle_s=0.2)
 class PatientMeter:
     """Asks again at once after each failure that passes, unless a part was passed on already."""
 
-    def __init__(self, inner: AgentMeter) -> None:
+    def __init__(self, inner: PlainMeter) -> None:
         self.inner = inner
         self.failures: list[ProviderFailure] = []
 
@@ -172,7 +172,7 @@ class Doors:
 
     def meter(self) -> PatientMeter:
         """Return a meter that tries again."""
-        return PatientMeter(AgentMeter(IDS, self.log.record))
+        return PatientMeter(PlainMeter(IDS, self.log.record))
 
 
 class Gate:
@@ -184,7 +184,7 @@ class Gate:
         self.open = trio.Event()
 
     async def record(self, *events: Event) -> None:
-        """See `AgentMeter`."""
+        """See `PlainMeter`."""
         self.events += events
         self.reached.set()
         await self.open.wait()

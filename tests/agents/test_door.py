@@ -13,7 +13,6 @@ import pytest
 import trio
 
 from orchestrator.agents.base import Answer, Request
-from orchestrator.agents.meter import AgentMeter
 from orchestrator.core.model import Usage
 from orchestrator.core.trouble import Trouble
 from orchestrator.errors import BudgetExceeded, ProviderRefused
@@ -24,6 +23,7 @@ from tests.agents.conftest import Log, OpenSession
 from tests.agents.doors import IDS, MODEL, OURS, Doors, Gate, asked
 from tests.kit.claude_code import run_claude
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
+from tests.kit.plain_meter import PlainMeter
 from tests.kit.until import seen
 
 COUNTED = {
@@ -108,7 +108,7 @@ async def test_credentials_of_the_client_stay_here(doors: Doors, shared: Scripte
 async def test_what_could_be_acted_upon_waits_for_the_journal(doors: Doors, shared: ScriptedApi) -> None:
     steps = {"say": "I write", "do": [{"run": "ls"}, {"run": "pwd"}]}
     gate, got = Gate(), b""
-    async with doors.open(shared, meter=AgentMeter(IDS, gate.record)) as at, at.knock() as knocker:
+    async with doors.open(shared, meter=PlainMeter(IDS, gate.record)) as at, at.knock() as knocker:
         await knocker.begin("POST", "/v1/messages", asked(script(steps), stream=True))
         while b"input_json_delta" not in got:
             part = await knocker.event()

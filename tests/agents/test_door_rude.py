@@ -10,7 +10,6 @@ import trio
 
 from orchestrator.agents import inbound
 from orchestrator.agents.base import Session
-from orchestrator.agents.meter import AgentMeter
 from orchestrator.agents.proxy import Door
 from orchestrator.agents.upstream import Upstream
 from orchestrator.core.trouble import ProviderFailure, Trouble
@@ -21,6 +20,7 @@ from sandbox.trusted import ProcessBackend
 from tests.agents.conftest import Log, OpenSession
 from tests.agents.doors import IDS, OURS, SHORT, CannedApi, Doors, asked
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
+from tests.kit.plain_meter import PlainMeter
 from tests.kit.until import seen
 
 
@@ -186,7 +186,7 @@ BAD = {
 }  # fmt: skip
 
 
-class Noting(AgentMeter):
+class Noting(PlainMeter):
     """Keeps the failures."""
 
     failures: list[ProviderFailure]

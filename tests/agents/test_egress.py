@@ -144,6 +144,7 @@ class Proxy:
 
 
 def subject_of(log: Log) -> Subject:
+    log.begin(spec_of("true"), "agent-1")
     return Subject("T-1", "agent-1", log.record, log.output, RunningClock())
 
 
