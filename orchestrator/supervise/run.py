@@ -18,7 +18,7 @@ from orchestrator.agents.meter import AgentMeter
 from orchestrator.agents.prompt import clipped
 from orchestrator.core import events as e
 from orchestrator.core.ceilings import beyond_ceiling
-from orchestrator.core.commands import StartAgent
+from orchestrator.core.commands import StartAgent, TakeWork
 from orchestrator.core.model import NO_USAGE, Phase, Reason, Verdict
 from orchestrator.core.policy import MAX_ROUNDS
 from orchestrator.core.spec import TaskSpec
@@ -29,6 +29,7 @@ from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.delivery import deliver
 from orchestrator.supervise.ending import Done, RunFailed
 from orchestrator.supervise.gear import Run
+from orchestrator.supervise.mailbox import Mailbox
 from orchestrator.supervise.message import commit_message
 from orchestrator.supervise.resumption import (
     Place,
@@ -125,6 +126,7 @@ def _session(run: Run, worktree: Worktree, meter: AgentMeter) -> Session:
         meter=meter,
         recall=partial(recall, run),
         open_home=worktree.open_home,
+        inbox=Mailbox(run),
     )
 
 
@@ -151,20 +153,37 @@ async def _think_until_approved(
             await _take_turn(run, turns, Prompt(place.prompt, number))
         else:
             await run.record(e.TaskExecuting(**run.ids))
+        await _pass_on_messages(run, turns, meter, number)
         await run.record(e.AgentPhase(**run.ids, phase=Phase.CHECKING, answered=number))
         candidate = await worktree.collect(
             limits=run.tools.default_limits, deadline_s=COLLECT_S, message=f"Work on {run.agent.task_id}"
         )
+        place = Place(number, None)
         if candidate is None:
+            if Mailbox(run).pending():
+                continue
             return None
         sealed, reason, complaints = await _judge(run, worktree, candidate, number)
         if sealed is not None and not complaints:
-            return sealed
+            if await run.tools.store.submit(TakeWork(run.agent.id)):
+                return sealed
+            continue  # somebody had something to say meanwhile
         if number >= MAX_ROUNDS:
             raise RunFailed(reason, f"rejected {number} times; last: " + "; ".join(complaints))
         told = clipped(complaints)
         await run.record(e.AgentPhase(**run.ids, phase=Phase.WORKING, rejected=number, complaints=told))
         place = Place(number + 1, prompt_after(run, number, told))
+
+
+async def _pass_on_messages(run: Run, turns: Turns, meter: AgentMeter, number: int) -> None:
+    """Tell the agent, prompt by prompt, what was said to it meanwhile and not told yet."""
+    mailbox = Mailbox(run)
+    while told := mailbox.prompt():
+        text, last = told
+        await run.record(e.AgentPhase(**run.ids, phase=Phase.WORKING, answered=number))
+        await meter.check()
+        await _take_turn(run, turns, Prompt(text, number, message=last.number))
+        await mailbox.heard(last)
 
 
 async def _take_turn(run: Run, turns: Turns, prompt: Prompt) -> None:
