@@ -85,26 +85,18 @@ class NotEnded(CommandRefused):
     code = "not_ended"
 
 
-class TooLate(CommandRefused):
-    """That agent's work was accepted already; nothing that is said to it would change it."""
-
-    code = "too_late"
-
-
-class MailboxFull(CommandRefused):
-    """That agent has as many messages waiting as there may be; send this one when it has heard them."""
-
-    code = "mailbox_full"
-    status = 429
-    retryable = True
-
-
 class QueueFull(CommandRefused):
     """The queue holds as many tasks as MAX_QUEUED_TASKS allows; submit again later."""
 
     code = "queue_full"
     status = 429
     retryable = True
+
+
+class MailboxFull(QueueFull):
+    """That agent has as many messages waiting as there may be; send this one when it has heard them."""
+
+    code = "mailbox_full"
 
 
 class Frozen(CommandRefused):

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import trio
 
+from orchestrator.core.liveness import Evidence
 from orchestrator.core.model import Usage
 from orchestrator.core.spec import TaskSpec
 from orchestrator.core.words import Message
@@ -119,6 +120,10 @@ class NoInbox:
         await trio.lowlevel.checkpoint()
 
 
+def unnoticed(_evidence: Evidence) -> None:
+    """Notice nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """Everything that a runtime needs to work for one agent."""
@@ -150,6 +155,9 @@ class Session:
     open_home: Callable[[], Path]
     #: What is said to the agent while it works.
     inbox: Inbox = field(default_factory=NoInbox)
+    #: To be told each sign of life that only the runtime sees: a line of the agent's protocol, and by
+    #: `core.liveness.of_tool` each tool's result that no other way tells. Requests to a model are known.
+    note: Callable[[Evidence], None] = unnoticed
 
 
 @dataclass(frozen=True, slots=True)

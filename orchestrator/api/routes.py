@@ -124,8 +124,7 @@ AGENTS = [
         summary="Say something to a live agent: it is told by a further turn, or sooner where it listens",
         run=messages.say, body=Saying, body_example=sample.SAYING, keyed=True,
         errors=(
-            *BODY, e.AgentUnknown, e.AlreadyEnded, e.TooLate, e.MailboxFull, problem.KeyInFlight,
-            problem.KeyReused,
+            *BODY, e.AgentUnknown, e.AlreadyEnded, e.MailboxFull, problem.KeyInFlight, problem.KeyReused,
         ),
         returns={202: Returns(description="Durable; it waits", model=Said, example=sample.SAID)},
     ),

@@ -188,7 +188,9 @@ def _kill(state: State, command: c.KillAgent, _now: datetime) -> list[e.Event]:
 def _tell(state: State, command: c.TellAgent, _now: datetime) -> list[e.Event]:
     agent = _live(state, command.agent_id)
     if agent.phase in {Phase.COMMITTING, Phase.LANDING}:
-        raise errors.TooLate(f"the work of agent {agent.id} was accepted and is on its way to the remote")
+        raise errors.AlreadyEnded(
+            f"the work of agent {agent.id} was accepted and is on its way to the remote"
+        )
     if len(agent.waiting) >= MAX_WAITING:
         raise errors.MailboxFull(f"{len(agent.waiting)} messages wait for agent {agent.id} already")
     ids = {"task_id": agent.task_id, "agent_id": agent.id}

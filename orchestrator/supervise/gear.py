@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -11,12 +11,14 @@ from orchestrator.agents.provider import Provider
 from orchestrator.agents.purse import Purse
 from orchestrator.agents.registry import Runtimes, make_runtimes
 from orchestrator.core import events as e
+from orchestrator.core.liveness import Patience
 from orchestrator.core.model import Agent, PushIntent
 from orchestrator.core.spec import TaskSpec
 from orchestrator.journal.store import Store
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.worktree import Worktree
+from orchestrator.supervise.pulse import Pulse
 from orchestrator.supervise.tree import Tree
 from sandbox.base import Limits
 
@@ -50,6 +52,7 @@ class Tools:
     #: The way to the model's provider, and what may be spent there.
     provider: Provider = field(default_factory=Provider)
     purse: Purse = field(default_factory=Purse)
+    patience: Patience = field(default_factory=Patience)
     #: Calls the reaper, where something is left that no run takes care of.
     reaper_bell: Bell = field(default_factory=Bell)
 
@@ -71,6 +74,7 @@ class Run:
     tree: Tree
     tools: Tools
     progress: Progress
+    pulse: Pulse = field(default_factory=Pulse)
 
     @property
     def ids(self) -> dict[str, str]:
@@ -90,3 +94,15 @@ class Run:
     async def output(self, stream: str, line: str) -> None:
         """Write a line into the agent's log."""
         await self.tools.store.logs.write(self.agent.id, stream, line)
+
+
+def limits_for(spec: TaskSpec, default: Limits) -> Limits:
+    """Return the ceilings of a task's sandbox: what it asks for, else the host's defaults."""
+    asked = spec.options.resources
+    return replace(
+        default,
+        memory_mb=asked.memory_mb or default.memory_mb,
+        cpus=asked.cpus or default.cpus,
+        pids=asked.pids or default.pids,
+        disk_mb=asked.disk_mb or default.disk_mb,
+    )

@@ -6,7 +6,8 @@ heard, which is journaled, so that a crash in between tells it again rather than
 
 from __future__ import annotations
 
-from orchestrator.agents.steering import message_prompt
+import trio
+
 from orchestrator.core import events as e
 from orchestrator.core.words import Message
 from orchestrator.supervise.gear import Run
@@ -20,21 +21,23 @@ class Mailbox:
 
     def pending(self) -> tuple[Message, ...]:
         """Return what the agent was not told yet, oldest first."""
-        agent = self._run.tools.store.state.agents.get(self._run.agent.id)
-        return agent.waiting if agent is not None else ()
+        self._run.pulse.listens = True  # whoever asks can be nudged
+        return waiting_for(self._run)
 
     async def wait(self) -> None:
         """Wait until something is there to be told; at once where it is."""
         store = self._run.tools.store
+        await trio.lowlevel.checkpoint()
         while not self.pending():
             await store.wait_past(store.state.seq)
 
     async def heard(self, message: Message) -> None:
         """Journal that the agent was told all up to this message; for what was heard before, nothing."""
-        if any(waiting.number == message.number for waiting in self.pending()):
+        if any(waiting.number == message.number for waiting in waiting_for(self._run)):
             await self._run.record(e.AgentMessage(**self._run.ids, number=message.number, delivered=True))
 
-    def prompt(self) -> tuple[str, Message] | None:
-        """Return what waits as one prompt, and the last message in it; None where nothing waits."""
-        waiting = self.pending()
-        return (message_prompt(waiting), waiting[-1]) if waiting else None
+
+def waiting_for(run: Run) -> tuple[Message, ...]:
+    """Return what the agent was not told yet, oldest first."""
+    agent = run.tools.store.state.agents.get(run.agent.id)
+    return agent.waiting if agent is not None else ()

@@ -12,7 +12,7 @@ from orchestrator.core import commands as c
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, AgentId, Phase, TaskId
 from orchestrator.core.words import MAX_WAITING, Concern, Step
-from orchestrator.errors import AgentUnknown, AlreadyEnded, IllegalTransition, MailboxFull, TooLate
+from orchestrator.errors import AgentUnknown, AlreadyEnded, IllegalTransition, MailboxFull
 from tests.core.ledger import Ledger
 
 A = AgentId("a")
@@ -64,7 +64,7 @@ def test_a_message_needs_a_live_agent_whose_work_was_not_taken_and_room() -> Non
         tell(ledger, "too much")
     ledger.record(e.AgentMessage(**IDS, number=MAX_WAITING, delivered=True))
     assert ledger.submit(c.TakeWork(A))
-    with pytest.raises(TooLate):
+    with pytest.raises(AlreadyEnded, match="on its way"):
         tell(ledger, "wait!")
     ledger.fail(retryable=False)
     with pytest.raises(AlreadyEnded):
