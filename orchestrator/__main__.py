@@ -24,6 +24,8 @@ COMMANDS = {
     "thaw": Entry("orchestrator.cli.control:thaw", "Let everything go on where it stood."),
     "drain": Entry("orchestrator.cli.control:drain", "Admit nothing, and let live agents end."),
     "retry": Entry("orchestrator.cli.agents:retry", "Start a new agent for a task that has ended."),
+    "message": Entry("orchestrator.cli.speech:message", "Say something to a live agent."),
+    "transcript": Entry("orchestrator.cli.speech:transcript", "Print an agent's turns, and what was said."),
     "diff": Entry("orchestrator.cli.agents:diff", "Show what an agent changed."),
     "queue": Entry("orchestrator.cli.queue:queue", "Look at the queue, pause it, resume it."),
     "doctor": Entry("orchestrator.cli.doctor:doctor", "Say what works here, and what to do about the rest."),

@@ -35,6 +35,7 @@ from orchestrator.core import events as e
 from orchestrator.core import spec
 from orchestrator.core.admission import Ceilings
 from orchestrator.core.egress import Rules
+from orchestrator.core.liveness import Patience
 from orchestrator.core.watermark import WATERMARKS
 from orchestrator.errors import SettingsError
 from orchestrator.isolation import open_backend, scratch_of
@@ -46,6 +47,7 @@ from orchestrator.repo.url import UrlRules
 from orchestrator.supervise.desk import Desk
 from orchestrator.supervise.gear import Tools
 from orchestrator.supervise.host import look_around
+from orchestrator.supervise.liveness import Attendant
 from orchestrator.supervise.reaper import Reaper
 from orchestrator.supervise.restarts import crashed_starts, hold_back, let_go
 from orchestrator.supervise.signals import SIGNALS, run_until_signalled
@@ -144,7 +146,8 @@ async def _serve_on(
         if ready is not None:
             ready(address)
         look = partial(look_around, (settings.home, settings.workspaces_dir))
-        beside = (reaper.run, Watchdog(supervisor.lives, look).run, partial(let_go, store, hold_s))
+        watchdog, attendant = Watchdog(supervisor.lives, look), Attendant(supervisor.lives)
+        beside = (reaper.run, watchdog.run, attendant.run, partial(let_go, store, hold_s))
         await run_until_signalled(supervisor, store, signals, look, *beside)
         shutdown.set()
     with suppress(FileNotFoundError):
@@ -163,6 +166,7 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories) ->
         provider=Provider(Ceilings(settings.provider_concurrency, settings.provider_tokens_per_minute)),
         purse=open_purse(settings),
         egress=Rules.of(settings.sandbox_egress),
+        patience=Patience(settings.agent_boot_s, settings.agent_turn_s, settings.agent_stall_s),
     )
 
 

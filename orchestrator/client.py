@@ -128,6 +128,15 @@ class Client:
         """Admit nothing, and let live agents end."""
         return _object(await self._post("/drain"))
 
+    async def message(self, agent_id: str, text: str, *, idempotency_key: str | None = None) -> Json:
+        """Say something to a live agent; it waits until the agent can listen."""
+        body = json.dumps({"text": text}).encode()
+        return _object(await self._create(_agent(agent_id, "message"), body, idempotency_key))
+
+    async def transcript(self, agent_id: str, *, limit: int | None = None, after: str | None = None) -> Json:
+        """Return a page of an agent's turns, oldest first; `next` in it is the `after` of the next page."""
+        return _object(await self._get(_agent(agent_id, "transcript"), {"limit": limit, "after": after}))
+
     async def gates(self, agent_id: str) -> Json:
         """Return what the gates said, with the evidence."""
         return _object(await self._get(_agent(agent_id, "gates")))

@@ -75,6 +75,10 @@ class Settings:
     budget_total_tokens: int | None
     #: A file of prices that come before ours.
     model_prices: Path | None
+    #: 0 is no deadline; None that of the runtime.
+    agent_boot_s: int
+    agent_turn_s: int
+    agent_stall_s: int | None
     yolo_mode: bool
     git_user_name: str
     git_user_email: str
@@ -156,6 +160,9 @@ ROWS = (
     Setting("budget_total_tokens", ("BUDGET_TOTAL_TOKENS",), to.whole(1, 10**12)),
     Setting("model_prices", ("MODEL_PRICES",), to.path),
     Setting("restart_hold_s", ("RESTART_HOLD_SECONDS",), to.whole(0, 3600), 60),
+    Setting("agent_boot_s", ("AGENT_BOOT_SECONDS",), to.whole(0, 86400), 120),
+    Setting("agent_turn_s", ("AGENT_TURN_SECONDS",), to.whole(0, 30 * 86400), 0),
+    Setting("agent_stall_s", ("AGENT_STALL_SECONDS",), to.whole(0, 30 * 86400)),
     Setting("yolo_mode", ("YOLO_MODE",), to.flag, default=False),
     Setting("git_user_name", ("GIT_USER_NAME",), to.identity, "Orchestrator"),
     Setting("git_user_email", ("GIT_USER_EMAIL",), to.identity, "orchestrator@localhost"),

@@ -93,6 +93,12 @@ class QueueFull(CommandRefused):
     retryable = True
 
 
+class MailboxFull(QueueFull):
+    """That agent has as many messages waiting as there may be; send this one when it has heard them."""
+
+    code = "mailbox_full"
+
+
 class Frozen(CommandRefused):
     """The orchestrator is frozen and admits nothing until it is thawed."""
 

@@ -24,6 +24,8 @@ from pathlib import Path
 from sandbox.usage import resident_bytes
 
 _BLOCK_BYTES = 512
+#: How deep a change is looked for.
+_DEPTH = 32
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -35,6 +37,8 @@ class Survey:
         #: Of a file with several names each counts for its part.
         self.bytes = 0
         self.files = 0
+        #: When something of what was seen changed last, in nanoseconds of the host's clock.
+        self.changed_ns = 0
         #: How many directories inside one another were found; what is below `max_depth` is not looked at.
         self.depth = 0
         #: Whether all was seen.
@@ -71,6 +75,7 @@ class Survey:
         with contextlib.suppress(OSError):  # the entry is gone already
             status = entry.stat(follow_symlinks=False)
             directory = entry.is_dir(follow_symlinks=False)
+            self.changed_ns = max(self.changed_ns, status.st_ctime_ns)
             self.bytes += status.st_blocks * _BLOCK_BYTES // (1 if directory else max(1, status.st_nlink))
             if directory:
                 self.depth = max(self.depth, len(self._way))
@@ -82,6 +87,7 @@ class Survey:
             try:
                 fd = os.open(name, _OPEN, dir_fd=parent)
                 ours.callback(os.close, fd)
+                self.changed_ns = max(self.changed_ns, os.fstat(fd).st_ctime_ns)
                 listing = os.scandir(fd)
             except OSError:  # it went, became something else meanwhile, or is closed to us
                 return
@@ -97,6 +103,19 @@ class Survey:
         """Let go of all directories."""
         while self._way:
             self._leave()
+
+
+def latest_change(tops: Iterable[Path], max_entries: int, budget_s: float) -> int:
+    """Return when something below these directories changed last, in ns, as far as so many names tell.
+
+    Only whether it has moved means anything: what is changed has the host's time of then.
+    """
+    latest = 0
+    for top in tops:
+        with contextlib.closing(Survey(top, max_depth=_DEPTH)) as survey:
+            survey.go_on(max_entries, budget_s)
+            latest = max(latest, survey.changed_ns)
+    return latest
 
 
 def proportional_bytes(pids: Iterable[int]) -> int:

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import trio
+
+from orchestrator.core.liveness import Evidence
 from orchestrator.core.model import Usage
 from orchestrator.core.spec import TaskSpec
+from orchestrator.core.words import Message
 from sandbox.base import Backend, Bind, Directory, Exit, Layers, Limits
 
 #: Characters of a turn's text that its result keeps.
@@ -77,6 +81,49 @@ class Output(Protocol):
         ...
 
 
+class Inbox(Protocol):
+    """What people, and the supervisor, say to the agent while it works.
+
+    A runtime that can tell its agent something in the middle of a prompt looks here; what it leaves is told
+    by a further prompt, after the present one was answered.
+    """
+
+    def pending(self) -> tuple[Message, ...]:
+        """Return what the agent was not told yet, oldest first; `agents.steering` makes a text of it."""
+        ...
+
+    async def wait(self) -> None:
+        """Wait until something is there to be told; at once where it is."""
+        ...
+
+    async def heard(self, message: Message) -> None:
+        """Journal that the agent was told all up to this message.
+
+        To be called once that outlives a crash; until then a message is told again after one.
+        """
+        ...
+
+
+class NoInbox:
+    """The inbox of an agent to whom nobody speaks."""
+
+    def pending(self) -> tuple[Message, ...]:
+        """See `Inbox`."""
+        return ()
+
+    async def wait(self) -> None:
+        """See `Inbox`."""
+        await trio.sleep_forever()
+
+    async def heard(self, message: Message) -> None:
+        """See `Inbox`."""
+        await trio.lowlevel.checkpoint()
+
+
+def unnoticed(_evidence: Evidence) -> None:
+    """Notice nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """Everything that a runtime needs to work for one agent."""
@@ -106,14 +153,23 @@ class Session:
     recall: Callable[[], Awaitable[list[str]]]
     #: Return a directory that stays with the worktree across restarts, the agents' user's to write.
     open_home: Callable[[], Path]
+    #: What is said to the agent while it works.
+    inbox: Inbox = field(default_factory=NoInbox)
+    #: To be told each sign of life that only the runtime sees: a line of the agent's protocol, and by
+    #: `core.liveness.of_tool` each tool's result that no other way tells. Requests to a model are known.
+    note: Callable[[Evidence], None] = unnoticed
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is asked in one turn; turns are numbered from 1."""
+    """What is asked in one turn; turns are numbered from 1.
+
+    Messages bear the number of the prompt that they follow; `message` is that of the last of them, else 0.
+    """
 
     text: str
     number: int
+    message: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,8 @@ class CommandTurns:
         }
         if session.resumed:
             ours["RESUMED"] = "1"
+        if prompt.message:
+            ours["MESSAGE"] = str(prompt.message)
         return {**session.spec.options.env, **{f"ORCHESTRATOR_{name}": text for name, text in ours.items()}}
 
     async def _announce(self) -> None:

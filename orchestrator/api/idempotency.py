@@ -14,8 +14,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from quart import Response
+
 from orchestrator.api import problem
-from orchestrator.api.route import Call
+from orchestrator.api.route import Call, json_bytes
 from orchestrator.api.strict_json import Json, canonical
 from orchestrator.core.events import Recorded, TaskAssigned, TaskQueued
 from orchestrator.errors import KeyInUse
@@ -89,3 +91,10 @@ class Keys:
         if receipt.fingerprint != key.fingerprint:
             raise problem.KeyReused
         return receipt.body.encode()
+
+
+def replayed(body: bytes, status: int) -> Response:
+    """Return the answer that was given under a key before, marked as what it is."""
+    response = json_bytes(body, status)
+    response.headers["Idempotency-Replayed"] = "true"
+    return response

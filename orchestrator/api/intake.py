@@ -9,8 +9,8 @@ from http import HTTPStatus
 
 from quart import Response
 
-from orchestrator.api.idempotency import Key
-from orchestrator.api.route import Call, Query, answer, json_bytes, validate_body
+from orchestrator.api.idempotency import Key, replayed
+from orchestrator.api.route import Call, Query, answer, validate_body
 from orchestrator.api.strict_json import Json
 from orchestrator.core.answer import Spawned
 from orchestrator.core.commands import SubmitTask
@@ -42,7 +42,7 @@ async def _take(call: Call, action: str, status: str) -> Response:
     with call.keys.hold(call, body) as key:
         repeated = await call.keys.replay(call, key)
         if repeated is not None:
-            return _replayed(repeated)
+            return replayed(repeated, HTTPStatus.CREATED)
         return await _submit(call, spec, key, action, status)
 
 
@@ -55,7 +55,7 @@ async def retry(call: Call) -> Response:
     with call.keys.hold(call, body) as key:
         repeated = await call.keys.replay(call, key)
         if repeated is not None:
-            return _replayed(repeated)
+            return replayed(repeated, HTTPStatus.CREATED)
         agent_id = call.variables["agentId"]
         agent = await store.find_agent(agent_id)
         if agent is None:
@@ -90,9 +90,3 @@ async def _submit(call: Call, spec: TaskSpec, key: Key | None, action: str, stat
     if key is None:
         answered = answered.model_copy(update={"queue_position": store.queue_position(agent_id)})
     return answer(answered, HTTPStatus.CREATED)
-
-
-def _replayed(body: bytes) -> Response:
-    response = json_bytes(body, HTTPStatus.CREATED)
-    response.headers["Idempotency-Replayed"] = "true"
-    return response

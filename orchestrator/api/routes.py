@@ -17,6 +17,7 @@ from orchestrator.api import (
     health,
     intake,
     logs,
+    messages,
     pages,
     problem,
     sample,
@@ -27,6 +28,7 @@ from orchestrator.api.feed import Wanted
 from orchestrator.api.openapi import document
 from orchestrator.api.route import Call, Query, Returns, Route, json_bytes
 from orchestrator.core import answer as a
+from orchestrator.core.conversation import Said, Saying, Transcript
 from orchestrator.core.spec import TaskSpec
 
 READ, OPERATE, ADMIN = Scope.READ, Scope.OPERATE, Scope.ADMIN
@@ -116,6 +118,21 @@ AGENTS = [
         summary="A new agent for an ended agent's task, with the same role and context", run=intake.retry,
         keyed=True, errors=(e.AgentUnknown, e.NotEnded, *INTAKE),
         returns={201: Returns(description="Accepted, and durable", model=a.Spawned, example=sample.SPAWNED)},
+    ),
+    Route(
+        method="POST", path="/agents/{agentId}/message", name="messageAgent", tag="agents", scope=OPERATE,
+        summary="Say something to a live agent: it is told by a further turn, or sooner where it listens",
+        run=messages.say, body=Saying, body_example=sample.SAYING, keyed=True,
+        errors=(
+            *BODY, e.AgentUnknown, e.AlreadyEnded, e.MailboxFull, problem.KeyInFlight, problem.KeyReused,
+        ),
+        returns={202: Returns(description="Durable; it waits", model=Said, example=sample.SAID)},
+    ),
+    Route(
+        method="GET", path="/agents/{agentId}/transcript", name="getTranscript", tag="agents", scope=READ,
+        summary="The turns of an agent, oldest first, with what was said in them as far as it was kept",
+        run=messages.transcript, query=messages.TranscriptQuery, errors=(e.AgentUnknown,),
+        returns=_ok("A page", Transcript, sample.TRANSCRIPT),
     ),
     Route(
         method="GET", path="/agents/{agentId}/diff", name="getDiff", tag="agents", scope=READ,

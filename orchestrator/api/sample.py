@@ -120,6 +120,28 @@ EVENT = {
     "taskId": TASK_ID,
     "data": {"sandbox": "bubblewrap", "runtime": "command"},
 }
+SAYING = {"text": "Leave the public API as it is."}
+SAID = {"agentId": AGENT_ID, "message": 1, "status": "waiting"}
+TRANSCRIPT = {
+    "agentId": AGENT_ID,
+    "turns": [
+        {
+            "seq": 41,
+            "time": TIME,
+            "kind": "turn",
+            "turn": 1,
+            "prompt": 1,
+            "model": "claude-sonnet-4-5",
+            "stopReason": "tool_use",
+            "exitCode": None,
+            "durationMs": 2310.5,
+            "usage": {"inputTokens": 812, "outputTokens": 96, "costUsd": 0.0039},
+            "text": "I will look at the tests first.",
+            "content": [{"role": "assistant", "content": "I will look at the tests first."}],
+        }
+    ],
+    "next": None,
+}
 LOG_LINE = {"seq": 42, "time": TIME, "stream": "stdout", "content": "reading src/login.ts"}
 TASK_SUMMARY: dict[str, Any] = {
     "taskId": TASK_ID,

@@ -77,7 +77,8 @@ def _phase(payload: Payload) -> Line:
         case "starting":
             about = f"in a {escaped(str(payload['sandbox']))} sandbox" if payload.get("sandbox") else ""
         case "working":
-            about = "a further turn, with what was said against the last"
+            told = payload.get("answered") is not None
+            about = "a further turn, with " + ("messages" if told else "what was said against the last")
         case "checking":
             about = "the supervisor takes the work and judges it"
         case "landing" if payload.get("push"):
@@ -149,6 +150,14 @@ def _cleanup(payload: Payload) -> Line:
     return Line("cleaned up", f"unlanded work kept as {one_line(str(salvage), 80)}" if salvage else "", QUIET)
 
 
+def _message(payload: Payload) -> Line:
+    number = int(payload["number"])
+    if payload.get("delivered"):
+        return Line("heard", f"message {number}", QUIET)
+    sender = one_line(str(payload.get("sender") or "the supervisor"), 40)
+    return Line(f"message {number}", f"{sender}: {one_line(str(payload['text']), 120)}")
+
+
 def _fixed(what: str, about: str = "", tone: str = PLAIN) -> Callable[[Payload], Line]:
     return lambda _payload: Line(what, about, tone)
 
@@ -182,6 +191,7 @@ _LINES: dict[str, Callable[[Payload], Line]] = {
     ),
     "agent.turn": _turn,
     "agent.attention": _said("attention", "message", tone=WARN),
+    "agent.message": _message,
     "agent.parked": _said("parked", "message", tone=WARN),
     "budget.warning": _said("budget", "message", tone=WARN),
     "budget.exceeded": _said("BUDGET", "message", tone=BAD),

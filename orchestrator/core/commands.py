@@ -78,6 +78,22 @@ class KillAgent:
 
 
 @dataclass(frozen=True, slots=True)
+class TellAgent:
+    """Say something to a live agent."""
+
+    agent_id: AgentId
+    text: str
+    sender: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TakeWork:
+    """Take the agent's work as final, and no further message for it; nothing happens where one waits."""
+
+    agent_id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
 class CancelTask:
     """End a task that still waits in the queue (a live agent is killed first)."""
 
@@ -138,6 +154,8 @@ Command = (
     | CompleteAgent
     | FailAgent
     | KillAgent
+    | TellAgent
+    | TakeWork
     | CancelTask
     | ResumeAgent
     | PauseQueue

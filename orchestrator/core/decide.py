@@ -25,6 +25,7 @@ from orchestrator.core.policy import (
     may_run_beside,
     retry_can_help,
 )
+from orchestrator.core.words import MAX_WAITING
 
 
 def decide(state: State, command: c.Command, now: datetime) -> list[e.Event]:
@@ -184,6 +185,24 @@ def _kill(state: State, command: c.KillAgent, _now: datetime) -> list[e.Event]:
     return ended if agent.active or agent.resumed else [*ended, e.AgentCleanup(**ids)]
 
 
+def _tell(state: State, command: c.TellAgent, _now: datetime) -> list[e.Event]:
+    agent = _live(state, command.agent_id)
+    if agent.phase in {Phase.COMMITTING, Phase.LANDING}:
+        raise errors.AlreadyEnded(
+            f"the work of agent {agent.id} was accepted and is on its way to the remote"
+        )
+    if len(agent.waiting) >= MAX_WAITING:
+        raise errors.MailboxFull(f"{len(agent.waiting)} messages wait for agent {agent.id} already")
+    ids = {"task_id": agent.task_id, "agent_id": agent.id}
+    return [e.AgentMessage(**ids, number=agent.said + 1, text=command.text, sender=command.sender)]
+
+
+def _take(state: State, command: c.TakeWork, _now: datetime) -> list[e.Event]:
+    agent = _active(state, command.agent_id)
+    taken = e.AgentPhase(task_id=agent.task_id, agent_id=agent.id, phase=Phase.COMMITTING)
+    return [] if agent.waiting else [taken]
+
+
 def _cancel(state: State, command: c.CancelTask, now: datetime) -> list[e.Event]:
     task = state.tasks.get(command.task_id)
     if task is None:
@@ -243,6 +262,8 @@ _DECISIONS: dict[type[c.Command], Callable[[State, Any, datetime], list[e.Event]
     c.CompleteAgent: _complete,
     c.FailAgent: _fail,
     c.KillAgent: _kill,
+    c.TellAgent: _tell,
+    c.TakeWork: _take,
     c.CancelTask: _cancel,
     c.ResumeAgent: _resume,
     c.PauseQueue: _pause,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from orchestrator.core.attention import AgentAttention, AgentMessage
 from orchestrator.core.event import EVENTS, AgentEvent, Event, Recorded, TaskEvent
 from orchestrator.core.judgement import (
     CommitCreated,
@@ -48,6 +49,7 @@ __all__ = [
     "AgentEvent",
     "AgentFailed",
     "AgentKilled",
+    "AgentMessage",
     "AgentParked",
     "AgentPhase",
     "AgentResumed",
@@ -199,13 +201,6 @@ class AgentRunning(AgentEvent):
     name = "agent.running"
     sandbox: str
     runtime: str
-
-
-class AgentAttention(AgentEvent):
-    """The agent asks for something that only a person can give."""
-
-    name = "agent.attention"
-    message: str
 
 
 class AgentParked(AgentEvent):

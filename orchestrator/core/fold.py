@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.core import events as e
+from orchestrator.core.attention import forgive, hear, see_to
 from orchestrator.core.change import count_spent, put_agent, put_task
 from orchestrator.core.model import (
     Agent,
@@ -147,7 +148,7 @@ def _phase(state: State, _recorded: e.Recorded, event: e.AgentPhase) -> State:
     if event.phase is Phase.STARTING and event.worktree != "kept":  # what was done was done on another one
         agent = changed(agent, turn=0, answered=0, rejected=0)
     if event.answered is not None:
-        agent = changed(agent, answered=event.answered)
+        agent = forgive(changed(agent, answered=event.answered), answered=True)
     if event.rejected is not None:
         agent = changed(agent, rejected=event.rejected)
     return put_agent(state, agent)
@@ -187,6 +188,7 @@ def _turn(state: State, recorded: e.Recorded, event: e.AgentTurn) -> State:
         agent = changed(agent, turn=event.turn, crashes=crashes, furthest=furthest)
         if event.prompt is None:
             agent = changed(agent, answered=event.turn)
+        agent = forgive(agent, answered=event.prompt is None)
     return put_agent(state, agent)
 
 
@@ -258,8 +260,17 @@ def _committed(state: State, _recorded: e.Recorded, event: e.CommitCreated) -> S
     return put_agent(state, changed(agent, commit=event.commit, branch=event.branch))
 
 
+@_folds(e.AgentMessage)
+def _message(state: State, _recorded: e.Recorded, event: e.AgentMessage) -> State:
+    return put_agent(state, hear(find_live(state, event), event))
+
+
+@_folds(e.AgentAttention)
+def _attention(state: State, _recorded: e.Recorded, event: e.AgentAttention) -> State:
+    return put_agent(state, see_to(find_active(state, event), event))
+
+
 @_folds(
-    e.AgentAttention,
     e.BudgetExceeded,
     e.BudgetWarning,
     e.ConflictDetected,

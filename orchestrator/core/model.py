@@ -18,6 +18,7 @@ from immutables import Map
 from orchestrator.core.moment import Moment
 from orchestrator.core.spec import Role, TaskSpec, Wire
 from orchestrator.core.usage import NO_SPEND, NO_USAGE, Spend, Usage
+from orchestrator.core.words import Concern, Message, Step
 
 __all__ = [
     "NO_SPEND",
@@ -213,6 +214,12 @@ class Agent:
     pushed: bool = False
     usage: Usage = NO_USAGE
     verdicts: tuple[Verdict, ...] = ()
+    #: How many messages it was ever sent, and those that it was not told yet.
+    said: int = 0
+    waiting: tuple[Message, ...] = ()
+    #: How far it has been seen to, and why.
+    step: Step | None = None
+    concern: Concern | None = None
     #: Whether everything that it held on the host is gone.
     clean: bool = False
 

@@ -137,6 +137,18 @@ class Resources(Wire):
 HostPattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9*][A-Za-z0-9.*:-]{0,252}$")]
 
 
+Seconds = Annotated[int, Field(ge=0, le=MAX_TIMEOUT_S)]
+
+
+class OwnDeadlines(Wire):
+    """How long the agent may take without a sign of life; 0 is for ever, a missing field the default."""
+
+    #: From the launch of its program to the first sign, for one prompt, and without a sign.
+    boot_seconds: Seconds | None = None
+    turn_seconds: Seconds | None = None
+    stall_seconds: Seconds | None = None
+
+
 class Network(Wire):
     """Hosts that the agent may reach: it can only narrow what the operator allows.
 
@@ -183,6 +195,7 @@ class Options(Wire):
     env: Annotated[dict[str, EnvValue], Field(max_length=MAX_ENV)] = Field(default_factory=dict)
     budget: Budget = Budget()
     resources: Resources = Resources()
+    deadlines: OwnDeadlines = OwnDeadlines()
     network: Network = Network()
     landing: Landing = Landing()
 

@@ -31,6 +31,7 @@ from orchestrator.core.model import (
 from orchestrator.core.spec import Role
 from orchestrator.journal.encoding import dump, iso_cached
 from orchestrator.journal.figures import figures, read_figures
+from orchestrator.journal.words import read_words, words
 
 #: The columns of a row that an agent is rebuilt from.
 AGENT_COLUMNS = (
@@ -150,6 +151,7 @@ def _metadata(agent: Agent) -> dict[str, Any]:
         "pushed": agent.pushed,
         "usage": figures(usage),
         "parked": agent.parked and agent.parked.model_dump(mode="json"),
+        **words(agent),
         "error": _unplain(agent.error),
     }
 
@@ -195,6 +197,7 @@ def read_agent(row: tuple[Any, ...], verdicts: tuple[Verdict, ...]) -> Agent:
         usage=read_figures(usage),
         parked=Parked.model_validate(parked, strict=False) if (parked := rest.get("parked")) else None,
         verdicts=verdicts,
+        **read_words(rest),
         clean=bool(clean),
     )
 

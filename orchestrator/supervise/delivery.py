@@ -22,7 +22,6 @@ async def deliver(run: Run, worktree: Worktree, sealed: Sealed) -> None:
     base, branch = worktree.base, run.spec.landing_branch
     await run.tree.wait_thawed()
     await run.record(
-        e.AgentPhase(**run.ids, phase=Phase.COMMITTING),
         e.CommitCreated(
             **run.ids,
             commit=sealed.commit,

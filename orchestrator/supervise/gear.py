@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -12,14 +12,19 @@ from orchestrator.agents.purse import Purse
 from orchestrator.agents.registry import Runtimes, make_runtimes
 from orchestrator.core import events as e
 from orchestrator.core.egress import Rules
+from orchestrator.core.liveness import Patience
 from orchestrator.core.model import Agent, PushIntent
 from orchestrator.core.spec import TaskSpec
 from orchestrator.journal.store import Store
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.worktree import Worktree
+from orchestrator.supervise.pulse import Pulse
 from orchestrator.supervise.tree import Tree
 from sandbox.base import Backend, Limits
+
+#: What a runtime's program may take where nobody says; it has to be enough.
+MEMORY_MB = {"claude-code": 4096}
 
 
 class Bell:
@@ -53,6 +58,7 @@ class Tools:
     purse: Purse = field(default_factory=Purse)
     #: What agents and gates may reach outside.
     egress: Rules = field(default_factory=Rules)
+    patience: Patience = field(default_factory=Patience)
     #: Calls the reaper, where something is left that no run takes care of.
     reaper_bell: Bell = field(default_factory=Bell)
 
@@ -74,6 +80,7 @@ class Run:
     tree: Tree
     tools: Tools
     progress: Progress
+    pulse: Pulse = field(default_factory=Pulse)
     #: By which the task's own code runs: the tree, with what it may reach outside.
     outlet: Backend | None = None
 
@@ -100,3 +107,15 @@ class Run:
     async def output(self, stream: str, line: str) -> None:
         """Write a line into the agent's log."""
         await self.tools.store.logs.write(self.agent.id, stream, line)
+
+
+def limits_for(spec: TaskSpec, default: Limits, runtime: str = "") -> Limits:
+    """Return the ceilings of a task's sandbox: what it asks for, else the host's, else its runtime's."""
+    asked = spec.options.resources
+    return replace(
+        default,
+        memory_mb=asked.memory_mb or default.memory_mb or MEMORY_MB.get(runtime),
+        cpus=asked.cpus or default.cpus,
+        pids=asked.pids or default.pids,
+        disk_mb=asked.disk_mb or default.disk_mb,
+    )

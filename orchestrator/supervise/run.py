@@ -13,26 +13,28 @@ from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from functools import partial
 
-from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
+from orchestrator.agents.base import Prompt, Session, Turns
 from orchestrator.agents.egress import Subject
 from orchestrator.agents.meter import AgentMeter
 from orchestrator.agents.outlet import open_outlet
 from orchestrator.agents.prompt import clipped
 from orchestrator.core import events as e
-from orchestrator.core.ceilings import beyond_ceiling
-from orchestrator.core.commands import StartAgent
+from orchestrator.core.commands import StartAgent, TakeWork
 from orchestrator.core.egress import Rules
-from orchestrator.core.model import NO_USAGE, Phase, Reason, Verdict
+from orchestrator.core.liveness import STARTED
+from orchestrator.core.model import Phase, Reason, Verdict
 from orchestrator.core.policy import MAX_ROUNDS
-from orchestrator.core.spec import TaskSpec
 from orchestrator.gates.base import Exhibit, plan_gates, run_gates
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
+from orchestrator.supervise.conversation import converse, pass_on_messages, take_turn
 from orchestrator.supervise.delivery import deliver
 from orchestrator.supervise.ending import Done, RunFailed
-from orchestrator.supervise.gear import Run
+from orchestrator.supervise.gear import Run, limits_for
+from orchestrator.supervise.mailbox import Mailbox, waiting_for
 from orchestrator.supervise.message import commit_message
+from orchestrator.supervise.pulse import WatchedMeter
 from orchestrator.supervise.resumption import (
     Place,
     find_place,
@@ -41,13 +43,10 @@ from orchestrator.supervise.resumption import (
     prompt_after,
     recall,
 )
-from sandbox.base import Limits
 
 #: Deadlines of the steps that are not the agent's own thinking.
 COLLECT_S = 120.0
 GATE_S = 900.0
-#: What a runtime's program may take where nobody says; it has to be enough.
-MEMORY_MB = {"claude-code": 4096}
 #: Violations of the policy that are told to the agent and journaled, of each round.
 MAX_VIOLATIONS = 20
 
@@ -66,8 +65,12 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     async with open_outlet(run.tree, *_egress_of(run)) as outlet:
         run = replace(run, outlet=outlet)
         with closing(_meter(run, run.agent.turn if kept else 0)) as meter:
-            async with runtime.open(_session(run, worktree, meter)) as turns:
-                sealed = await _think_until_approved(run, turns, meter, worktree, place)
+            sealed = await converse(
+                run,
+                lambda resumed: runtime.open(_session(run, worktree, meter, resumed=resumed)),
+                partial(_think_until_approved, run, meter, worktree),
+                place,
+            )
     if sealed is None:
         return Done(Reason.NO_CHANGES, error=worktree.left_out)
     await deliver(run, worktree, sealed)
@@ -117,9 +120,14 @@ def _meter(run: Run, turn: int) -> AgentMeter:
     )
 
 
-def _session(run: Run, worktree: Worktree, meter: AgentMeter) -> Session:
+def _session(run: Run, worktree: Worktree, meter: AgentMeter, *, resumed: bool) -> Session:
     async def started() -> None:
+        run.pulse.note(STARTED)
         await run.tools.store.submit(StartAgent(run.agent.id, run.tree.name))
+
+    async def output(stream: str, line: str) -> None:
+        run.pulse.note_line(line)
+        await run.output(stream, line)
 
     return Session(
         agent_id=run.agent.id,
@@ -133,93 +141,48 @@ def _session(run: Run, worktree: Worktree, meter: AgentMeter) -> Session:
         base=worktree.base.commit,
         branch=run.spec.landing_branch,
         scratch=run.tools.scratch,
-        resumed=run.agent.resumed,
-        output=run.output,
+        resumed=resumed,
+        output=output,
         started=started,
-        meter=meter,
+        meter=WatchedMeter(meter, run.pulse),
         recall=partial(recall, run),
         open_home=worktree.open_home,
-    )
-
-
-def limits_for(spec: TaskSpec, default: Limits, runtime: str = "") -> Limits:
-    """Return the ceilings of a task's sandbox: what it asks for, else the host's, else its runtime's."""
-    asked = spec.options.resources
-    return replace(
-        default,
-        memory_mb=asked.memory_mb or default.memory_mb or MEMORY_MB.get(runtime),
-        cpus=asked.cpus or default.cpus,
-        pids=asked.pids or default.pids,
-        disk_mb=asked.disk_mb or default.disk_mb,
+        inbox=Mailbox(run),
+        note=run.pulse.note,
     )
 
 
 async def _think_until_approved(
-    run: Run, turns: Turns, meter: AgentMeter, worktree: Worktree, place: Place
+    run: Run, meter: AgentMeter, worktree: Worktree, turns: Turns, place: Place
 ) -> Sealed | None:
     """Give the agent turns until a candidate is approved; None where it changed nothing."""
     while True:
         number = place.number
         if place.prompt is not None:
             await meter.check()
-            await _take_turn(run, turns, Prompt(place.prompt, number))
+            await take_turn(run, turns, Prompt(place.prompt, number))
         else:
             await run.record(e.TaskExecuting(**run.ids))
+        await pass_on_messages(run, turns, meter, number)
         await run.record(e.AgentPhase(**run.ids, phase=Phase.CHECKING, answered=number))
         candidate = await worktree.collect(
             limits=run.tools.default_limits, deadline_s=COLLECT_S, message=f"Work on {run.agent.task_id}"
         )
+        place = Place(number, None)
         if candidate is None:
+            if waiting_for(run):
+                continue
             return None
         sealed, reason, complaints = await _judge(run, worktree, candidate, number)
         if sealed is not None and not complaints:
-            return sealed
+            if await run.tools.store.submit(TakeWork(run.agent.id)):
+                return sealed
+            continue  # somebody had something to say meanwhile
         if number >= MAX_ROUNDS:
             raise RunFailed(reason, f"rejected {number} times; last: " + "; ".join(complaints))
         told = clipped(complaints)
         await run.record(e.AgentPhase(**run.ids, phase=Phase.WORKING, rejected=number, complaints=told))
         place = Place(number + 1, prompt_after(run, number, told))
-
-
-async def _take_turn(run: Run, turns: Turns, prompt: Prompt) -> None:
-    result = await turns.turn(prompt)
-    if not result.metered:
-        await run.record(*_turn_of(run, prompt, result))
-    if not result.ok:
-        raise _turn_failed(run, result)
-
-
-def _turn_of(run: Run, prompt: Prompt, result: TurnResult) -> list[e.AgentEvent]:
-    """Return what the journal is told of a turn that no meter counted."""
-    spent = [e.AgentUsage(**run.ids, usage=result.usage)] if result.usage != NO_USAGE else []
-    return [
-        e.AgentTurn(
-            **run.ids,
-            turn=prompt.number,
-            ok=result.ok,
-            stop_reason=result.stop_reason,
-            exit_code=result.exit.code if result.exit else None,
-            duration_ms=round(result.duration_ms, 1),
-            text=result.text,
-        ),
-        *spent,
-    ]
-
-
-def _turn_failed(run: Run, result: TurnResult) -> RunFailed:
-    ended = result.exit
-    if ended is None or not (ended.oom_killed or ended.excess):
-        how = f"ended with {ended or result.stop_reason}"
-        return RunFailed(Reason.AGENT_ERROR, f"the agent's program {how}", retryable=True)
-    said, by_host = str(ended), False
-    if not ended.excess:  # the kernel tells no figures
-        by_host = "memory_mb" not in run.tree.enforced
-        allowed = limits_for(run.spec, run.tools.default_limits, run.agent.runtime).memory_mb
-        said += ": the host had no more" if by_host else f": {allowed} MB are allowed"
-    # The same work meets the same ceiling again; the host may have more another time.
-    return RunFailed(
-        beyond_ceiling(oom=ended.oom_killed), f"the agent's program was {said}", retryable=by_host
-    )
 
 
 async def _judge(

@@ -322,3 +322,27 @@ def test_doctor_finds_the_supervisor_healthy(operator: Operator) -> None:
 def test_json_queue_words_stand_before_the_subcommand_too(operator: Operator) -> None:
     done = operator.run("queue", "stats", "--json")
     assert {"pending", "active", "paused", "concurrency"} <= set(json.loads(done.stdout))
+
+
+def test_an_agent_is_told_something_and_its_transcript_is_printed_escaped(
+    operator: Operator, file: str
+) -> None:
+    operator.json("queue", "pause")
+    try:
+        agent = spawn(operator, file, r"printf 'hi \033]52;c;eA==\007\n'; cat")
+        assert operator.json("message", agent, "mind the gap")["message"] == 1
+        assert "message 2 waits" in operator.run("message", agent, "and the step").stdout
+        assert operator.problem("message", agent, "")["status"] == 422
+    finally:
+        operator.json("queue", "resume")
+    assert operator.service.wait(agent)["usage"]["turns"] == 2
+    printed = operator.run("transcript", agent).stdout
+    assert printed.count("turn 1, prompt 1: exit status 0") == 2
+    assert "    hi \n" in printed
+    assert "    mind the gap" in printed
+    assert "\x1b" not in printed
+    lines = operator.run("transcript", agent, "--json").stdout.splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["turn", "turn"]
+    told = operator.run("events", "--agent", agent, "--type", "agent.message").stdout
+    assert "mind the gap" in told
+    assert "message 2" in told

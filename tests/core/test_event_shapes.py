@@ -40,6 +40,7 @@ PROMISED = [
     "agent.turn",
     "agent.usage",
     "agent.attention",
+    "agent.message",
     "agent.parked",
     "agent.resumed",
     "agent.completed",

@@ -22,7 +22,7 @@ from orchestrator.core.spec import (
 )
 
 URL = "https://example.org/r.git"
-#: The example of the contract, whole.
+#: The example of the contract, whole, and what came later.
 FULL = {
     "taskId": "US-001.3",
     "agentType": "worker",
@@ -46,6 +46,7 @@ FULL = {
         "env": {"X": "1"},
         "budget": {"costUsd": 5, "tokens": 2000000, "turns": 50},
         "resources": {"memoryMb": 4096, "cpus": 1, "pids": 512, "diskMb": 10240},
+        "deadlines": {"bootSeconds": 60, "turnSeconds": 0, "stallSeconds": 300},
         "network": {"allow": ["pypi"]},
         "landing": {"branch": "agent/US-001.3", "pullRequest": True, "target": "main"},
     },
@@ -237,6 +238,7 @@ OUT_OF_BOUNDS: list[tuple[str, object]] = [
     ("context.skills", ["x"] * 65),
     ("context.skills", "typescript"),
     ("options.timeout", 0),
+    ("options.deadlines.stallSeconds", -1),
     ("options.timeout", 7 * 24 * 3600 + 1),
     ("options.maxRetries", -1),
     ("options.maxRetries", 101),

@@ -43,6 +43,7 @@ FOLLOWS: list[tuple[e.Event, set[str]]] = [
     (e.AgentTurn(**IDS, turn=1, stop_reason="end", duration_ms=1), {"assigned", "running"}),
     (e.AgentUsage(**IDS, usage=Usage(turns=1)), {"assigned", "running"}),
     (e.AgentAttention(**IDS, message="may I?"), {"assigned", "running"}),
+    (e.AgentMessage(**IDS, number=1, text="hello"), {"waiting", "resumed", "assigned", "running"}),
     (e.AgentParked(**IDS, message="429"), {"assigned", "running"}),
     (e.BudgetWarning(**IDS, **MARK), {"assigned", "running"}),
     (e.BudgetExceeded(**IDS, **MARK), {"assigned", "running"}),

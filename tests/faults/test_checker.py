@@ -13,7 +13,7 @@ import apsw
 import pytest
 
 from orchestrator.core import events as e
-from orchestrator.core.commands import AssignAgent, CompleteAgent, KillAgent, SubmitTask
+from orchestrator.core.commands import AssignAgent, CompleteAgent, KillAgent, SubmitTask, TellAgent
 from orchestrator.core.model import AgentId, Phase, PushIntent, Reason, TaskId
 from orchestrator.journal.store import AuditEntry, Receipt, Store, utc_now
 from tests.journal.rig import running_store, spec, work
@@ -34,7 +34,9 @@ async def land(store: Store, remote: Path) -> None:
     ids: dict[str, Any] = {"task_id": TaskId("t"), "agent_id": AgentId("a")}
     await store.record(e.AgentPhase(**ids, phase=Phase.STARTING, sandbox="none"))
     await store.record(e.AgentRunning(**ids, sandbox="none", runtime="command"), e.TaskExecuting(**ids))
+    await store.submit(TellAgent(AgentId("a"), "hello", "admin"))
     await store.record(e.AgentTurn(**ids, turn=1, stop_reason="exit", duration_ms=1.0))
+    await store.record(e.AgentMessage(**ids, number=1, delivered=True))
     commit = git("rev-parse", "main", cwd=remote).strip()
     push = PushIntent(remote=f"file://{remote}", ref="refs/heads/agent/t", old="", new=commit)
     await store.record(e.AgentPhase(**ids, phase=Phase.LANDING, push=push))
@@ -57,6 +59,7 @@ TOLD = (
     Told("spawn", "t", "ok", {"agentId": "a"}, "key-1"),
     Told("spawn", "u", "ok", {"agentId": "b"}),
     Told("kill", "b", "ok", {"remaining": 0}),
+    Told("message", "a", "ok", {"message": 1}),
     Told("spawn", "v", "unknown", key="key-2"),
 )
 
@@ -140,6 +143,8 @@ BREAKS: list[tuple[str, Callable[[Evidence], Evidence]]] = [
     ("J1: .* without an intent", lambda v: altered(v, "agent.phase", push=None)),
     ("J2: the spawn of w was", lambda v: told(v, Told("spawn", "w", "ok", {"agentId": "c"}))),
     ("J2: the kill of b was", lambda v: without(v, "agent.killed", "b")),
+    ("J2: message 2 to a was", lambda v: told(v, Told("message", "a", "ok", {"message": 2}))),
+    ("J2: .* message 1 was not heard", lambda v: altered(v, "agent.message", delivered=None, sender="admin")),
     ("J2: .* audit trail", lambda v: replace(v, audited_kills=frozenset())),
     ("J3: the numbers", lambda v: without(v, "agent.turn", "a")),
     ("J5: .* begins while b lives", lambda v: again(without(v, "agent.killed", "b"), "agent.spawning", "b")),

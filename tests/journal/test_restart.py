@@ -26,8 +26,11 @@ from orchestrator.core.commands import (
     ResumeAgent,
     ResumeQueue,
     StartAgent,
+    TakeWork,
+    TellAgent,
 )
 from orchestrator.core.model import AgentId, Phase, PushIntent, Reason, State, TaskId, Usage, Verdict
+from orchestrator.core.words import Concern, Step
 from orchestrator.errors import CommandRefused, IllegalTransition
 from orchestrator.journal.store import Store
 from tests.journal.rig import running_store, submission
@@ -101,6 +104,12 @@ MOVES: dict[str, Any] = {
     "commit": lambda s, n, x: e.CommitCreated(
         **ids(s, n), commit=f"c{x}", base="b", branch="br", files=1, additions=1, deletions=0
     ),
+    "tell": lambda s, n, x: TellAgent(agent(s, n), f"words\u2028{x}", "me" if x else None),
+    "hear": lambda s, n, x: e.AgentMessage(**ids(s, n), number=x, delivered=True),
+    "see to": lambda s, n, x: e.AgentAttention(
+        **ids(s, n), message="m", step=list(Step)[x % 3], concern=list(Concern)[x]
+    ),
+    "take": lambda s, n, x: TakeWork(agent(s, n)),
     "cleanup": lambda s, n, x: e.AgentCleanup(**ids(s, n)),
     "freeze": lambda s, n, x: e.ControlFrozen(),
     "thaw": lambda s, n, x: e.ControlThawed(),

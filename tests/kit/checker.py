@@ -86,15 +86,33 @@ def j2_nothing_acknowledged_is_lost(evidence: Evidence) -> Findings:
     """Find in the journal what clients were told: spawns, kills and who asked for them."""
     spawned = {(event.task_id, event.agent_id) for event in _all(evidence, e.AgentSpawning)}
     killed = {event.agent_id for event in _all(evidence, e.AgentKilled)}
+    said = {(event.number, event.agent_id) for event in _all(evidence, e.AgentMessage) if event.text}
     for told in evidence.told:
         if told.outcome != "ok":
             continue
         if told.kind == "spawn" and (told.about, told.answer["agentId"]) not in spawned:
             yield f"the spawn of {told.about} was acknowledged and is not in the journal"
+        if told.kind == "message" and (number := told.answer["message"], told.about) not in said:
+            yield f"message {number} to {told.about} was acknowledged and is not in the journal"
         if told.kind == "kill" and told.about not in killed:
             yield f"the kill of {told.about} was acknowledged and is not in the journal"
         if told.kind == "kill" and told.about not in evidence.audited_kills:
             yield f"the kill of {told.about} is not in the audit trail"
+
+
+def j2_nothing_said_is_passed_over(evidence: Evidence) -> Findings:
+    """See work taken as final only once its agent had heard all that was said to it."""
+    unheard: dict[str, int] = {}
+    for recorded in evidence.events:
+        event = recorded.event
+        agent = event.agent_id or ""
+        if isinstance(event, e.AgentMessage) and event.delivered:
+            unheard.pop(agent, None)
+        elif isinstance(event, e.AgentMessage) and event.sender:
+            unheard[agent] = event.number
+        elif isinstance(event, e.PushCompleted) and agent in unheard:
+            number = unheard[agent]
+            yield f"event {recorded.seq}: the work of {agent} landed, and message {number} was not heard"
 
 
 def j3_chain_and_numbers(evidence: Evidence) -> Findings:
@@ -302,6 +320,7 @@ INVARIANTS: tuple[Callable[[Evidence], Findings], ...] = (
     j1_intent_before_effect,
     j1_pushes_are_announced,
     j2_nothing_acknowledged_is_lost,
+    j2_nothing_said_is_passed_over,
     j3_chain_and_numbers,
     j4_tables_are_the_fold,
     j5_one_live_attempt,

@@ -32,8 +32,8 @@ AGENT_MARK = re.compile(rb"ORCHESTRATOR_AGENT_ID=([^\0]+)")
 class Told:
     """One request of a client, and what came of it as far as the client knows."""
 
-    kind: Literal["spawn", "kill"]
-    about: str  # the task of a spawn, the agent of a kill
+    kind: Literal["spawn", "kill", "message"]
+    about: str  # the task of a spawn, else the agent
     outcome: Outcome
     answer: dict[str, Any] = field(default_factory=dict)
     key: str = ""  # the Idempotency-Key, where one was given

@@ -27,6 +27,7 @@ from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.url import UrlRules
 from orchestrator.supervise.gear import Tools
+from orchestrator.supervise.liveness import Attendant
 from orchestrator.supervise.reaper import Reaper
 from orchestrator.supervise.supervisor import Supervisor
 from sandbox.base import Backend, Limits, User
@@ -145,6 +146,7 @@ async def open_plane(
         )
         await store.record(started)
         await reaper.take_pass()
+        services.start_soon(Attendant(supervisor.lives).run)
         async with trio.open_nursery() as agents:
             await agents.start(supervisor.run)
             yield Plane(store, supervisor, repositories)

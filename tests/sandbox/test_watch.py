@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.base import MIB, Backend, Directory, Spec
-from sandbox.watch import Survey, proportional_bytes
+from sandbox.watch import Survey, latest_change, proportional_bytes
 
 #: The first holds 64 MiB for all its children, which only read; the others hold 24 MiB each.
 SHARED = """
@@ -140,3 +140,16 @@ def test_closed_directories_and_swapped_ones_break_nothing(tmp_path: Path) -> No
         other.close()
     finally:
         closed.chmod(0o700)
+
+
+def test_the_latest_change_anywhere_below_is_seen_and_none_beyond_a_link(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    outside.mkdir()
+    (tmp_path / "link").symlink_to(outside)
+    for change in ((deep / "c").touch, (deep / "d").mkdir, (deep / "c").unlink, (outside / "x").touch):
+        change()
+        times = [path.lstat().st_ctime_ns for path in (tmp_path, *tmp_path.rglob("*"))]
+        assert latest_change([tmp_path, deep], 1000, 60) == max(times)
+    assert latest_change([tmp_path / "gone"], 1000, 60) == 0
