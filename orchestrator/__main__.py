@@ -25,6 +25,7 @@ COMMANDS = {
     "drain": Entry("orchestrator.cli.control:drain", "Admit nothing, and let live agents end."),
     "retry": Entry("orchestrator.cli.agents:retry", "Start a new agent for a task that has ended."),
     "diff": Entry("orchestrator.cli.agents:diff", "Show what an agent changed."),
+    "prompt": Entry("orchestrator.cli.prompt:prompt", "Print what an agent of a role is told."),
     "queue": Entry("orchestrator.cli.queue:queue", "Look at the queue, pause it, resume it."),
     "doctor": Entry("orchestrator.cli.doctor:doctor", "Say what works here, and what to do about the rest."),
     "gc": Entry("orchestrator.cli.gc:gc", "Remove what nobody needs; --dry-run only tells."),

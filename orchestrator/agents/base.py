@@ -101,6 +101,8 @@ class Session:
     recall: Callable[[], Awaitable[list[str]]]
     #: Return a directory that stays with the worktree across restarts, the agents' user's to write.
     open_home: Callable[[], Path]
+    #: Where the agent leaves its result, as it sees it: one of `binds` shows the directory, to write in.
+    result_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,8 @@ class AgentDetail(AgentSummary):
     queue_position: int | None = None
     resources: ResourceUse = ResourceUse()
     gates: tuple[GateSummary, ...] = ()
+    #: What the agent says it came to, by its role's schema; null where it gave nothing that fits.
+    result: dict[str, JsonValue] | None = None
 
 
 class AgentPage(Answer):

@@ -161,9 +161,9 @@ def _phase(state: State, _recorded: e.Recorded, event: e.AgentPhase) -> State:
     pushed = agent.pushed and push == agent.push
     agent = changed(agent, phase=event.phase, base=base, branch=branch, push=push, pushed=pushed)
     if event.phase is Phase.STARTING and event.worktree != "kept":  # what was done was done on another one
-        agent = changed(agent, turn=0, answered=0, rejected=0)
+        agent = changed(agent, turn=0, answered=0, rejected=0, result=None)
     if event.answered is not None:
-        agent = changed(agent, answered=event.answered)
+        agent = changed(agent, answered=event.answered, result=event.result or agent.result)
     if event.rejected is not None:
         agent = changed(agent, rejected=event.rejected)
     return _put_agent(state, agent)

@@ -214,6 +214,8 @@ class Agent:
     pushed: bool = False
     usage: Usage = NO_USAGE
     verdicts: tuple[Verdict, ...] = ()
+    #: The last result that it gave on its worktree, by its role's schema (`core.result`).
+    result: dict[str, Any] | None = None
     #: Whether everything that it held on the host is gone.
     clean: bool = False
 

@@ -153,6 +153,7 @@ def _metadata(agent: Agent) -> dict[str, Any]:
         "pushed": agent.pushed,
         "usage": [getattr(usage, name) for name in _USAGE],
         "error": _unplain(agent.error),
+        "result": agent.result,
     }
 
 
@@ -196,6 +197,7 @@ def read_agent(row: tuple[Any, ...], verdicts: tuple[Verdict, ...]) -> Agent:
         pushed=rest.get("pushed", False),
         usage=Usage(**dict(zip(_USAGE, usage, strict=False))),  # older rows have fewer figures
         verdicts=verdicts,
+        result=rest.get("result"),
         clean=bool(clean),
     )
 

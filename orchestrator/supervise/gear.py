@@ -44,6 +44,8 @@ class Tools:
     scratch: Path
     default_limits: Limits
     yolo: bool
+    #: Where the operator's skills are.
+    skills_dir: Path | None = None
     runtimes: Runtimes = field(default_factory=make_runtimes)
     #: Calls the reaper, where something is left that no run takes care of.
     reaper_bell: Bell = field(default_factory=Bell)

@@ -15,7 +15,7 @@ from functools import partial
 
 from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
 from orchestrator.agents.meter import AgentMeter
-from orchestrator.agents.prompt import clipped
+from orchestrator.agents.prompt import RESULT_DIRECTORY, clipped
 from orchestrator.core import events as e
 from orchestrator.core.ceilings import beyond_ceiling
 from orchestrator.core.commands import StartAgent
@@ -26,19 +26,20 @@ from orchestrator.gates.base import Exhibit, plan_gates, run_gates
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
+from orchestrator.supervise.briefing import first_prompt, result_file
 from orchestrator.supervise.delivery import deliver
 from orchestrator.supervise.ending import Done, RunFailed
 from orchestrator.supervise.gear import Run
 from orchestrator.supervise.message import commit_message
+from orchestrator.supervise.outcome import read_outcome
 from orchestrator.supervise.resumption import (
     Place,
     find_place,
-    first_place,
     open_kept,
     prompt_after,
     recall,
 )
-from sandbox.base import Limits
+from sandbox.base import Bind, Limits
 
 #: Deadlines of the steps that are not the agent's own thinking.
 COLLECT_S = 120.0
@@ -56,10 +57,11 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     kept, why = await open_kept(run, keep)
     worktree = kept or await _open_new(run, keep, why)
     run.progress.worktree = worktree
-    place = await find_place(run) if kept else first_place(run)
+    task = await first_prompt(run, worktree)
+    place = await find_place(run, task)
     runtime = tools.runtimes.find(run.agent.runtime)
     async with runtime.open(_session(run, worktree, run.agent.turn if kept else 0)) as turns:
-        sealed = await _think_until_approved(run, turns, worktree, place)
+        sealed = await _think_until_approved(run, turns, worktree, task, place)
     if sealed is None:
         return Done(Reason.NO_CHANGES, error=worktree.left_out)
     await deliver(run, worktree, sealed)
@@ -93,6 +95,7 @@ def _session(run: Run, worktree: Worktree, turn: int) -> Session:
     async def started() -> None:
         await run.tools.store.submit(StartAgent(run.agent.id, run.tree.name))
 
+    outbox = worktree.open_outbox()
     return Session(
         agent_id=run.agent.id,
         task_id=run.agent.task_id,
@@ -100,7 +103,8 @@ def _session(run: Run, worktree: Worktree, turn: int) -> Session:
         spec=run.spec,
         backend=run.tree,
         workspace=worktree.workspace,
-        binds=worktree.binds,
+        binds=(*worktree.binds, Bind(outbox, RESULT_DIRECTORY, writable=True)),
+        result_file=result_file(run.tree.seen(outbox, RESULT_DIRECTORY)),
         limits=limits_for(run.spec, run.tools.default_limits),
         base=worktree.base.commit,
         branch=run.spec.landing_branch,
@@ -126,29 +130,35 @@ def limits_for(spec: TaskSpec, default: Limits) -> Limits:
     )
 
 
-async def _think_until_approved(run: Run, turns: Turns, worktree: Worktree, place: Place) -> Sealed | None:
+async def _think_until_approved(
+    run: Run, turns: Turns, worktree: Worktree, task: str, place: Place
+) -> Sealed | None:
     """Give the agent turns until a candidate is approved; None where it changed nothing."""
     while True:
-        number = place.number
+        number, said = place.number, ""
         if place.prompt is not None:
             _check_budget(run)
-            await _take_turn(run, turns, Prompt(place.prompt, number))
+            worktree.clear_result()
+            said = await _take_turn(run, turns, Prompt(place.prompt, number))
         else:
             await run.record(e.TaskExecuting(**run.ids))
-        await run.record(e.AgentPhase(**run.ids, phase=Phase.CHECKING, answered=number))
+        outcome = await read_outcome(run, worktree, said, first=number == 1)
+        answered = e.AgentPhase(**run.ids, phase=Phase.CHECKING, answered=number, result=outcome.result)
+        await run.record(answered)
         candidate = await worktree.collect(
             limits=run.tools.default_limits, deadline_s=COLLECT_S, message=f"Work on {run.agent.task_id}"
         )
-        if candidate is None:
+        if candidate is None and not outcome.complaints:
             return None
         sealed, reason, complaints = await _judge(run, worktree, candidate, number)
+        complaints += outcome.complaints
         if sealed is not None and not complaints:
             return sealed
         if number >= MAX_ROUNDS:
             raise RunFailed(reason, f"rejected {number} times; last: " + "; ".join(complaints))
         told = clipped(complaints)
         await run.record(e.AgentPhase(**run.ids, phase=Phase.WORKING, rejected=number, complaints=told))
-        place = Place(number + 1, prompt_after(run, number, told))
+        place = Place(number + 1, prompt_after(run, task, number, told))
 
 
 def _check_budget(run: Run) -> None:
@@ -158,12 +168,14 @@ def _check_budget(run: Run) -> None:
         raise RunFailed(Reason.BUDGET_EXCEEDED, f"the budget allows {most} turns")
 
 
-async def _take_turn(run: Run, turns: Turns, prompt: Prompt) -> None:
+async def _take_turn(run: Run, turns: Turns, prompt: Prompt) -> str:
+    """Take a turn to its good end; return the end of what the agent said."""
     result = await turns.turn(prompt)
     if not result.metered:
         await run.record(*_turn_of(run, prompt, result))
     if not result.ok:
         raise _turn_failed(run, result)
+    return result.text
 
 
 def _turn_of(run: Run, prompt: Prompt, result: TurnResult) -> list[e.AgentEvent]:
@@ -200,9 +212,11 @@ def _turn_failed(run: Run, result: TurnResult) -> RunFailed:
 
 
 async def _judge(
-    run: Run, worktree: Worktree, candidate: str, number: int
+    run: Run, worktree: Worktree, candidate: str | None, number: int
 ) -> tuple[Sealed | None, Reason, list[str]]:
-    """Seal and judge a candidate; return the sealed commit and, where it was rejected, why."""
+    """Seal and judge a candidate, if any; return the sealed commit and, where it was rejected, why."""
+    if candidate is None:
+        return None, Reason.NO_CHANGES, []
     quarantine = worktree.quarantine
     violations = (await quarantine.judge(candidate))[:MAX_VIOLATIONS]
     if violations:
