@@ -162,6 +162,7 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories) ->
         scratch_of(settings),
         _ceilings(settings),
         yolo=settings.yolo_mode,
+        skills_dir=settings.skills_dir,
         runtimes=make_runtimes(settings),
         provider=Provider(Ceilings(settings.provider_concurrency, settings.provider_tokens_per_minute)),
         purse=open_purse(settings),

@@ -91,6 +91,8 @@ class Settings:
     #: The `file://` root that repositories may be under.
     projects_dir: Path
     workspaces_dir: Path
+    #: Where the operator's skills are; None means that there are none.
+    skills_dir: Path | None
     #: Empty means public addresses and the hosts of the configured forges.
     repository_hosts: tuple[str, ...]
     max_queued_tasks: int
@@ -174,6 +176,7 @@ ROWS = (
     Setting("event_dir", ("EVENT_DIR",), to.path, unused=True),
     Setting("projects_dir", ("PROJECTS_DIR",), to.path),
     Setting("workspaces_dir", ("WORKSPACES_DIR",), to.path),
+    Setting("skills_dir", ("SKILLS_DIR",), to.path),
     Setting("repository_hosts", ("REPOSITORY_HOSTS",), LIST_OF_HOSTS, ()),
     Setting("max_queued_tasks", ("MAX_QUEUED_TASKS",), to.whole(1, 10_000_000), 100_000),
     Setting("enable_queue_processor", ("ENABLE_QUEUE_PROCESSOR",), to.flag, default=True),

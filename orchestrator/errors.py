@@ -265,6 +265,10 @@ class AgentError(OrchestratorError):
     reason = "agent_error"
 
 
+class ResultMalformed(AgentError):
+    """What the agent gave as its result is none."""
+
+
 class BudgetExceeded(AgentError):
     """The budget allows no more."""
 

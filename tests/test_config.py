@@ -65,6 +65,7 @@ DEFAULTS: dict[str, Any] = {
     "event_dir": Path("/s/orchestrator/events"),
     "projects_dir": Path("/s/orchestrator/projects"),
     "workspaces_dir": Path("/s/orchestrator/workspaces"),
+    "skills_dir": None,
     "repository_hosts": (),
     "max_queued_tasks": 100_000,
     "enable_queue_processor": True,
@@ -155,6 +156,7 @@ def test_every_setting_has_a_default_in_this_table() -> None:
         ("EVENT_DIR", "/e", "event_dir", Path("/e")),
         ("PROJECTS_DIR", "/p", "projects_dir", Path("/p")),
         ("WORKSPACES_DIR", "/w", "workspaces_dir", Path("/w")),
+        ("SKILLS_DIR", "/s", "skills_dir", Path("/s")),
         (
             "REPOSITORY_HOSTS",
             "git.a.org,10.0.0.0/8,[::1]",

@@ -158,6 +158,8 @@ class Session:
     #: To be told each sign of life that only the runtime sees: a line of the agent's protocol, and by
     #: `core.liveness.of_tool` each tool's result that no other way tells. Requests to a model are known.
     note: Callable[[Evidence], None] = unnoticed
+    #: Where the agent leaves its result, as it sees it: one of `binds` shows the directory, to write in.
+    result_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,8 @@ class CommandTurns:
             "WORKSPACE": seen_workspace(session.backend, session.workspace),
             "PROMPT_FILE": prompt_file,
         }
+        if session.result_file is not None:
+            ours["RESULT_FILE"] = session.result_file
         if session.resumed:
             ours["RESUMED"] = "1"
         if prompt.message:

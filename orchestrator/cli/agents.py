@@ -5,6 +5,7 @@ Callers: `orchestrator.__main__`, by its table.
 
 from __future__ import annotations
 
+import json
 from operator import methodcaller
 from typing import Any
 
@@ -60,6 +61,8 @@ def show_status(session: Session, answer: Answer) -> None:
             ("watched", watched),
         ]
     )
+    if answer.get("result"):
+        session.output.lines("result", json.dumps(answer["result"], indent=2, ensure_ascii=False).split("\n"))
     for verdict in answer.get("gates") or ():
         word, style = ("passed", "green") if verdict.get("approved") else ("rejected", "red")
         tests = f", {plural(verdict['tests'], 'test')}" if verdict.get("tests") is not None else ""

@@ -1,7 +1,6 @@
 """What the API answers, as typed values: made by `api`, read by `client`, and the source of openapi.json.
 
-Names on the wire are camelCase. Lenient where a client reads: a newer version may
-answer with more fields.
+Names on the wire are camelCase. Lenient where a client reads: a newer version may answer with more fields.
 """
 
 from __future__ import annotations
@@ -117,6 +116,8 @@ class AgentDetail(AgentSummary):
     gates: tuple[GateSummary, ...] = ()
     #: What it waits for, while its phase is `parked`.
     parked: Parked | None = None
+    #: What the agent says it came to, by its role's schema; null where it gave nothing that fits.
+    result: dict[str, JsonValue] | None = None
 
 
 class AgentPage(Answer):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import JsonValue
+
 from orchestrator.core.attention import AgentAttention, AgentMessage
 from orchestrator.core.event import EVENTS, AgentEvent, Event, Recorded, TaskEvent
 from orchestrator.core.judgement import (
@@ -178,8 +180,9 @@ class AgentPhase(AgentEvent):
 
     `starting` says which worktree it works on: one that is `kept` from an earlier life, else a new one, and
     where an earlier life had one, `detail` says why it is not used. `checking` names the prompt that was
-    answered. `working` after a rejection names the prompt whose candidate was rejected and holds what the
-    next prompt is made of.
+    answered, and holds the result that the agent gave, where that fits its role's schema (`core.result`).
+    `working` after a rejection names the prompt whose candidate was rejected and holds what the next prompt
+    is made of.
     """
 
     name = "agent.phase"
@@ -193,6 +196,7 @@ class AgentPhase(AgentEvent):
     answered: int | None = None
     rejected: int | None = None
     complaints: tuple[str, ...] | None = None
+    result: dict[str, JsonValue] | None = None
 
 
 class AgentRunning(AgentEvent):

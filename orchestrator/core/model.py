@@ -220,6 +220,8 @@ class Agent:
     #: How far it has been seen to, and why.
     step: Step | None = None
     concern: Concern | None = None
+    #: The last result that it gave on its worktree, by its role's schema (`core.result`).
+    result: dict[str, Any] | None = None
     #: Whether everything that it held on the host is gone.
     clean: bool = False
 

@@ -50,7 +50,7 @@ command = ["sh", "test.sh"]
 }
 
 FAREWELL = r"""
-echo "I am asked to: $(sed -n '/^## Instructions/,/^## How/p' "$ORCHESTRATOR_PROMPT_FILE" | sed -n 3p)"
+echo "I am asked to: $(sed -n '/^```task/,/^```$/p' "$ORCHESTRATOR_PROMPT_FILE" | sed -n 2p)"
 cat > farewell.sh <<'END'
 # Bids farewell to whoever is named, or to the world.
 echo "Goodbye, ${1:-world}!"

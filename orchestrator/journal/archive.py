@@ -23,6 +23,7 @@ from orchestrator.journal import rows
 from orchestrator.journal.encoding import dump, parse_event, read_event
 from orchestrator.journal.figures import read_spend
 from orchestrator.journal.group import Receipt, indexed
+from orchestrator.journal.switch_rows import read_control
 
 T = TypeVar("T")
 
@@ -272,7 +273,7 @@ def live_state(connection: apsw.Connection, seq: int) -> State:
     return State(
         tasks=State().tasks.update(open_tasks),
         agents=State().agents.update(living),
-        control=rows.read_control(settings),
+        control=read_control(settings),
         queued=sum(agent.live and not agent.active for agent in living.values()),
         active=sum(agent.active for agent in living.values()),
         spend=read_spend(connection.execute("SELECT * FROM spend ORDER BY day")),

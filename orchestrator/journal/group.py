@@ -21,6 +21,7 @@ from orchestrator.journal import rows
 from orchestrator.journal import statements as sql
 from orchestrator.journal.encoding import chained, dump, dump_rows, iso_cached
 from orchestrator.journal.figures import spend_row
+from orchestrator.journal.switch_rows import control_rows
 from orchestrator.journal.verify import Heads
 
 #: Events are indexed by task this many at a time: at every append, each task would cost a page of the index.
@@ -191,7 +192,7 @@ class Group:
             (sql.AGENTS_CHANGED, [rows.little_row(self.agents[name]) for name in little]),
             (sql.TASKS, [rows.task_row(touched) for touched in self.tasks.values()]),
             (sql.QUEUE, queue),
-            (sql.SETTINGS, rows.control_rows(self.control) if self.control else []),
+            (sql.SETTINGS, control_rows(self.control) if self.control else []),
             (sql.SPEND, [spend_row(spend) for spend in self.spends.values()]),
             (sql.VERDICTS, self._verdicts),
             (sql.TURNS, self._turns),

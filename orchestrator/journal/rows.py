@@ -8,7 +8,7 @@ column. Words of an enumeration go in as plain strings, which `encoding.dump_row
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -18,7 +18,6 @@ from orchestrator.core.model import (
     Agent,
     AgentId,
     AgentStatus,
-    Control,
     Parked,
     Phase,
     PushIntent,
@@ -153,6 +152,7 @@ def _metadata(agent: Agent) -> dict[str, Any]:
         "parked": agent.parked and agent.parked.model_dump(mode="json"),
         **words(agent),
         "error": _unplain(agent.error),
+        "result": agent.result,
     }
 
 
@@ -198,6 +198,7 @@ def read_agent(row: tuple[Any, ...], verdicts: tuple[Verdict, ...]) -> Agent:
         parked=Parked.model_validate(parked, strict=False) if (parked := rest.get("parked")) else None,
         verdicts=verdicts,
         **read_words(rest),
+        result=rest.get("result"),
         clean=bool(clean),
     )
 
@@ -255,35 +256,6 @@ def queue_row(agent: Agent) -> list[Any]:
         _at(agent.not_before),
         agent.queued_seq,
     ]
-
-
-_SETTINGS = {
-    "paused": "paused",
-    "frozen": "frozen",
-    "draining": "draining",
-    "stop_on_failure": "stop_on_failure",
-    "max_concurrent": "queue_concurrency",
-    "max_agents": "max_agents",
-    "max_queued": "max_queued",
-    "short": "short",
-}
-
-
-def control_rows(control: Control) -> list[list[str]]:
-    """Return the switches as rows of `queue_settings`."""
-    return [[key, dump(_plain(getattr(control, name)))] for key, name in _SETTINGS.items()]
-
-
-def _plain(value: object) -> object:
-    return sorted(value) if isinstance(value, frozenset) else value
-
-
-def read_control(rows: dict[str, str]) -> Control:
-    """Return the switches that the rows hold; a missing one is at its default."""
-    known = {name: json.loads(rows[key]) for key, name in _SETTINGS.items() if key in rows}
-    if "short" in known:
-        known["short"] = frozenset(known["short"])
-    return replace(Control(), **known)
 
 
 def read_task(row: tuple[Any, ...], spec: Any) -> Task:  # noqa: ANN401 - the parsed specification

@@ -117,6 +117,11 @@ class Quarantine:
         return checked_commit(brought[-1]) if brought else None
 
     @property
+    def place(self) -> Path:
+        """Where the repository is, or will be: agents cannot write there."""
+        return self._directory
+
+    @property
     def directory(self) -> Path:
         """The repository, written now if it was not yet: no agent waits for it before its start."""
         if not self._complete:

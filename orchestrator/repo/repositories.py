@@ -14,6 +14,7 @@ from pathlib import Path
 
 from orchestrator.core.address import as_address
 from orchestrator.core.recovery import directory_of
+from orchestrator.core.survey import Survey
 from orchestrator.errors import GitFailed, RepositoryError, RoomUnusable
 from orchestrator.repo.access import Gateway, no_tokens, write_askpass
 from orchestrator.repo.address import check_addresses
@@ -23,6 +24,7 @@ from orchestrator.repo.mirrors import Mirrors
 from orchestrator.repo.policy import Policy
 from orchestrator.repo.quarantine import MIRROR_AT, Origin, checked_commit, read_diff
 from orchestrator.repo.strays import end_strays
+from orchestrator.repo.survey import survey
 from orchestrator.repo.tenancy import read_tenancy
 from orchestrator.repo.url import UrlRules, parse_url
 from orchestrator.repo.waste import Waste, litter
@@ -32,6 +34,7 @@ from sandbox.base import Backend, User
 _SALVAGE_REF = re.compile(r"refs/salvage/[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _REF = re.compile(r"refs/[A-Za-z0-9._/+@#=-]+")
+_MAX_SURVEYS = 256
 #: Characters that an overlay's options cannot hold.
 _UNMOUNTABLE = set(',:\\"\n')
 
@@ -70,6 +73,7 @@ class Repositories:
         self._identity = identity
         self._policy = policy or Policy()
         self._mirrors = Mirrors(self._mirrors_at, self._gateway, user)
+        self._surveys: dict[str, Survey] = {}
 
     def check_url(self, url: str) -> None:
         """Raise `UrlRefused` for a URL that no task may name; asks no network."""
@@ -87,6 +91,16 @@ class Repositories:
         mirror = self._mirrors.of(remote)
         commit = await mirror.refresh(branch)
         return Base(remote.url, branch, commit, mirror)
+
+    async def survey(self, base: Base) -> Survey:
+        """Return what the names in the base commit tell; asked for once a commit, mostly."""
+        if (known := self._surveys.get(base.commit)) is not None:
+            return known
+        found = await survey(base)
+        while len(self._surveys) >= _MAX_SURVEYS:
+            del self._surveys[next(iter(self._surveys))]
+        self._surveys[base.commit] = found
+        return found
 
     async def sweep(self) -> None:
         """Remove what a crash left half made or half removed, and end what a killed git left running."""

@@ -2,8 +2,9 @@
 
 The invariant: it is written once the room is whole and put away before the first file is removed, so a room
 without it is half made or half removed; and what it does not vouch for (another layout, another user, files
-that a crash of the host may have torn) is not used again. Called by `worktree`, which writes it, and
-`repositories`, which looks for it.
+that a crash of the host may have torn) is not used again. Beside it lies the agent's first prompt, so that a
+later life is asked in the same words, whatever has changed since in settings, skills or templates. Called by
+`worktree`, which writes it, and `repositories`, which looks for it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sandbox.base import Directory, Layers
 _NAME = "tenancy.json"
 #: What it is called once the room is given up.
 _FORMER = "former.json"
+_PROMPT_NAME = "prompt.md"
 _VERSION = 1
 _MAX_BYTES = 16 * 1024
 
@@ -50,11 +52,7 @@ class Tenancy:
 
     def write(self, quarantine: Path) -> None:
         """Write it in place of an older one, whole or not at all."""
-        made = quarantine / f"{_NAME}.new"
-        fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            json.dump(asdict(self), file)
-        made.rename(quarantine / _NAME)
+        _write(quarantine / _NAME, json.dumps(asdict(self)))
 
     def leave(self, quarantine: Path) -> None:
         """Say that nothing writes into the room any more, and nothing was torn."""
@@ -74,6 +72,27 @@ def forsake(quarantine: Path) -> None:
     """Give the room up, before anything of it is removed; where it was never vouched for, do nothing."""
     with contextlib.suppress(FileNotFoundError):
         (quarantine / _NAME).rename(quarantine / _FORMER)
+
+
+def keep_prompt(quarantine: Path, text: str) -> None:
+    """Keep the first prompt of the agent."""
+    _write(quarantine / _PROMPT_NAME, text)
+
+
+def kept_prompt(quarantine: Path) -> str | None:
+    """Return the first prompt that was kept, or None."""
+    try:
+        return (quarantine / _PROMPT_NAME).read_bytes().decode()
+    except FileNotFoundError:
+        return None
+
+
+def _write(path: Path, text: str) -> None:
+    made = path.with_name(f"{path.name}.new")
+    fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(text.encode())
+    made.rename(path)
 
 
 def read_tenancy(quarantine: Path) -> Tenancy:

@@ -21,22 +21,25 @@ from sandbox.process import run_child
 
 #: The directory beside a workspace in which a runtime's program keeps what it needs to go on after a crash.
 HOME_NAME = "home"
+#: The directory beside a workspace by which an agent hands its result over (`outbox`).
+OUTBOX_NAME = "result"
+_STAYING = {HOME_NAME, OUTBOX_NAME}
 
 
-def open_home(place: Path, user: User) -> Path:
-    """Return the directory of a room for what the agent's program keeps of itself; the agents' user owns it.
+def open_beside(place: Path, name: str, user: User) -> Path:
+    """Return a directory of a room that stays as long as the room; the agents' user owns it.
 
     Raises `RoomUnusable` where an agent has put something else in its place.
     """
-    home = place / HOME_NAME
+    path = place / name
     try:
-        found = home.lstat()
+        found = path.lstat()
     except FileNotFoundError:
-        make_directory(home, 0o700, user)
-        return home
+        make_directory(path, 0o700, user)
+        return path
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != user.uid:
-        raise RoomUnusable(f"{HOME_NAME} in it is no directory of the agents' user")
-    return home
+        raise RoomUnusable(f"{name} in it is no directory of the agents' user")
+    return path
 
 
 async def make_workspace(
@@ -71,7 +74,7 @@ async def reopen_workspace(
     """Return the workspace that an earlier life left; raises `RoomUnusable` where it is not whole.
 
     What was made beside it (checkouts for gates, rescues) goes; so does what the kernel noted for itself.
-    What its runtime keeps (`open_home`) stays.
+    What its runtime keeps and what it handed over (`open_beside`) stays.
     """
     wanted = {"upper", "work", "merged"} if layered else {"tree"}
     try:
@@ -81,7 +84,7 @@ async def reopen_workspace(
         raise RoomUnusable(f"it cannot be looked at: {error.strerror}") from None
     for entry in found:
         sound = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == user.uid
-        if entry.name not in wanted and not (entry.name == HOME_NAME and sound):
+        if entry.name not in wanted and not (entry.name in _STAYING and sound):
             await remove_tree(place / entry.name)
         elif not sound:
             raise RoomUnusable(f"{entry.name} in it is no directory of the agents' user")

@@ -19,17 +19,20 @@ from pathlib import Path
 import trio
 
 from orchestrator.errors import ImportRefused, RepositoryError
+from orchestrator.repo import outbox
 from orchestrator.repo.bare import write_private_git
 from orchestrator.repo.inside import COLLECT, Claim, run_script, script_spec
 from orchestrator.repo.mirrors import Mirror
 from orchestrator.repo.policy import Policy
 from orchestrator.repo.quarantine import MIRROR_AT, Origin, Quarantine
 from orchestrator.repo.removal import remove_tree
-from orchestrator.repo.tenancy import Tenancy, boot_id, forsake, kind_of
+from orchestrator.repo.tenancy import Tenancy, boot_id, forsake, keep_prompt, kept_prompt, kind_of
 from orchestrator.repo.workspace import (
+    HOME_NAME,
+    OUTBOX_NAME,
     is_touched,
     make_workspace,
-    open_home,
+    open_beside,
     open_up,
     reopen_workspace,
 )
@@ -87,7 +90,30 @@ class Worktree:
 
     def open_home(self) -> Path:
         """Return a directory that stays with the worktree, for what the agent's program keeps of itself."""
-        return open_home(self._room, self._tools.origin.user)
+        return open_beside(self._room, HOME_NAME, self._tools.origin.user)
+
+    def open_outbox(self) -> Path:
+        """Return the directory in which the agent leaves its result, as `outbox.FILE_NAME`."""
+        return open_beside(self._room, OUTBOX_NAME, self._tools.origin.user)
+
+    def clear_result(self) -> None:
+        """Remove the result of an earlier turn."""
+        outbox.clear(self.open_outbox())
+
+    def read_result(self, *, max_bytes: int) -> bytes | None:
+        """Return what the agent left as its result, a byte more than `max_bytes` at most; None for nothing.
+
+        Raises `ResultMalformed` for what is no plain file.
+        """
+        return outbox.read(self._room / OUTBOX_NAME, max_bytes=max_bytes)
+
+    def keep_prompt(self, text: str) -> None:
+        """Remember the agent's first prompt as long as the worktree lives."""
+        keep_prompt(self.quarantine.place, text)
+
+    def kept_prompt(self) -> str | None:
+        """Return the first prompt that was kept on this worktree."""
+        return kept_prompt(self.quarantine.place)
 
     def touched(self) -> bool:
         """Return whether any file was ever changed; True where that cannot be told without looking at all."""

@@ -29,34 +29,42 @@ async def converse(
     open_turns: Callable[[bool], AbstractAsyncContextManager[Turns]],
     think: Callable[[Turns, Place], Awaitable[T]],
     place: Place,
+    task: str,
 ) -> T:
-    """Think in a conversation, and in another one where `liveness` has it begun anew; return the outcome."""
+    """Think in a conversation, and in another one where `liveness` has it begun anew; return the outcome.
+
+    `task` is the agent's first prompt.
+    """
     resumed = run.agent.resumed
     while True:
         with run.pulse.conversation(run.agent.runtime, run.tree.clock):
             async with open_turns(resumed) as turns:
                 return await think(turns, place)
-        resumed, place = True, await find_place(run)
+        resumed, place = True, await find_place(run, task)
 
 
-async def pass_on_messages(run: Run, turns: Turns, meter: AgentMeter, number: int) -> None:
-    """Tell the agent, prompt by prompt, what was said to it meanwhile and not told yet."""
+async def pass_on_messages(run: Run, turns: Turns, meter: AgentMeter, number: int) -> str:
+    """Tell the agent, prompt by prompt, what was said to it meanwhile; return the end of its last answer."""
+    said = ""
     while waiting := waiting_for(run):
         last = waiting[-1]
         await run.record(e.AgentPhase(**run.ids, phase=Phase.WORKING, answered=number))
         await meter.check()
-        await take_turn(run, turns, Prompt(message_prompt(waiting), number, message=last.number))
+        prompt = Prompt(message_prompt(waiting), number, message=last.number)
+        said = await take_turn(run, turns, prompt)
         await Mailbox(run).heard(last)
+    return said
 
 
-async def take_turn(run: Run, turns: Turns, prompt: Prompt) -> None:
-    """Take one turn, journal it where no meter did, and raise where it failed."""
+async def take_turn(run: Run, turns: Turns, prompt: Prompt) -> str:
+    """Take one turn, journal it where no meter did, and raise where it failed; return how its words end."""
     with run.pulse.prompt():
         result = await turns.turn(prompt)
     if not result.metered:
         await run.record(*_turn_of(run, prompt, result))
     if not result.ok:
         raise _turn_failed(run, result)
+    return result.text
 
 
 def _turn_of(run: Run, prompt: Prompt, result: TurnResult) -> list[e.AgentEvent]:

@@ -52,6 +52,8 @@ class Tools:
     scratch: Path
     default_limits: Limits
     yolo: bool
+    #: Where the operator's skills are.
+    skills_dir: Path | None = None
     runtimes: Runtimes = field(default_factory=make_runtimes)
     #: The way to the model's provider, and what may be spent there.
     provider: Provider = field(default_factory=Provider)

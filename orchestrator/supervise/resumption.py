@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from orchestrator.agents.prompt import feedback_prompt, task_prompt
+from orchestrator.agents.prompt import feedback_prompt
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, Phase
 from orchestrator.core.policy import MAX_ROUNDS
@@ -89,25 +89,22 @@ async def _give_up(run: Run, why: str) -> str | None:
     return f"the earlier worktree cannot be worked on: {why}"
 
 
-def first_place(run: Run) -> Place:
-    """Return what an agent does first on a new worktree."""
-    return Place(1, task_prompt(run.spec))
-
-
-async def find_place(run: Run) -> Place:
-    """Return what the agent is to do next on a worktree that was kept."""
+async def find_place(run: Run, task: str) -> Place:
+    """Return what the agent is to do next on its worktree, where `task` was or is its first prompt."""
     agent = run.tools.store.state.agents[run.agent.id]
     if agent.answered > agent.rejected:
         return Place(agent.answered, None)
     if agent.rejected == 0:
-        return first_place(run)
+        return Place(1, task)
     complaints = await _complaints(run, agent)
-    return Place(agent.rejected + 1, prompt_after(run, agent.rejected, complaints))
+    return Place(agent.rejected + 1, prompt_after(run, task, agent.rejected, complaints))
 
 
-def prompt_after(run: Run, rejected: int, complaints: tuple[str, ...]) -> str:
+def prompt_after(run: Run, task: str, rejected: int, complaints: tuple[str, ...]) -> str:
     """Return the prompt after the rejection of a turn."""
-    return feedback_prompt(run.spec, complaints, round=rejected, rounds_left=MAX_ROUNDS - rejected)
+    left = MAX_ROUNDS - rejected
+    agent = run.agent
+    return feedback_prompt(agent.id, agent.task_id, complaints, task=task, round=rejected, rounds_left=left)
 
 
 async def recall(run: Run) -> list[str]:

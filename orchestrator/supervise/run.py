@@ -17,7 +17,7 @@ from orchestrator.agents.base import Prompt, Session, Turns
 from orchestrator.agents.egress import Subject
 from orchestrator.agents.meter import AgentMeter
 from orchestrator.agents.outlet import open_outlet
-from orchestrator.agents.prompt import clipped
+from orchestrator.agents.prompt import RESULT_DIRECTORY, clipped
 from orchestrator.core import events as e
 from orchestrator.core.commands import StartAgent, TakeWork
 from orchestrator.core.egress import Rules
@@ -28,21 +28,23 @@ from orchestrator.gates.base import Exhibit, plan_gates, run_gates
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
+from orchestrator.supervise.briefing import first_prompt, result_file
 from orchestrator.supervise.conversation import converse, pass_on_messages, take_turn
 from orchestrator.supervise.delivery import deliver
 from orchestrator.supervise.ending import Done, RunFailed
 from orchestrator.supervise.gear import Run, limits_for
 from orchestrator.supervise.mailbox import Mailbox, waiting_for
 from orchestrator.supervise.message import commit_message
+from orchestrator.supervise.outcome import read_outcome
 from orchestrator.supervise.pulse import WatchedMeter
 from orchestrator.supervise.resumption import (
     Place,
     find_place,
-    first_place,
     open_kept,
     prompt_after,
     recall,
 )
+from sandbox.base import Bind
 
 #: Deadlines of the steps that are not the agent's own thinking.
 COLLECT_S = 120.0
@@ -60,7 +62,8 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     kept, why = await open_kept(run, keep)
     worktree = kept or await _open_new(run, keep, why)
     run.progress.worktree = worktree
-    place = await find_place(run) if kept else first_place(run)
+    task = await first_prompt(run, worktree)
+    place = await find_place(run, task) if kept else Place(1, task)
     runtime = tools.runtimes.find(run.agent.runtime)
     async with open_outlet(run.tree, *_egress_of(run)) as outlet:
         run = replace(run, outlet=outlet)
@@ -68,8 +71,9 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
             sealed = await converse(
                 run,
                 lambda resumed: runtime.open(_session(run, worktree, meter, resumed=resumed)),
-                partial(_think_until_approved, run, meter, worktree),
+                partial(_think_until_approved, run, meter, worktree, task=task),
                 place,
+                task,
             )
     if sealed is None:
         return Done(Reason.NO_CHANGES, error=worktree.left_out)
@@ -129,6 +133,7 @@ def _session(run: Run, worktree: Worktree, meter: AgentMeter, *, resumed: bool) 
         run.pulse.note_line(line)
         await run.output(stream, line)
 
+    outbox = worktree.open_outbox()
     return Session(
         agent_id=run.agent.id,
         task_id=run.agent.task_id,
@@ -136,7 +141,8 @@ def _session(run: Run, worktree: Worktree, meter: AgentMeter, *, resumed: bool) 
         spec=run.spec,
         backend=run.backend,
         workspace=worktree.workspace,
-        binds=worktree.binds,
+        binds=(*worktree.binds, Bind(outbox, RESULT_DIRECTORY, writable=True)),
+        result_file=result_file(run.tree.seen(outbox, RESULT_DIRECTORY)),
         limits=limits_for(run.spec, run.tools.default_limits, run.agent.runtime),
         base=worktree.base.commit,
         branch=run.spec.landing_branch,
@@ -153,27 +159,31 @@ def _session(run: Run, worktree: Worktree, meter: AgentMeter, *, resumed: bool) 
 
 
 async def _think_until_approved(
-    run: Run, meter: AgentMeter, worktree: Worktree, turns: Turns, place: Place
+    run: Run, meter: AgentMeter, worktree: Worktree, turns: Turns, place: Place, *, task: str
 ) -> Sealed | None:
     """Give the agent turns until a candidate is approved; None where it changed nothing."""
     while True:
-        number = place.number
+        number, said = place.number, ""
         if place.prompt is not None:
             await meter.check()
-            await take_turn(run, turns, Prompt(place.prompt, number))
+            worktree.clear_result()
+            said = await take_turn(run, turns, Prompt(place.prompt, number))
         else:
             await run.record(e.TaskExecuting(**run.ids))
-        await pass_on_messages(run, turns, meter, number)
-        await run.record(e.AgentPhase(**run.ids, phase=Phase.CHECKING, answered=number))
+        said = await pass_on_messages(run, turns, meter, number) or said
+        outcome = await read_outcome(run, worktree, said, first=number == 1)
+        answered = e.AgentPhase(**run.ids, phase=Phase.CHECKING, answered=number, result=outcome.result)
+        await run.record(answered)
         candidate = await worktree.collect(
             limits=run.tools.default_limits, deadline_s=COLLECT_S, message=f"Work on {run.agent.task_id}"
         )
         place = Place(number, None)
-        if candidate is None:
+        if candidate is None and not outcome.complaints:
             if waiting_for(run):
                 continue
             return None
         sealed, reason, complaints = await _judge(run, worktree, candidate, number)
+        complaints += outcome.complaints
         if sealed is not None and not complaints:
             if await run.tools.store.submit(TakeWork(run.agent.id)):
                 return sealed
@@ -182,13 +192,15 @@ async def _think_until_approved(
             raise RunFailed(reason, f"rejected {number} times; last: " + "; ".join(complaints))
         told = clipped(complaints)
         await run.record(e.AgentPhase(**run.ids, phase=Phase.WORKING, rejected=number, complaints=told))
-        place = Place(number + 1, prompt_after(run, number, told))
+        place = Place(number + 1, prompt_after(run, task, number, told))
 
 
 async def _judge(
-    run: Run, worktree: Worktree, candidate: str, number: int
+    run: Run, worktree: Worktree, candidate: str | None, number: int
 ) -> tuple[Sealed | None, Reason, list[str]]:
-    """Seal and judge a candidate; return the sealed commit and, where it was rejected, why."""
+    """Seal and judge a candidate, if any; return the sealed commit and, where it was rejected, why."""
+    if candidate is None:
+        return None, Reason.NO_CHANGES, []
     quarantine = worktree.quarantine
     violations = (await quarantine.judge(candidate))[:MAX_VIOLATIONS]
     if violations:

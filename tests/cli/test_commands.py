@@ -346,3 +346,43 @@ def test_an_agent_is_told_something_and_its_transcript_is_printed_escaped(
     told = operator.run("events", "--agent", agent, "--type", "agent.message").stdout
     assert "mind the gap" in told
     assert "message 2" in told
+
+
+@pytest.mark.parametrize("role", ["starter", "auditor"])
+def test_prompt_of_a_role_is_printed_without_a_supervisor(tmp_path: Path, role: str) -> None:
+    (tmp_path / "shell.md").write_text("Quote.\u202e\n")
+    file = tmp_path / "task.json"
+    context = {
+        "repository": "https://example.org/r.git",
+        "skills": ["shell"],
+        "instructions": "{{ x }}\x1b[2J",
+    }
+    file.write_text(json.dumps({"taskId": "T-1", "context": context}))
+    env = {"PATH": "/usr/bin:/bin", "ORCHESTRATOR_HOME": str(tmp_path / "none"), "SKILLS_DIR": str(tmp_path)}
+
+    def printed(*more: str) -> str:
+        command = [sys.executable, "-m", "orchestrator", "prompt", role, "--task", str(file), *more]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=50)
+        assert done.stderr == ""
+        return done.stdout
+
+    text = printed()
+    for part in (
+        f"You are the {role} for this task.",
+        "{{ x }}",
+        "Quote.\\u202e",
+        "/orchestrator/result/result.json",
+    ):
+        assert part in text
+    assert "\x1b" not in text
+    assert json.loads(printed("--json")) == {"role": role, "taskId": "T-1", "prompt": text}
+    assert not (tmp_path / "none").exists()
+
+
+def test_prompt_of_a_task_that_is_none_is_refused_by_its_field(tmp_path: Path) -> None:
+    file = tmp_path / "task.json"
+    file.write_text('{"taskId": "a..b", "context": {"repository": "x"}}')
+    command = [sys.executable, "-m", "orchestrator", "prompt", "tester", "--task", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("orchestrator: taskId: must not hold `..`")
