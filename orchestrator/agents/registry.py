@@ -6,10 +6,12 @@ The invariant: a name that `find` accepts has a runtime behind it that works. Ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from orchestrator.agents.base import Runtime
 from orchestrator.agents.command import CommandRuntime
+from orchestrator.agents.live_terminal import LiveTerminal
+from orchestrator.agents.terminal import TerminalRuntime
 from orchestrator.config import Settings
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import RuntimeUnknown
@@ -18,8 +20,9 @@ from orchestrator.errors import RuntimeUnknown
 class Runtimes:
     """What a task can name as its runtime."""
 
-    def __init__(self, runtimes: Iterable[Runtime]) -> None:
+    def __init__(self, runtimes: Sequence[Runtime]) -> None:
         self._by_name = {runtime.name: runtime for runtime in runtimes}
+        self._terminals = [runtime.live for runtime in runtimes if isinstance(runtime, TerminalRuntime)]
 
     def default_name(self, spec: TaskSpec) -> str:
         """Return the name of the runtime that the task asks for, or of the one that it gets."""
@@ -33,7 +36,15 @@ class Runtimes:
             raise RuntimeUnknown(f"options.runtime: {name!r} is no runtime of this version (known: {known})")
         return runtime
 
+    def keeps_running(self, name: str) -> bool:
+        """Return whether its program runs on while a candidate is collected and judged."""
+        return isinstance(self._by_name.get(name), TerminalRuntime)
+
+    def terminal(self, agent_id: str) -> LiveTerminal | None:
+        """Return the agent's terminal, while its program lives."""
+        return next((live[agent_id] for live in self._terminals if agent_id in live), None)
+
 
 def make_runtimes(settings: Settings | None = None) -> Runtimes:
     """Return the runtimes that these settings allow; without settings, those that need none."""
-    return Runtimes([CommandRuntime()])
+    return Runtimes([CommandRuntime(), TerminalRuntime()])

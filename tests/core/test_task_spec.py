@@ -48,6 +48,7 @@ FULL = {
         "resources": {"memoryMb": 4096, "cpus": 1, "pids": 512, "diskMb": 10240},
         "network": {"allow": ["pypi"]},
         "landing": {"branch": "agent/US-001.3", "pullRequest": True, "target": "main"},
+        "terminal": {"idleSeconds": 5.0, "idleMarker": "> ", "submit": "\r", "columns": 120, "rows": 40},
     },
 }
 

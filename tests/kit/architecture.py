@@ -20,9 +20,12 @@ TEST_MODULE_LINES, TEST_FUNCTION_LINES = 600, 80
 
 #: Who may open a nursery: the parts whose children they end themselves.
 NURSERIES = {
+    "orchestrator/agents/terminal.py",
     "orchestrator/api/server.py",
     "orchestrator/api/stream.py",
+    "orchestrator/api/terminal.py",
     "orchestrator/assembly.py",
+    "orchestrator/cli/attach.py",
     "orchestrator/gates/base.py",
     "orchestrator/journal/store.py",
     "orchestrator/supervise/signals.py",
