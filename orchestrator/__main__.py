@@ -18,6 +18,7 @@ COMMANDS = {
     "list": Entry("orchestrator.cli.agents:list_agents", "List agents, the newest first."),
     "logs": Entry("orchestrator.cli.streams:logs", "Print what an agent wrote; -f follows."),
     "events": Entry("orchestrator.cli.streams:events", "Print what happened; -f follows."),
+    "attach": Entry("orchestrator.cli.attach:attach", "Sit down at an agent's terminal."),
     "kill": Entry("orchestrator.cli.agents:kill", "End agents now, with proof."),
     "kill-all": Entry("orchestrator.cli.agents:kill_all", "End every live agent now, with proof."),
     "freeze": Entry("orchestrator.cli.control:freeze", "Stop every process, and admit nothing."),

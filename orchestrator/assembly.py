@@ -239,6 +239,7 @@ def _services(
         check_task=desk.check_task,
         diff=desk.diff,
         resources=desk.resources,
+        terminal=desk.runtimes.terminal,
         collect_garbage=reaper.collect_garbage,
         enforced=tuple(sorted(backend.enforced)),
         watched=tuple(sorted(backend.watched)),

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from orchestrator.client_http import Address, Broken, Response, ask
-from orchestrator.client_socket import SocketEvents, open_socket_events
+from orchestrator.client_socket import SocketEvents, TerminalSocket, open_websocket
 from orchestrator.client_stream import (
     ClientError,
     EventStream,
@@ -31,7 +31,16 @@ from orchestrator.client_stream import (
 )
 from orchestrator.core.spec import TaskSpec
 
-__all__ = ["Client", "ClientError", "EventStream", "LogLines", "SocketEvents", "Unreachable", "open_client"]
+__all__ = [
+    "Client",
+    "ClientError",
+    "EventStream",
+    "LogLines",
+    "SocketEvents",
+    "TerminalSocket",
+    "Unreachable",
+    "open_client",
+]
 
 #: How often a call that is safe to repeat is tried.
 TRIES = 4
@@ -76,8 +85,7 @@ class Client:
 
     async def ready(self) -> Json:
         """Return whether work can be taken in; `not_ready` is an answer, not an error."""
-        response = await self._ask("GET", "/health/ready", {}, None, {})
-        return _object(response.content)
+        return _object((await self._ask("GET", "/health/ready", {}, None, {})).content)
 
     async def spawn(self, spec: TaskSpec | Json, *, idempotency_key: str | None = None) -> Json:
         """Hand a task over and return its first agent; safe to repeat with the same key."""
@@ -210,8 +218,19 @@ class Client:
     ) -> AsyncIterator[SocketEvents]:
         """Open the same events over a WebSocket; its end is `Unreachable`, and `cursor` resumes."""
         target = self._address.target("/ws", plain(_wanted(after, types, agent_id, task_id)))
-        async with open_socket_events(self._address, target, after) as events:
+        async with open_websocket(SocketEvents, self._address, target) as events:
+            events.cursor = after
             yield events
+
+    @asynccontextmanager
+    async def open_terminal(
+        self, agent_id: str, *, watch: bool = False, replay: bool = False
+    ) -> AsyncIterator[TerminalSocket]:
+        """Open an agent's terminal; first comes its screen, or with `replay` its last output as it was."""
+        query = {"watch": watch or None, "start": "replay" if replay else None}
+        target = self._address.target(_agent(agent_id, "terminal"), plain(query))
+        async with open_websocket(TerminalSocket, self._address, target) as terminal:
+            yield terminal
 
     def close_streams(self) -> None:
         """Close the streams that their readers left open."""

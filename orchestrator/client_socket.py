@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import trio
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
+    BytesMessage,
     CloseConnection,
     Event,
     Message,
@@ -29,42 +30,29 @@ from orchestrator.client_http import CONNECT_S, PIECE_BYTES, Address, Broken, Re
 from orchestrator.client_stream import SILENCE_S, Json, Unreachable, refusal
 
 MAX_MESSAGE = 4 * 1024 * 1024
+#: Of what is typed at once, what goes into one message.
+TYPED_BYTES = 16 * 1024
 
 
-class SocketEvents:
-    """Events over a WebSocket; where it breaks, `cursor` is the `after` to go on from."""
+class Socket:
+    """One WebSocket, from its handshake to its end."""
 
-    def __init__(self, stream: trio.abc.Stream, cursor: int | None) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._protocol = WSConnection(ConnectionType.CLIENT)
         self._sending = trio.Lock()
-        self.cursor = cursor
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Json:
-        text = ""
+    async def _receive(self) -> TextMessage | BytesMessage | CloseConnection:
+        """Return the next message, perhaps a part of it, or the end; pings are answered."""
         while True:
             with trio.move_on_after(SILENCE_S) as silence:  # the server pings more often than that
                 event = await self._next()
             if silence.cancelled_caught:
                 raise Unreachable(f"the WebSocket was silent for {SILENCE_S:g} s")
-            match event:
-                case TextMessage(data=data, message_finished=whole):
-                    text += data
-                    if len(text) > MAX_MESSAGE:
-                        raise Unreachable(f"a message of more than {MAX_MESSAGE} characters")
-                    if whole:
-                        return self._take(json.loads(text))
-                case Ping():
-                    await self._send(event.response())
-                case CloseConnection(code=code, reason=reason):
-                    raise Unreachable(f"the WebSocket was closed: {code} {reason or ''}".rstrip())
-
-    async def subscribe(self, **wanted: Any) -> None:  # noqa: ANN401 - any JSON value
-        """Ask for other events: `after`, `types`, `agentId`, `taskId`."""
-        await self._send(Message(data=json.dumps({"subscribe": wanted})))
+            if isinstance(event, Ping):
+                await self._send(event.response())
+            elif isinstance(event, TextMessage | BytesMessage | CloseConnection):
+                return event
 
     async def open(self, host: str, target: str, headers: Mapping[str, str]) -> None:
         """Shake hands; raises `ClientError` where the supervisor refuses."""
@@ -79,10 +67,6 @@ class SocketEvents:
     def close_nowait(self) -> None:
         """Close the connection; the server takes that for a goodbye."""
         close_nowait(self._stream)
-
-    def _take(self, message: Json) -> Json:
-        self.cursor = message.get("seq", self.cursor)
-        return message
 
     async def _refused(self, rejected: RejectConnection) -> Response:
         body = bytearray()
@@ -112,13 +96,82 @@ class SocketEvents:
                 raise Broken(str(error)) from error
 
 
+class SocketEvents(Socket):
+    """Events over a WebSocket; where it breaks, `cursor` is the `after` to go on from."""
+
+    cursor: int | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Json:
+        text = ""
+        while True:
+            match await self._receive():
+                case TextMessage(data=data, message_finished=whole):
+                    text += data
+                    if len(text) > MAX_MESSAGE:
+                        raise Unreachable(f"a message of more than {MAX_MESSAGE} characters")
+                    if whole:
+                        return self._take(json.loads(text))
+                case CloseConnection(code=code, reason=reason):
+                    raise _closed(code, reason)
+
+    async def subscribe(self, **wanted: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Ask for other events: `after`, `types`, `agentId`, `taskId`."""
+        await self._send(Message(data=json.dumps({"subscribe": wanted})))
+
+    def _take(self, message: Json) -> Json:
+        self.cursor = message.get("seq", self.cursor)
+        return message
+
+
+class TerminalSocket(Socket):
+    """An agent's terminal; what it shows goes through `core.tame` before a person sees it."""
+
+    #: Why it ended, once `receive_some` has returned nothing.
+    reason = ""
+
+    async def receive_some(self) -> bytes:
+        """Return what is shown next, nothing once the program has ended; any other end is `Unreachable`."""
+        while True:
+            match await self._receive():
+                case BytesMessage(data=data) if data:
+                    return bytes(data)
+                case CloseConnection(code=1000, reason=reason):
+                    self.reason = reason or ""
+                    return b""
+                case CloseConnection(code=code, reason=reason):
+                    raise _closed(code, reason)
+
+    async def type(self, data: bytes) -> None:
+        """Type; where the program reads nothing for too long, the supervisor closes the connection."""
+        for start in range(0, len(data), TYPED_BYTES):
+            await self._tell(Message(data=data[start : start + TYPED_BYTES]))
+
+    async def resize(self, columns: int, rows: int) -> None:
+        """Give the terminal another size, for all who look at it."""
+        await self._tell(Message(data=json.dumps({"resize": [columns, rows]})))
+
+    async def _tell(self, event: Event) -> None:
+        try:
+            await self._send(event)
+        except Broken as error:
+            raise Unreachable(f"the WebSocket broke: {error}") from error
+
+
+def _closed(code: int, reason: str | None) -> Unreachable:
+    return Unreachable(f"the WebSocket was closed: {code} {reason or ''}".rstrip())
+
+
+S = TypeVar("S", bound=Socket)
+
+
 @asynccontextmanager
-async def open_socket_events(
-    address: Address, target: str, cursor: int | None
-) -> AsyncIterator[SocketEvents]:
+async def open_websocket(kind: type[S], address: Address, target: str) -> AsyncIterator[S]:
     """Open a WebSocket; raises `ClientError` where it is refused and `Unreachable` where nobody answers."""
     try:
-        events = SocketEvents(await connect(address), cursor)
+        events = kind(await connect(address))
     except Broken as error:
         detail = f"{address.url} takes no WebSocket: {error}"
         raise Unreachable(detail, nobody_listens=error.refused) from error

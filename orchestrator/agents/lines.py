@@ -7,6 +7,8 @@ is never blocked and memory stays flat. Caller: the runtimes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from orchestrator.agents.base import Output
 
 MAX_LINE_BYTES = 64 * 1024
@@ -46,10 +48,12 @@ class LineCutter:
         if self._skipping:
             return
         self._pending += part
-        # A carriage return begins the line anew; the last one may be half of a line end.
-        start = self._pending.rfind(b"\r", 0, -1) + 1
-        if start:
-            self._pending = self._pending[start:]
+        # A carriage return begins the line anew; those at the end may be part of a line end.
+        written = self._pending.rstrip(b"\r")
+        start = written.rfind(b"\r") + 1
+        if start or len(written) < len(self._pending) - 1:
+            ended = b"\r" if len(written) < len(self._pending) else b""
+            self._pending = written[start:] + ended
         if len(self._pending) > self._max:
             lines.append(_decode(self._pending[: self._max]) + CUT)
             self._pending, self._skipping = b"", True
@@ -65,13 +69,24 @@ def _decode(line: bytes) -> str:
     return line.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
+def as_written(line: str) -> Sequence[str]:
+    """Return the line as it is."""
+    return (line,)
+
+
 class TurnLog:
     """What one turn may write into the agent's log, both streams together."""
 
     def __init__(
-        self, output: Output, *, max_bytes: int = MAX_LOG_BYTES, max_lines: int = MAX_LOG_LINES
+        self,
+        output: Output,
+        *,
+        max_bytes: int = MAX_LOG_BYTES,
+        max_lines: int = MAX_LOG_LINES,
+        shown: Callable[[str], Sequence[str]] = as_written,
     ) -> None:
         self._output = output
+        self._shown = shown
         self._bytes_left = max_bytes
         self._lines_left = max_lines
         self._cutters = {"stdout": LineCutter(), "stderr": LineCutter()}
@@ -92,7 +107,8 @@ class TurnLog:
             for stream, cutter in self._cutters.items():
                 await self._write(stream, cutter.finish())
 
-    async def _write(self, stream: str, lines: list[str]) -> None:
+    async def _write(self, stream: str, raw: list[str]) -> None:
+        lines = [shown for line in raw[: self._lines_left] for shown in self._shown(line)]
         for line in lines[: self._lines_left]:
             await self._output(stream, line)
         self._lines_left -= min(len(lines), self._lines_left)

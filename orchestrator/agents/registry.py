@@ -6,13 +6,15 @@ The invariant: a name that `find` accepts has a runtime behind it that works. Ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from orchestrator.agents.base import Runtime
 from orchestrator.agents.claude.runtime import ClaudeRuntime
 from orchestrator.agents.claude_cli import ClaudeCli
 from orchestrator.agents.claude_code import ClaudeCodeRuntime
 from orchestrator.agents.command import CommandRuntime
+from orchestrator.agents.live_terminal import LiveTerminal
+from orchestrator.agents.terminal import TerminalRuntime
 from orchestrator.agents.upstream import PROVIDER_URL, Upstream
 from orchestrator.config import Settings
 from orchestrator.core.spec import TaskSpec
@@ -22,10 +24,11 @@ from orchestrator.errors import RuntimeUnknown
 class Runtimes:
     """What a task can name as its runtime."""
 
-    def __init__(self, runtimes: Iterable[Runtime], *, default: str = "command") -> None:
+    def __init__(self, runtimes: Sequence[Runtime], *, default: str = "command") -> None:
         """Take the runtimes, and the name of the one for tasks that bring no program of their own."""
         self._by_name = {runtime.name: runtime for runtime in runtimes}
         self._default = default
+        self._terminals = [runtime.live for runtime in runtimes if isinstance(runtime, TerminalRuntime)]
 
     def default_name(self, spec: TaskSpec) -> str:
         """Return the name of the runtime that the task asks for, or of the one that it gets."""
@@ -39,11 +42,19 @@ class Runtimes:
             raise RuntimeUnknown(f"options.runtime: {name!r} is no runtime of this version (known: {known})")
         return runtime
 
+    def keeps_running(self, name: str) -> bool:
+        """Return whether its program runs on while a candidate is collected and judged."""
+        return isinstance(self._by_name.get(name), TerminalRuntime)
+
+    def terminal(self, agent_id: str) -> LiveTerminal | None:
+        """Return the agent's terminal, while its program lives."""
+        return next((live[agent_id] for live in self._terminals if agent_id in live), None)
+
 
 def make_runtimes(settings: Settings | None = None) -> Runtimes:
     """Return the runtimes that these settings allow; without settings, those that need none."""
     if settings is None:
-        return Runtimes([CommandRuntime()])
+        return Runtimes([CommandRuntime(), TerminalRuntime()])
     upstream = Upstream(settings.anthropic_base_url or PROVIDER_URL, settings.claude_api_key)
     key = settings.claude_api_key
     claude = ClaudeRuntime(key, settings.anthropic_base_url, settings.claude_model)
@@ -56,4 +67,4 @@ def make_runtimes(settings: Settings | None = None) -> Runtimes:
     default = "command"
     if key is not None:
         default = claude_code.name if claude_code.found() else claude.name
-    return Runtimes([CommandRuntime(), claude, claude_code], default=default)
+    return Runtimes([CommandRuntime(), TerminalRuntime(), claude, claude_code], default=default)

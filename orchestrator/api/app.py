@@ -17,11 +17,11 @@ from quart import Request, Response, Websocket, request, websocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from orchestrator.api import events, problem
+from orchestrator.api import problem
 from orchestrator.api.access import Principal, Scope
 from orchestrator.api.door import App, Door
 from orchestrator.api.idempotency import Keys
-from orchestrator.api.route import Call, Route, refusal
+from orchestrator.api.route import Call, Route, SocketEndpoint, refusal
 from orchestrator.api.routes import make_routes
 from orchestrator.api.services import Services
 from orchestrator.api.stream import Streams
@@ -47,8 +47,8 @@ def create_app(services: Services) -> QuartTrio:
         make_call = partial(_make_call, shared, route)
         for number, rule in enumerate((route.rule, *route.also)):
             endpoint = f"{route.name}-{number}"
-            if route.websocket:
-                app.add_websocket(rule, endpoint, _socket_view(make_call))
+            if route.socket is not None:
+                app.add_websocket(rule, endpoint, _socket_view(route.socket, make_call))
             else:
                 app.add_url_rule(rule, endpoint, _view(route, make_call), methods=[route.method])
     app.register_error_handler(OrchestratorError, _refuse)
@@ -97,10 +97,10 @@ def _view(route: Route, make_call: MakeCall) -> Callable[..., Awaitable[Response
     return view
 
 
-def _socket_view(make_call: MakeCall) -> Callable[..., Awaitable[None]]:
+def _socket_view(serve: SocketEndpoint, make_call: MakeCall) -> Callable[..., Awaitable[None]]:
     async def view(**variables: str) -> None:
         # The children of the stream have no request context of their own, so they get the thing itself.
-        await events.socket(make_call(websocket, variables), websocket._get_current_object())  # type: ignore[attr-defined]  # noqa: SLF001
+        await serve(make_call(websocket, variables), websocket._get_current_object())  # type: ignore[attr-defined]  # noqa: SLF001
 
     return view
 

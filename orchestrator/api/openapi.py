@@ -126,7 +126,7 @@ def _header_parameters(route: Route) -> list[Document]:
     found = []
     if route.keyed:
         found.append(("Idempotency-Key", "A repeated request with the same key is done once"))
-    if route.tag == "streams" and not route.websocket:
+    if route.tag == "streams" and route.socket is None:
         found.append(("Last-Event-ID", "Where the last connection ended"))
     return [
         {

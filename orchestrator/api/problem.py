@@ -95,6 +95,13 @@ class NoDiff(RequestRefused):
     status = 404
 
 
+class NoTerminal(RequestRefused):
+    """The agent has no terminal that can be looked at now."""
+
+    code = "no_terminal"
+    status = 409
+
+
 class MethodRefused(RequestRefused):
     """The path does not take this method."""
 

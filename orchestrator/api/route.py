@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
-from quart import Response
+from quart import Response, Websocket
 
 from orchestrator.api import problem
 from orchestrator.api.access import Principal, Scope
@@ -96,6 +96,8 @@ class Call:
 
 
 Endpoint = Callable[[Call], Awaitable[Response]]
+#: Accepts the WebSocket, or raises before it does.
+SocketEndpoint = Callable[[Call, Websocket], Awaitable[None]]
 _VARIABLE = re.compile(r"\{(\w+)\}")
 
 
@@ -130,8 +132,8 @@ class Route:
     #: Takes an Idempotency-Key.
     keyed: bool = False
     errors: tuple[type[OrchestratorError], ...] = ()
-    #: A WebSocket: `run` is not called, the stream is.
-    websocket: bool = False
+    #: A WebSocket: it is served by this, and `run` is not called.
+    socket: SocketEndpoint | None = None
     #: Other paths that do the same and are documented as this one.
     also: tuple[str, ...] = field(default=())
 

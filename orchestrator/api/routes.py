@@ -22,6 +22,7 @@ from orchestrator.api import (
     problem,
     sample,
     tasks,
+    terminal,
 )
 from orchestrator.api.access import Scope
 from orchestrator.api.feed import Wanted
@@ -172,8 +173,15 @@ STREAMS = [
     Route(
         method="GET", path="/ws", also=("/agents/ws",), name="socketEvents", tag="streams", scope=READ,
         summary='Events by WebSocket; {"subscribe": {"after": seq, "types": [...]}} asks for others',
-        run=events.stream, query=Wanted, websocket=True,
+        run=events.stream, query=Wanted, socket=events.socket,
         returns={101: Returns(description="Each message is an event, or a gap")},
+    ),
+    Route(
+        method="GET", path="/agents/{agentId}/terminal", name="openTerminal", tag="streams", scope=OPERATE,
+        summary='An agent\'s terminal by WebSocket: bytes both ways; {"resize": [columns, rows]} as text',
+        run=terminal.refuse_http, query=terminal.TerminalQuery, socket=terminal.socket,
+        errors=(e.AgentUnknown, e.AlreadyEnded, problem.NoTerminal),
+        returns={101: Returns(description="Binary messages are what is shown, and what is typed")},
     ),
 ]  # fmt: skip
 

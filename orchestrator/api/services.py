@@ -7,6 +7,7 @@ it from a real store and a scripted kill switch.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -45,6 +46,38 @@ class Switches(Protocol):
         ...
 
 
+class Viewer(Protocol):
+    """One who looks at a terminal."""
+
+    async def next_piece(self) -> bytes:
+        """Return what is shown next, nothing once the terminal is gone."""
+        ...
+
+
+class Terminal(Protocol):
+    """An agent's terminal, while its program lives."""
+
+    #: Why there will be no more output; empty while there may be.
+    over: str
+
+    @property
+    def crowded(self) -> bool:
+        """Whether nobody more may look on."""
+        ...
+
+    def watch(self, *, replay: bool = False) -> AbstractContextManager[Viewer]:
+        """Look on until the block is left; from the kept output on, or from a picture of the screen."""
+        ...
+
+    def type_nowait(self, message: bytes) -> bool:
+        """Type; return False where too much waits that the program has not read."""
+        ...
+
+    def resize_nowait(self, columns: int, rows: int) -> None:
+        """Give it another size."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much one client may ask for; generous, so that only a runaway meets them."""
@@ -76,6 +109,8 @@ class Services:
     diff: Callable[[Agent], Awaitable[bytes | None]]
     #: Live figures: memoryBytes, cpuSeconds, processes.
     resources: Callable[[AgentId], dict[str, Any]]
+    #: The agent's terminal while its program lives, None where there is none.
+    terminal: Callable[[AgentId], Terminal | None]
     #: Finds what nobody needs on the host and, unless asked for a dry run, removes it.
     collect_garbage: Callable[[bool], Awaitable[GarbageReport]]
     #: The limits that the sandbox really enforces on this host.

@@ -161,6 +161,25 @@ class Network(Wire):
 BranchName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
+Columns = Annotated[int, Field(ge=20, le=300)]
+Rows = Annotated[int, Field(ge=5, le=100)]
+
+
+class OnTerminal(Wire):
+    """How a program on a terminal is spoken to, and when it is taken to be idle."""
+
+    #: Silence after which a program that says nothing about itself is idle.
+    idle_seconds: Annotated[float, Field(ge=0.2, le=3600)] = 5.0
+    #: What stands in the title or in the cursor's line when, and only when, the program is idle.
+    idle_marker: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE)] | None = (
+        None
+    )
+    #: The keys that send a typed prompt off.
+    submit: Annotated[str, StringConstraints(max_length=16, pattern=r"^[^\x00]*$")] = "\r"
+    columns: Columns = 120
+    rows: Rows = 40
+
+
 class Landing(Wire):
     """Where the work goes: a branch, and a pull request onto a target where asked."""
 
@@ -198,6 +217,7 @@ class Options(Wire):
     deadlines: OwnDeadlines = OwnDeadlines()
     network: Network = Network()
     landing: Landing = Landing()
+    terminal: OnTerminal = OnTerminal()
 
     @field_validator("env")
     @classmethod

@@ -113,7 +113,7 @@ class Repositories:
         """Remove what was left half made or half removed and nobody is at; what is in use stays."""
         await self._checkouts.sweep()
 
-    async def find_kept(self, *, agent_id: str, task_id: str, backend: Backend) -> Base:
+    async def find_kept(self, *, agent_id: str, task_id: str, backend: Backend, shared: bool = True) -> Base:
         """Return what the worktree stands on that an earlier life of the agent left behind.
 
         Raises `RoomUnusable` where there is none that can be worked on again.
@@ -127,7 +127,7 @@ class Repositories:
                 raise
             raise RoomUnusable(f"what it stands on cannot be had any more: {error.detail}") from None
         mirror = self._mirrors.of(remote)
-        kind = "layers" if self._layered else "directory"
+        kind = "layers" if self._layered and shared else "directory"
         objects = backend.seen(mirror.objects, MIRROR_AT)
         tenancy.check(agent=agent_id, kind=kind, user=self._user.uid, objects=objects)
         with mirror.hold():
@@ -140,18 +140,27 @@ class Repositories:
 
     @asynccontextmanager
     async def open_worktree(
-        self, base: Base, *, agent_id: str, task_id: str, backend: Backend, kept: bool = False
+        self,
+        base: Base,
+        *,
+        agent_id: str,
+        task_id: str,
+        backend: Backend,
+        kept: bool = False,
+        shared: bool = True,
     ) -> AsyncGenerator[Worktree, None]:
         """Give an agent its worktree, a new one or, on the base of `find_kept`, the one that it `kept`.
+
+        Its files are an overlay over a `shared` checkout where this host can, and that can be mounted by one
+        sandbox at a time; else they are a copy, which several may look at.
 
         Leaving the block removes everything of it, also when cancelled, unless `Worktree.kept` is set. No
         process of the agent may be alive by then.
         """
         name = _directory_name(agent_id, task_id)
-        async with self._checkouts.hold(base.mirror, base.commit) as shared:
-            origin = Origin(
-                base.commit, base.mirror.objects, shared, self._identity, self._user, self._layered
-            )
+        async with self._checkouts.hold(base.mirror, base.commit) as checkout:
+            layered = self._layered and shared
+            origin = Origin(base.commit, base.mirror.objects, checkout, self._identity, self._user, layered)
             async with open_worktree(
                 base,
                 room=self._agents / name,

@@ -102,6 +102,11 @@ class Run:
         agent = self.tools.store.state.agents.get(self.agent.id)
         return agent.push if agent is not None and agent.pushed else None
 
+    @property
+    def shared(self) -> bool:
+        """Whether its worktree may stand on a shared checkout: one sandbox at a time is open on it."""
+        return not self.tools.runtimes.keeps_running(self.agent.runtime)
+
     async def record(self, *events: e.Event) -> None:
         """Journal facts of this run; durable on return."""
         await self.tools.store.record(*events)

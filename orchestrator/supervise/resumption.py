@@ -46,7 +46,9 @@ async def open_kept(run: Run, keep: AsyncExitStack) -> tuple[Worktree | None, st
         return None, None
     repositories, agent = run.tools.repositories, run.agent
     try:
-        base = await repositories.find_kept(agent_id=agent.id, task_id=agent.task_id, backend=run.tree)
+        base = await repositories.find_kept(
+            agent_id=agent.id, task_id=agent.task_id, backend=run.tree, shared=run.shared
+        )
         if base.commit != agent.base:
             raise RoomUnusable("it does not stand on the journaled commit")
         await run.record(
@@ -61,7 +63,12 @@ async def open_kept(run: Run, keep: AsyncExitStack) -> tuple[Worktree | None, st
         )
         worktree = await keep.enter_async_context(
             repositories.open_worktree(
-                base, agent_id=agent.id, task_id=agent.task_id, backend=run.tree, kept=True
+                base,
+                agent_id=agent.id,
+                task_id=agent.task_id,
+                backend=run.tree,
+                kept=True,
+                shared=run.shared,
             )
         )
     except RoomUnusable as error:

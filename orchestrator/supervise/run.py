@@ -97,7 +97,7 @@ async def _open_new(run: Run, keep: AsyncExitStack, why: str | None) -> Worktree
     await run.tools.store.note(starting)  # durable before `agent.running`, and before any end
     worktree = await keep.enter_async_context(
         tools.repositories.open_worktree(
-            base, agent_id=run.agent.id, task_id=run.agent.task_id, backend=run.tree
+            base, agent_id=run.agent.id, task_id=run.agent.task_id, backend=run.tree, shared=run.shared
         )
     )
     worktree.kept = True  # for a later life, where this one is cut; its end says otherwise

@@ -86,9 +86,13 @@ async def salvage(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
 
 async def _open_left(run: Run, keep: AsyncExitStack) -> Worktree:
     """Open what an earlier life left, if it is whole: what is not holds nothing to keep."""
-    repositories, ids = run.tools.repositories, {"agent_id": run.agent.id, "task_id": run.agent.task_id}
-    base = await repositories.find_kept(**ids, backend=run.tree)
-    opened = repositories.open_worktree(base, **ids, backend=run.tree, kept=True)
+    repositories, agent = run.tools.repositories, run.agent
+    base = await repositories.find_kept(
+        agent_id=agent.id, task_id=agent.task_id, backend=run.tree, shared=run.shared
+    )
+    opened = repositories.open_worktree(
+        base, agent_id=agent.id, task_id=agent.task_id, backend=run.tree, kept=True, shared=run.shared
+    )
     run.progress.worktree = worktree = await keep.enter_async_context(opened)
     return worktree
 

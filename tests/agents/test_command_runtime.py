@@ -238,20 +238,20 @@ def test_task_without_a_command_is_refused_naming_the_field() -> None:
 
 
 def test_unknown_runtime_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(RuntimeUnknown, match=r"'magic' is no runtime of this version \(known: command\)"):
+    with pytest.raises(RuntimeUnknown, match=r"'magic' is no runtime .*known: command, terminal\)"):
         make_runtimes().find("magic")
     assert make_runtimes().default_name(spec_of("x", runtime="acp")) == "acp"
     assert make_runtimes().find("command").name == "command"
 
 
 def test_prompt_file_is_for_the_sandboxs_user_alone(tmp_path: Path, backend: Backend) -> None:
-    from orchestrator.agents.command import _prompt_file  # noqa: PLC0415
+    from orchestrator.agents.program import open_prompt_file  # noqa: PLC0415
 
     class Where:
         agent_id, scratch = "a", tmp_path
 
     where = Where()
     where.backend = backend  # type: ignore[attr-defined]
-    with _prompt_file(where, Prompt("x", 1)) as path:  # type: ignore[arg-type]
+    with open_prompt_file(where, Prompt("x", 1)) as (path, _):  # type: ignore[arg-type]
         found = path.stat()
     assert (found.st_mode & 0o777, found.st_uid) == (0o400, backend.user.uid)

@@ -49,6 +49,7 @@ FULL = {
         "deadlines": {"bootSeconds": 60, "turnSeconds": 0, "stallSeconds": 300},
         "network": {"allow": ["pypi"]},
         "landing": {"branch": "agent/US-001.3", "pullRequest": True, "target": "main"},
+        "terminal": {"idleSeconds": 5.0, "idleMarker": "> ", "submit": "\r", "columns": 120, "rows": 40},
     },
 }
 

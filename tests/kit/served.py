@@ -285,6 +285,7 @@ def make_services(
         "check_task": check_task,
         "diff": diff,
         "resources": resources,
+        "terminal": lambda agent_id: None,
         "enforced": ("pids",),
         "watched": ("memory_mb",),
         "tier": "subreaper",
