@@ -79,6 +79,8 @@ class Settings:
     agent_boot_s: int
     agent_turn_s: int
     agent_stall_s: int | None
+    #: What an agent hears that asks leave for a tool: `allow` or `deny`.
+    agent_permissions: str
     yolo_mode: bool
     git_user_name: str
     git_user_email: str
@@ -165,6 +167,7 @@ ROWS = (
     Setting("agent_boot_s", ("AGENT_BOOT_SECONDS",), to.whole(0, 86400), 120),
     Setting("agent_turn_s", ("AGENT_TURN_SECONDS",), to.whole(0, 30 * 86400), 0),
     Setting("agent_stall_s", ("AGENT_STALL_SECONDS",), to.whole(0, 30 * 86400)),
+    Setting("agent_permissions", ("AGENT_PERMISSIONS",), to.one_of("allow", "deny"), "allow"),
     Setting("yolo_mode", ("YOLO_MODE",), to.flag, default=False),
     Setting("git_user_name", ("GIT_USER_NAME",), to.identity, "Orchestrator"),
     Setting("git_user_email", ("GIT_USER_EMAIL",), to.identity, "orchestrator@localhost"),

@@ -42,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "disk_mb": 10240,
     "max_concurrent_agents": 2,
     "queue_concurrency": 1,
+    "agent_permissions": "allow",
     "agent_timeout_s": 3600,
     "restart_hold_s": 60,
     "provider_concurrency": 8,

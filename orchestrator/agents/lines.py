@@ -101,6 +101,16 @@ class TurnLog:
         if self._bytes_left <= 0:
             await self._mark()
 
+    async def tell(self, line: str) -> None:
+        """Log one line of ours about what the program does, after what it wrote until now."""
+        if self._bytes_left <= 0:
+            return
+        await self.finish()
+        self._bytes_left -= len(line)
+        await self._write("system", [line])
+        if self._bytes_left <= 0:
+            await self._mark()
+
     async def finish(self) -> None:
         """Log what stands unfinished at the end."""
         if self._bytes_left > 0:

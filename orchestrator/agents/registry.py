@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.agents.acp.runtime import AcpRuntime
 from orchestrator.agents.base import Runtime
 from orchestrator.agents.claude.runtime import ClaudeRuntime
 from orchestrator.agents.claude_cli import ClaudeCli
@@ -54,7 +55,7 @@ class Runtimes:
 def make_runtimes(settings: Settings | None = None) -> Runtimes:
     """Return the runtimes that these settings allow; without settings, those that need none."""
     if settings is None:
-        return Runtimes([CommandRuntime(), TerminalRuntime()])
+        return Runtimes([CommandRuntime(), TerminalRuntime(), AcpRuntime()])
     upstream = Upstream(settings.anthropic_base_url or PROVIDER_URL, settings.claude_api_key)
     key = settings.claude_api_key
     claude = ClaudeRuntime(key, settings.anthropic_base_url, settings.claude_model)
@@ -64,7 +65,8 @@ def make_runtimes(settings: Settings | None = None) -> Runtimes:
         settings.claude_model,
         models=settings.claude_models,
     )
+    acp = AcpRuntime(allow=settings.agent_permissions == "allow")
     default = "command"
     if key is not None:
         default = claude_code.name if claude_code.found() else claude.name
-    return Runtimes([CommandRuntime(), TerminalRuntime(), claude, claude_code], default=default)
+    return Runtimes([CommandRuntime(), TerminalRuntime(), claude, claude_code, acp], default=default)
