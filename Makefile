@@ -36,6 +36,7 @@ run: .venv/.runtime
 
 test: .venv/.test
 	@.ci/packages
+	@.ci/acp-agent
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 check: lint types architecture dependencies

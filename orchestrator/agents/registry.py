@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.agents.acp.model import ModelAccess
 from orchestrator.agents.acp.runtime import AcpRuntime
 from orchestrator.agents.base import Runtime
 from orchestrator.agents.claude.runtime import ClaudeRuntime
@@ -65,7 +66,8 @@ def make_runtimes(settings: Settings | None = None) -> Runtimes:
         settings.claude_model,
         models=settings.claude_models,
     )
-    acp = AcpRuntime(allow=settings.agent_permissions == "allow")
+    access = ModelAccess(upstream, settings.claude_model, settings.claude_models)
+    acp = AcpRuntime(access, allow=settings.agent_permissions == "allow")
     default = "command"
     if key is not None:
         default = claude_code.name if claude_code.found() else claude.name

@@ -22,6 +22,7 @@ from orchestrator.core.text import tail_of
 from orchestrator.errors import AgentError
 from sandbox.base import Bind, CommandNotFound, Exit, Sandbox, Spec
 from sandbox.clock import Clock
+from sandbox.ports import Ports
 
 #: The companion makes messages lighter than this.
 MAX_LINE_BYTES = 1024 * 1024
@@ -66,6 +67,8 @@ class Link:
         self._buffer = bytearray()
         self._seen = 0
         self._skipping = False
+        #: Where we accept what the agent connects to.
+        self.listeners = sandbox.listeners
 
     @property
     def waiting(self) -> bool:
@@ -158,7 +161,9 @@ def params_of(message: Message) -> Message:
 
 
 @asynccontextmanager
-async def open_link(session: Session, env: Mapping[str, str]) -> AsyncIterator[Link]:
+async def open_link(
+    session: Session, env: Mapping[str, str], ports: Ports | None = None
+) -> AsyncIterator[Link]:
     """Start the agent's program in a sandbox; leaving the block ends all that was started there."""
     command = session.spec.options.command
     if command is None:
@@ -176,6 +181,7 @@ async def open_link(session: Session, env: Mapping[str, str]) -> AsyncIterator[L
         },
         binds=(*session.binds, Bind(home, HOME_TARGET, writable=True)),
         limits=session.limits,
+        listen=ports,
     )
     try:
         async with session.backend.open(spec) as sandbox:

@@ -16,6 +16,7 @@ import trio
 
 from orchestrator.agents.acp.client import Client
 from orchestrator.agents.acp.link import AgentLost, open_link
+from orchestrator.agents.acp.model import ModelAccess, Way, open_way
 from orchestrator.agents.acp.progress import Progress
 from orchestrator.agents.acp.schema import load_schema
 from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
@@ -39,8 +40,9 @@ class AcpRuntime:
 
     name = "acp"
 
-    def __init__(self, *, allow: bool = True) -> None:
-        """Take whether agents may do what they ask leave for: it is done in their sandbox."""
+    def __init__(self, access: ModelAccess | None = None, *, allow: bool = True) -> None:
+        """Take how agents reach a model, and whether they may what they ask leave for, in their sandbox."""
+        self._access = access
         self._allow = allow
 
     def check(self, spec: TaskSpec) -> None:
@@ -53,21 +55,22 @@ class AcpRuntime:
 
     def open(self, session: Session) -> AbstractAsyncContextManager[Turns]:
         """Begin a conversation; each prompt starts the program once."""
-        return _open(session, allow=self._allow)
+        return self._open(session)
 
-
-@asynccontextmanager
-async def _open(session: Session, *, allow: bool) -> AsyncIterator[Turns]:
-    schema = await trio.to_thread.run_sync(load_schema, abandon_on_cancel=True)
-    yield AcpTurns(session, schema, allow=allow)
+    @asynccontextmanager
+    async def _open(self, session: Session) -> AsyncIterator[Turns]:
+        schema = await trio.to_thread.run_sync(load_schema, abandon_on_cancel=True)
+        async with open_way(session, self._access) as way:
+            yield AcpTurns(session, schema, way, allow=self._allow)
 
 
 class AcpTurns:
     """See `agents.base.Turns`."""
 
-    def __init__(self, session: Session, schema: ModuleType, *, allow: bool) -> None:
+    def __init__(self, session: Session, schema: ModuleType, way: Way, *, allow: bool) -> None:
         self._session = session
         self._schema = schema
+        self._way = way
         self._allow = allow
         self._announced = False
 
@@ -75,6 +78,10 @@ class AcpTurns:
         """Have the agent answer a prompt; raises `AgentError` where it does not speak as it should."""
         session, began = self._session, self._session.backend.clock.now()
         progress = Progress(TurnLog(session.output))
+        tally, door = self._way.tally, self._way.door
+        tally.reset()
+        if door is not None:
+            door.prompt = prompt.number
         reason, usage, failure = "exit", Usage(), None
         lost: AgentLost | None = None
         try:
@@ -86,6 +93,8 @@ class AcpTurns:
         if lost is not None and lost.said:
             await progress.tell(str(lost))
         await progress.log.finish()
+        if door is not None:
+            door.check()
         if failure is not None:
             raise failure
         if reason in _ENDS:
@@ -96,14 +105,17 @@ class AcpTurns:
             stop_reason=reason if ended is None else _stop_reason(ended),
             exit=ended,
             text=progress.text,
-            usage=usage,
+            usage=tally.usage if tally.turns else usage,
             duration_ms=(session.backend.clock.now() - began) * 1000,
+            metered=tally.turns > 0,
         )
 
     async def _answer(self, prompt: Prompt, progress: Progress) -> tuple[str, Usage]:
         """Start the program and return why it stopped and what it says it spent; raises `AgentLost`."""
-        session = self._session
-        async with open_link(session, {}) as link:
+        session, way = self._session, self._way
+        async with open_link(session, way.environment, way.ports) as link:
+            if way.door is not None:
+                way.door.listen_nowait(link.listeners[0])
             kept = await link.greet()
             await self._announce()
             client = Client(session, link, self._schema, progress, allow=self._allow)
