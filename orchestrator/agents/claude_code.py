@@ -12,21 +12,21 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import trio
 
-from orchestrator.agents.base import Answer, Meter, Prompt, Request, Session, TurnResult, Turns
+from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
 from orchestrator.agents.claude_cli import TARGET, ClaudeCli, ClaudeCodeUnusable, Place, Program, bind_of
 from orchestrator.agents.claude_events import Telling
 from orchestrator.agents.claude_launch import Way, arguments, environment, home_bind, open_way
+from orchestrator.agents.counted import CountedMeter
 from orchestrator.agents.models import default_model
 from orchestrator.agents.proxy import Door, open_door
 from orchestrator.agents.upstream import Upstream
-from orchestrator.core.model import Usage
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import AgentError, FieldRefused
 from sandbox.base import CommandNotFound, Exit, Spec
@@ -96,7 +96,7 @@ class ClaudeCodeRuntime:
             raise AgentError(NO_KEY)
         program = await self._cli.ready(Place.of(session))
         model = session.spec.options.model or self._model or default_model()
-        tally = Tally(session.meter)
+        tally = CountedMeter(session.meter)
         async with AsyncExitStack() as opened:
             way = opened.enter_context(open_way(session, self._way))
             door = await opened.enter_async_context(
@@ -109,34 +109,6 @@ class ClaudeCodeRuntime:
     def open(self, session: Session) -> AbstractAsyncContextManager[Turns]:
         """Begin a conversation, or go on with the one of an earlier life."""
         return self._open(session)
-
-
-class Tally:
-    """The agent's own meter, and what went through it since the last prompt."""
-
-    def __init__(self, inner: Meter) -> None:
-        self._inner = inner
-        self.usage = Usage()
-        self.requests = 0
-
-    def reset(self) -> None:
-        """Count anew."""
-        self.usage, self.requests = Usage(), 0
-
-    async def ask(self, request: Request, ask: Callable[[], Awaitable[Answer]], *, prompt: int) -> Answer:
-        """See `agents.base.Meter`."""
-        self.requests += 1
-        answer = await self._inner.ask(request, ask, prompt=prompt)
-        self.usage = self.usage.plus(answer.usage)
-        return answer
-
-    async def count_tools(self, calls: int, content: str | None = None) -> None:
-        """See `agents.base.Meter`."""
-        await self._inner.count_tools(calls, content)
-
-    async def check_tools(self, calls: int) -> None:
-        """See `agents.base.Meter`."""
-        await self._inner.check_tools(calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +133,7 @@ class ClaudeCodeTurns:
     """See `agents.base.Turns`."""
 
     def __init__(
-        self, session: Session, program: Program, model: str, *, door: Door, way: Way, tally: Tally
+        self, session: Session, program: Program, model: str, *, door: Door, way: Way, tally: CountedMeter
     ) -> None:
         self._session = session
         self._program = program

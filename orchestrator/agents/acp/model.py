@@ -6,14 +6,14 @@ by itself costs nothing here: then the answer to a prompt is one turn. Caller: `
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from orchestrator.agents.base import Answer, Meter, Request, Session
+from orchestrator.agents.base import Session
+from orchestrator.agents.counted import CountedMeter
 from orchestrator.agents.proxy import Door, open_door
 from orchestrator.agents.upstream import Upstream
-from orchestrator.core.model import Usage
 from sandbox.ports import Ports
 
 #: Where neither the task nor the settings name a model, the agent has its choice of these.
@@ -42,29 +42,6 @@ _MODELS = (
 )
 
 
-class Tally:
-    """The agent's own meter, and what went through it since the last prompt."""
-
-    def __init__(self, inner: Meter) -> None:
-        self._inner = inner
-        self.reset()
-
-    def reset(self) -> None:
-        """Count anew."""
-        self.usage, self.turns = Usage(), 0
-
-    async def ask(self, request: Request, ask: Callable[[], Awaitable[Answer]], *, prompt: int) -> Answer:
-        """See `agents.base.Meter`."""
-        answer = await self._inner.ask(request, ask, prompt=prompt)
-        self.usage = self.usage.plus(answer.usage)
-        self.turns += 1
-        return answer
-
-    async def count_tools(self, calls: int, content: str | None = None) -> None:
-        """See `agents.base.Meter`."""
-        await self._inner.count_tools(calls, content)
-
-
 @dataclass(frozen=True, slots=True)
 class ModelAccess:
     """Where the model is, and which an agent may ask: `model` is the one where its task names none."""
@@ -78,7 +55,7 @@ class ModelAccess:
 class Way:
     """An open door, and how a program finds it; without one, it has no model."""
 
-    tally: Tally
+    tally: CountedMeter
     door: Door | None = None
     ports: Ports | None = None
     model: str | None = None
@@ -99,7 +76,7 @@ class Way:
 @asynccontextmanager
 async def open_way(session: Session, access: ModelAccess | None) -> AsyncIterator[Way]:
     """Open the door, where there is a key to put on outside; raises what the door raises."""
-    tally = Tally(session.meter)
+    tally = CountedMeter(session.meter)
     if access is None or access.upstream.key is None:
         yield Way(tally)
         return

@@ -142,6 +142,7 @@ class ClaudeTurns:
             if unfinished > MAX_UNFINISHED:
                 raise AgentError(f"the model was cut off {unfinished} times in a row ({talk.stop_reason})")
             if talk.calls:
+                await self._session.meter.check_tools(len(talk.calls))
                 await self._report(talk.calls, await self._make(talk.calls, hands))
 
     async def _ask(self, prompt: Prompt) -> None:
