@@ -29,6 +29,7 @@ from orchestrator.client_stream import (
     plain,
     refusal,
 )
+from orchestrator.client_words import body_of, object_of, path_of, wanted_events
 from orchestrator.core.spec import TaskSpec
 
 __all__ = [
@@ -81,27 +82,27 @@ class Client:
 
     async def health(self) -> Json:
         """Return that the process answers."""
-        return _object(await self._get("/health"))
+        return object_of(await self._get("/health"))
 
     async def ready(self) -> Json:
         """Return whether work can be taken in; `not_ready` is an answer, not an error."""
-        return _object((await self._ask("GET", "/health/ready", {}, None, {})).content)
+        return object_of((await self._ask("GET", "/health/ready", {}, None, {})).content)
 
     async def spawn(self, spec: TaskSpec | Json, *, idempotency_key: str | None = None) -> Json:
         """Hand a task over and return its first agent; safe to repeat with the same key."""
-        return _object(await self._create("/agents/spawn", _body(spec), idempotency_key))
+        return object_of(await self._create("/agents/spawn", body_of(spec), idempotency_key))
 
     async def submit_task(self, spec: TaskSpec | Json, *, idempotency_key: str | None = None) -> Json:
         """Hand a task over without waiting for a slot."""
-        return _object(await self._create("/tasks", _body(spec), idempotency_key))
+        return object_of(await self._create("/tasks", body_of(spec), idempotency_key))
 
     async def retry(self, agent_id: str, *, idempotency_key: str | None = None) -> Json:
         """Start a new agent for an ended agent's task."""
-        return _object(await self._create(_agent(agent_id, "retry"), None, idempotency_key))
+        return object_of(await self._create(path_of(agent_id, "retry"), None, idempotency_key))
 
     async def status(self, agent_id: str) -> Json:
         """Return everything about one agent."""
-        return _object(await self._get(_agent(agent_id, "status")))
+        return object_of(await self._get(path_of(agent_id, "status")))
 
     async def agents(
         self,
@@ -114,81 +115,81 @@ class Client:
     ) -> Json:
         """Return a page of agents, newest first; `next` in it is the `after` of the next page."""
         query = {"status": status, "taskId": task_id, "role": role, "limit": limit, "after": after}
-        return _object(await self._get("/agents", query))
+        return object_of(await self._get("/agents", query))
 
     async def kill(self, agent_id: str) -> Json:
         """End an agent and return the proof."""
-        return _object(await self._post(_agent(agent_id, "kill")))
+        return object_of(await self._post(path_of(agent_id, "kill")))
 
     async def kill_all(self, *, freeze: bool = False) -> Json:
         """End every live agent and return the proof; with `freeze` nothing is admitted any more."""
-        return _object(await self._post("/agents/kill-all", {"freeze": freeze or None}))
+        return object_of(await self._post("/agents/kill-all", {"freeze": freeze or None}))
 
     async def freeze(self) -> Json:
         """Stop every process and admit nothing, until thawed; return how the whole stands."""
-        return _object(await self._post("/freeze"))
+        return object_of(await self._post("/freeze"))
 
     async def thaw(self) -> Json:
         """Let everything go on where it stood; where nothing is frozen, end a drain."""
-        return _object(await self._post("/thaw"))
+        return object_of(await self._post("/thaw"))
 
     async def drain(self) -> Json:
         """Admit nothing, and let live agents end."""
-        return _object(await self._post("/drain"))
+        return object_of(await self._post("/drain"))
 
     async def message(self, agent_id: str, text: str, *, idempotency_key: str | None = None) -> Json:
         """Say something to a live agent; it waits until the agent can listen."""
         body = json.dumps({"text": text}).encode()
-        return _object(await self._create(_agent(agent_id, "message"), body, idempotency_key))
+        return object_of(await self._create(path_of(agent_id, "message"), body, idempotency_key))
 
     async def transcript(self, agent_id: str, *, limit: int | None = None, after: str | None = None) -> Json:
         """Return a page of an agent's turns, oldest first; `next` in it is the `after` of the next page."""
-        return _object(await self._get(_agent(agent_id, "transcript"), {"limit": limit, "after": after}))
+        return object_of(await self._get(path_of(agent_id, "transcript"), {"limit": limit, "after": after}))
 
     async def gates(self, agent_id: str) -> Json:
         """Return what the gates said, with the evidence."""
-        return _object(await self._get(_agent(agent_id, "gates")))
+        return object_of(await self._get(path_of(agent_id, "gates")))
 
     async def diff(self, agent_id: str) -> str:
         """Return the candidate's diff as text."""
-        return (await self._get(_agent(agent_id, "diff"))).decode("utf-8", "replace")
+        return (await self._get(path_of(agent_id, "diff"))).decode("utf-8", "replace")
 
     async def tasks(
         self, *, status: str | None = None, limit: int | None = None, after: str | None = None
     ) -> Json:
         """Return a page of tasks, newest first."""
-        return _object(await self._get("/tasks", {"status": status, "limit": limit, "after": after}))
+        return object_of(await self._get("/tasks", {"status": status, "limit": limit, "after": after}))
 
     async def task(self, task_id: str) -> Json:
         """Return a task with its attempts and events."""
-        return _object(await self._get(f"/tasks/{quote(task_id, safe='')}"))
+        return object_of(await self._get(f"/tasks/{quote(task_id, safe='')}"))
 
     async def cancel(self, task_id: str) -> Json:
         """Cancel a task; a live agent is killed."""
         response = await self._call("DELETE", f"/tasks/{quote(task_id, safe='')}", {}, None, {}, tries=1)
-        return _object(response.content)
+        return object_of(response.content)
 
     async def queue_stats(self) -> Json:
         """Return the queue at a glance."""
-        return _object(await self._get("/queue/stats"))
+        return object_of(await self._get("/queue/stats"))
 
     async def queue_pause(self) -> Json:
         """Take nothing more from the queue."""
-        return _object(await self._post("/queue/pause"))
+        return object_of(await self._post("/queue/pause"))
 
     async def queue_resume(self) -> Json:
         """Take work from the queue again."""
-        return _object(await self._post("/queue/resume"))
+        return object_of(await self._post("/queue/resume"))
 
     async def gc(self, *, dry_run: bool = False) -> Json:
         """Remove what nobody needs on the host; with `dry_run` only tell what that is."""
-        return _object(await self._post("/gc", {"dryRun": dry_run or None}))
+        return object_of(await self._post("/gc", {"dryRun": dry_run or None}))
 
     def logs(
         self, agent_id: str, *, follow: bool = False, after: int | None = None, stream: str | None = None
     ) -> LogLines:
         """Return an agent's log lines; with `follow` they end when the agent has ended and all was read."""
-        lines = LogLines(self._address, _agent(agent_id, "logs"), after, {"stream": stream}, follow=follow)
+        lines = LogLines(self._address, path_of(agent_id, "logs"), after, {"stream": stream}, follow=follow)
         self._streams.append(lines)
         return lines
 
@@ -202,7 +203,7 @@ class Client:
         task_id: str | None = None,
     ) -> EventStream:
         """Return the events after a sequence number, or from now on; without `follow`, up to now."""
-        query = _wanted(None, types, agent_id, task_id)
+        query = wanted_events(None, types, agent_id, task_id)
         events = EventStream(self._address, "/events", after, query, follow=follow)
         self._streams.append(events)
         return events
@@ -217,7 +218,7 @@ class Client:
         task_id: str | None = None,
     ) -> AsyncIterator[SocketEvents]:
         """Open the same events over a WebSocket; its end is `Unreachable`, and `cursor` resumes."""
-        target = self._address.target("/ws", plain(_wanted(after, types, agent_id, task_id)))
+        target = self._address.target("/ws", plain(wanted_events(after, types, agent_id, task_id)))
         async with open_websocket(SocketEvents, self._address, target) as events:
             events.cursor = after
             yield events
@@ -228,7 +229,7 @@ class Client:
     ) -> AsyncIterator[TerminalSocket]:
         """Open an agent's terminal; first comes its screen, or with `replay` its last output as it was."""
         query = {"watch": watch or None, "start": "replay" if replay else None}
-        target = self._address.target(_agent(agent_id, "terminal"), plain(query))
+        target = self._address.target(path_of(agent_id, "terminal"), plain(query))
         async with open_websocket(TerminalSocket, self._address, target) as terminal:
             yield terminal
 
@@ -283,27 +284,3 @@ class Client:
         except Broken as error:
             detail = f"{self._address.url} does not answer: {error}"
             raise Unreachable(detail, nobody_listens=error.refused) from error
-
-
-def _object(content: bytes) -> Json:
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise Unreachable("what answers is no orchestrator: its answer is no JSON") from error
-    if not isinstance(value, dict):
-        raise Unreachable("what answers is no orchestrator: its answer is no JSON object")
-    return value
-
-
-def _body(spec: TaskSpec | Json) -> bytes:
-    if isinstance(spec, TaskSpec):
-        return spec.model_dump_json(exclude_unset=True).encode()
-    return json.dumps(spec).encode()
-
-
-def _wanted(after: int | None, types: Iterable[str], agent_id: str | None, task_id: str | None) -> Query:
-    return {"after": after, "types": ",".join(types) or None, "agentId": agent_id, "taskId": task_id}
-
-
-def _agent(agent_id: str, what: str) -> str:
-    return f"/agents/{quote(agent_id, safe='')}/{what}"

@@ -195,7 +195,6 @@ class UrlRefused(RepositoryError):
 class DirectoryMissing(UrlRefused):
     """The directory of a file:// URL is not there, or cannot be read, now."""
 
-    #: No task with such a URL is accepted, so it was there when the task was.
     retryable = True
 
 
@@ -253,9 +252,6 @@ class LeaseLost(PushRejected):
 
     retryable = True
     reason = "conflict"
-
-
-# --- agents and gates
 
 
 class AgentError(OrchestratorError):

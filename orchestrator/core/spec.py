@@ -11,19 +11,11 @@ import re
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
 
 #: Patterns are for whole strings: `re.fullmatch`, or pydantic's, whose `$` is the very end. With `re.match`,
-#: Python's
-#: `$` lets a trailing newline through.
+#: Python's `$` lets a trailing newline through.
 TASK_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 #: The names that git allows for a branch, less what only confuses: no `..`, `@{`, `//`, leading `-` or `.`,
 #: trailing `/`, `.` or `.lock`, and only plain characters.

@@ -33,10 +33,8 @@ OF_TASK = (
     " WHERE task_id = ? AND seq > ?)"
 )
 
-#: The most that one question is answered with.
-MAX_ROWS = 1000
-#: How far back from the end `latest` looks.
-RECENT = 20_000
+#: The most that one question is answered with, and how far back from the end `latest` looks.
+MAX_ROWS, RECENT = 1000, 20_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,7 +238,7 @@ def test_task_without_a_command_is_refused_naming_the_field() -> None:
 
 
 def test_unknown_runtime_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(RuntimeUnknown, match=r"'magic' is no runtime .*known: command, terminal\)"):
+    with pytest.raises(RuntimeUnknown, match=r"'magic' is no runtime .*known: acp, command, terminal\)"):
         make_runtimes().find("magic")
     assert make_runtimes().default_name(spec_of("x", runtime="acp")) == "acp"
     assert make_runtimes().find("command").name == "command"

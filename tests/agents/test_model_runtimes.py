@@ -193,7 +193,7 @@ def test_the_same_agent_goes_on_after_a_crash_between_two_turns(
     remote = make_remote(service.remotes)
     name = name_of(kind, f"crash{after}")
     calls = [{"do": {"run": f"echo {number} >> turns"}, "wait_s": 0.3} for number in range(3)]
-    agent = spawn(service, kind, remote, name, *calls, {"say": "done"})
+    agent = spawn(service, kind, remote, name, *calls, {"say": "done", "wait_s": 0.6})
     until(
         lambda: len([r for r in api.messages(name) if r.how == "served"]) > after, "so many turns are taken"
     )
@@ -262,5 +262,5 @@ def test_a_task_without_runtime_and_command_is_done_by_a_model(service: Service,
     status, answer = service.call("POST", "/agents/spawn", body)
     assert status == 201, answer
     end = service.wait(answer["agentId"])
-    assert (end["status"], end["runtime"]) == ("completed", "claude"), end
+    assert (end["status"], end["runtime"]) == ("completed", "claude-code"), end
     assert len(api.messages(name)) == 2

@@ -55,7 +55,7 @@ async def test_status_tells_everything_about_an_agent(served: Served) -> None:
     assert running["startedAt"].endswith("Z")
     assert running["usage"].keys() == {
         *("inputTokens", "outputTokens", "cacheReadTokens", "cacheWriteTokens"),
-        *("costUsd", "turns", "toolCalls"),
+        *("costUsd", "turns", "toolCalls", "cacheWrite1HTokens"),
     }
     await served.finish(agent_id)
     ended = (await served.ask("GET", f"/agents/{agent_id}/status")).json
