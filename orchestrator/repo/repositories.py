@@ -187,6 +187,11 @@ class Repositories:
             raise RepositoryError(f"{name[:80]!r} is not the name of an agent's directory")
         await remove_room(self._agents / name, self._quarantine / name)
 
+    async def clear(self, agent_id: str, task_id: str) -> None:
+        """Remove whatever there is of an agent's worktree and quarantine, a part of them too."""
+        name = _directory_name(agent_id, task_id)
+        await remove_room(self._agents / name, self._quarantine / name)
+
     def find_salvage(self, url: str, agent_id: str) -> str | None:
         """Return the ref that keeps what the agent has not landed, or None where there is none."""
         try:

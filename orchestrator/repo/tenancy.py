@@ -70,7 +70,7 @@ class Tenancy:
 
 def forsake(quarantine: Path) -> None:
     """Give the room up, before anything of it is removed; where it was never vouched for, do nothing."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         (quarantine / _NAME).rename(quarantine / _FORMER)
 
 
@@ -110,7 +110,7 @@ def read_tenancy(quarantine: Path) -> Tenancy:
         if (quarantine / _FORMER).exists():
             raise RoomForsaken("its removal had begun") from None
         raise RoomUnusable("there is none, or it was never whole") from None
-    except (NotADirectoryError, IsADirectoryError, ValueError, TypeError) as error:
+    except (NotADirectoryError, IsADirectoryError, ValueError, TypeError, RecursionError) as error:
         raise RoomUnusable(f"what is written of it cannot be read: {error}") from None
     texts = (tenancy.agent, tenancy.url, tenancy.branch, tenancy.base, tenancy.kind, tenancy.objects)
     if not all(isinstance(text, str) for text in texts):

@@ -16,7 +16,6 @@ from orchestrator.agents.prompt import feedback_prompt
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, Phase
 from orchestrator.core.policy import MAX_ROUNDS
-from orchestrator.core.recovery import directory_of
 from orchestrator.errors import RepositoryError, RoomUnusable
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.ending import RunPostponed
@@ -86,9 +85,7 @@ async def open_kept(run: Run, keep: AsyncExitStack) -> tuple[Worktree | None, st
 async def _give_up(run: Run, why: str) -> str | None:
     """Remove what cannot be used, and say so where people look; None where there had been no work."""
     agent = run.agent
-    name = directory_of(agent.id, agent.task_id)
-    if name in run.tools.repositories.directories():
-        await run.tools.repositories.reap(name)
+    await run.tools.repositories.clear(agent.id, agent.task_id)
     if agent.base is None:
         return None
     log.warning("work begins anew", extra={"agent_id": agent.id, "why": why})

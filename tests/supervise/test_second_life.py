@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
@@ -186,3 +187,36 @@ async def test_a_worktree_that_cannot_be_opened_for_the_moment_is_waited_for_and
             phases = await plane.store.events_after(0, types=["agent.phase"], agent_id=agent)
             worktrees = [getattr(recorded.event, "worktree", None) for recorded in phases]
             assert [word for word in worktrees if word] == ["new", "kept"]
+
+
+def lose(quarantine: Path) -> None:
+    """Remove it."""
+    shutil.rmtree(quarantine)
+
+
+def replace(quarantine: Path) -> None:
+    """Put a file in its place."""
+    shutil.rmtree(quarantine)
+    quarantine.write_text("x")
+
+
+def nest(quarantine: Path) -> None:
+    """Write what no parser follows to its end."""
+    (quarantine / "tenancy.json").write_text("[" * 16_000)
+
+
+@pytest.mark.parametrize("harm", [lose, replace, nest])
+async def test_where_nothing_vouches_for_a_worktree_the_work_begins_anew(
+    reachable_path: Path, ordinary_user: User, harm: Callable[[Path], None]
+) -> None:
+    home, remote = reachable_path / "home", make_remote(reachable_path)
+    with trio.fail_after(50):
+        async with open_plane(home, user=ordinary_user, roots=reachable_path) as plane:
+            agent = await written(plane, home, remote, "harmed")
+        harm(home / "quarantine" / directory_of(agent, "harmed"))
+        async with open_plane(home, user=ordinary_user, roots=reachable_path) as plane:
+            while (await known(plane, agent)).phase is not Phase.WORKING:
+                await plane.store.wait_past(plane.store.state.seq)
+            phases = await plane.store.events_after(0, types=["agent.phase"], agent_id=agent)
+            worktrees = [getattr(recorded.event, "worktree", None) for recorded in phases]
+            assert [word for word in worktrees if word] == ["new", "new"]
