@@ -2,10 +2,12 @@
 #
 #   make demo PYTHON=python3.13    chooses the interpreter
 #   make test ARGS="-k kill -x"    hands arguments to pytest
+#   make test WORKERS=4            runs so many files of tests at once
 #   make image BUILD="--network host"    hands arguments to podman build
 
 PYTHON ?= $(shell .ci/python)
 ARGS ?=
+WORKERS ?= 2
 IMAGE ?= agent.tar
 BUILD ?=
 
@@ -37,7 +39,7 @@ run: .venv/.runtime
 test: .venv/.test
 	@.ci/packages
 	@.ci/acp-agent
-	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 check: lint types architecture dependencies
 
