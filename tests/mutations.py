@@ -147,7 +147,7 @@ MUTATIONS = (
     ),
     Mutation(
         "f10-failed",
-        "orchestrator/supervise/run.py",
+        "orchestrator/supervise/conversation.py",
         "    if not result.ok:\n",
         "    if False:\n",
         f"{PROCESS}::test_f10_an_agent_or_a_gate_that_the_kernel_kills_is_no_harm_to_the_supervisor",

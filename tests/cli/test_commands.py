@@ -298,12 +298,12 @@ def test_queue_can_be_paused_and_resumed(operator: Operator) -> None:
     assert "paused       no" in shown
 
 
-def test_over_tcp_the_token_opens_the_door(operator: Operator, tmp_path: Path) -> None:
+def test_over_tcp_the_token_opens_the_door(operator: Operator, reachable_path: Path) -> None:
     url = f"http://127.0.0.1:{operator.service.env['ORCHESTRATOR_PORT']}"
-    token = tmp_path / "token"
+    token = reachable_path / "token"
     token.write_text(operator.service.env["ORCHESTRATOR_API_KEY"] + "\n")
     assert operator.json("queue", "stats", "--url", url)["paused"] is False
-    elsewhere = {"ORCHESTRATOR_HOME": str(tmp_path / "elsewhere")}
+    elsewhere = {"ORCHESTRATOR_HOME": str(reachable_path / "elsewhere")}
     assert operator.run("list", **elsewhere).returncode == 0
     bare = {**elsewhere, "ORCHESTRATOR_API_KEY": ""}
     problem = operator.problem("list", **bare)
