@@ -213,7 +213,7 @@ async def test_client_that_leaves_is_noted_with_the_moment(shared: ScriptedApi) 
         client.stream("POST", url, json={**body, "stream": True}, headers=headers) as answer,
     ):
         assert answer.status_code == 200
-        assert [request.how for request in shared.messages("leaver")] == ["unfinished"]
+        assert [(known.status, known.how) for known in shared.messages("leaver")] == [(200, "unfinished")]
 
     def ends() -> list[str]:
         return [request.how for request in shared.messages("leaver") if request.seconds is not None]

@@ -175,6 +175,7 @@ class Exchange:
 
     async def _head(self, more: Mapping[str, str]) -> None:
         self.known["status"] = 200
+        self.api.note(self)
         await self.connection.head(200, {**self._headers(), **more, "transfer-encoding": "chunked"})
 
     async def _whole(self, status: int, body: object, *, empty: bool = False) -> None:
