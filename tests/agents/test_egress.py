@@ -98,7 +98,7 @@ class Resolver(trio.abc.HostnameResolver):
 
     async def getnameinfo(self, sockaddr: object, flags: int) -> tuple[str, str]:
         """Refuse."""
-        raise NotImplementedError
+        raise socket.gaierror(socket.EAI_NONAME, "no name is asked for")
 
 
 @dataclass(frozen=True)

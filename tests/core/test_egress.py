@@ -87,7 +87,7 @@ def test_what_is_listed_may_be_reached(authority: str) -> None:
         "localhost:8081",
         "localhost.:7",
         "1.1.1.1:443",
-        "http://pypi.org:443",
+        "http://a.example.org:443",
     ],
 )
 def test_every_other_host_form_and_port_is_refused(authority: str) -> None:

@@ -185,7 +185,7 @@ class Resolver(trio.abc.HostnameResolver):
 
     async def getnameinfo(self, sockaddr: object, flags: int) -> tuple[str, str]:
         """Refuse."""
-        raise NotImplementedError
+        raise socket.gaierror(socket.EAI_NONAME, "no name is asked for")
 
 
 async def test_every_answer_of_the_resolver_is_judged() -> None:
