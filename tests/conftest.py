@@ -24,6 +24,10 @@ from tests.kit.error_log import ErrorLog
 IN_CI = os.environ.get("CI") == "true"
 TEMPORARY = pytest.StashKey[Path]()
 SKIPS: list[tuple[str, str]] = []
+#: tests that failed and were run anew (`--reruns`), each with how it had failed
+UNSTEADY: list[tuple[str, str]] = []
+#: More of them fail the run, however they end.
+UNSTEADY_MOST = 3
 ERRORS = ErrorLog()
 
 hypothesis.settings.register_profile("local", deadline=None)
@@ -61,8 +65,10 @@ def note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note a skipped test."""
+    """Note a skipped test, and one that is run anew."""
     note_skip(report)
+    if report.outcome == "rerun":  # type: ignore[comparison-overlap] - the plugin's own word
+        UNSTEADY.append((report.nodeid, report.longreprtext))
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
@@ -71,17 +77,21 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run under CI that skipped what the list of allowed skips does not name."""
-    if IN_CI and session.exitstatus == pytest.ExitCode.OK and unlisted_skips():
+    """Fail a run under CI that skipped what is not on the list, or that ran too many tests anew."""
+    refused = unlisted_skips() or len(UNSTEADY) > UNSTEADY_MOST
+    if IN_CI and session.exitstatus == pytest.ExitCode.OK and refused:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name the skips that fail the run."""
+    """Name the skips that fail the run, and show how each test failed that was run anew."""
     if IN_CI and (lines := unlisted_skips()):
         terminalreporter.section("skips that tests/allowed-skips.txt does not name", red=True)
         for line in lines:
             terminalreporter.line(line)
+    for test, failure in UNSTEADY:
+        terminalreporter.section(f"failed, and was run anew: {test}", yellow=True)
+        terminalreporter.line(failure)
 
 
 def unlisted_skips() -> list[str]:

@@ -100,6 +100,15 @@ import pytest
 def test_skip(): pytest.skip("because")
 def test_good(): pass
 """
+UNSTEADY = """
+import pytest
+SEEN = set()
+@pytest.mark.parametrize("number", range(%d))
+def test_unsteady(number):
+    first = number not in SEEN
+    SEEN.add(number)
+    assert not first, "only at first"
+"""
 
 
 @pytest.mark.slow
@@ -107,6 +116,9 @@ def test_good(): pass
     ("text", "ci", "status", "said"),
     [
         (BAD, "", 1, ["temporary file", "x: oh", "3 passed, 2 errors"]),
+        (UNSTEADY % 1, "", 1, ["1 failed"]),
+        (UNSTEADY % 3, "true", 0, ["failed, and was run anew: ", "only at first", "3 passed, 3 rerun"]),
+        (UNSTEADY % 4, "true", 1, ["4 passed, 4 rerun"]),
         (SKIPPED, "", 0, ["1 passed, 1 skipped"]),
         (SKIPPED, "true", 1, ["does not name", "test_skip: because"]),
     ],
@@ -126,6 +138,7 @@ def test_run_fails_by_its_own_checks(
         "no:cacheprovider",
         "-c",
         "pyproject.toml",
+        *(["--reruns=1"] if ci else []),
     ]
     done = subprocess.run(
         [*command, f"--rootdir={root}", str(tmp_path / "test_it.py")],
