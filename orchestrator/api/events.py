@@ -1,4 +1,4 @@
-"""The event streams as endpoints: SSE here, WebSocket handed on to `stream`."""
+"""The event streams as endpoints: SSE here, WebSocket handed on to `event_socket`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import trio
 from quart import Response, Websocket
 
 from orchestrator.api import problem
+from orchestrator.api.event_socket import EventSocket
 from orchestrator.api.feed import Feed, Wanted
 from orchestrator.api.route import Call
-from orchestrator.api.stream import Socket, SseBody
+from orchestrator.api.stream import SseBody
 
 SSE = "text/event-stream"
 MAX_SEQ_DIGITS = 16
@@ -31,7 +32,8 @@ async def socket(call: Call, websocket: Websocket) -> None:
     """Stream events over a WebSocket."""
     wanted = call.query(Wanted)
     services = call.services
-    await Socket(websocket, services.store, call.streams, services.limits.stream_capacity).run(wanted)
+    capacity = services.limits.stream_capacity
+    await EventSocket(websocket, services.store, call.streams, capacity, wanted).run()
 
 
 def cursor(call: Call, after: int | None) -> int | None:

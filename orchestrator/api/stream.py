@@ -1,4 +1,4 @@
-"""Streams of events over SSE and WebSocket.
+"""What all streams share, and those of events over SSE; `event_socket` has the WebSocket.
 
 The invariant: an event is encoded once for all its readers, nothing here waits for a slow reader, and every
 stream ends when the server does. What a reader gets, and in which order, is `feed`'s.
@@ -15,28 +15,18 @@ from dataclasses import dataclass
 from typing import Self
 
 import trio
-from quart import Websocket
 
-from orchestrator.api import problem
-from orchestrator.api.feed import Feed, Message, Subscribe, Wanted, gap_text
-from orchestrator.api.route import validate_body
-from orchestrator.api.strict_json import parse_object
+from orchestrator.api.feed import Feed, gap_text
 from orchestrator.core import sse
 from orchestrator.core.events import Recorded
 from orchestrator.journal.bus import Gap
 from orchestrator.journal.encoding import wire
-from orchestrator.journal.store import Store
 
 #: Bytes that go out in one piece.
 PIECE_BYTES = 64 * 1024
 #: Encoded events that are kept for readers to come: the newest, within both ceilings.
 CACHED_EVENTS = 4096
 CACHED_BYTES = 32 * 1024 * 1024
-
-#: Seconds that a client has to answer a close.
-CLOSE_S = 1.0
-
-GOING_AWAY, NOT_TEXT, REFUSED = 1001, 1003, 1008
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,85 +143,3 @@ def _pieces(frames: list[bytes]) -> list[bytes]:
         held.append(frame)
         size += len(frame)
     return [*pieces, b"".join(held)]
-
-
-class Socket:
-    """One WebSocket: a child reads what the client asks for, and the events go out beside it."""
-
-    def __init__(self, websocket: Websocket, store: Store, streams: Streams, capacity: int) -> None:
-        self._websocket = websocket
-        self._store = store
-        self._streams = streams
-        self._capacity = capacity
-        self._wait: trio.CancelScope | None = None
-        self._refused: tuple[int, str] | None = None
-        self._feed: Feed | None = None
-
-    async def run(self, wanted: Wanted) -> None:
-        """Serve until the client leaves, is refused, or the server goes down."""
-        self._feed = Feed.of(self._store, wanted, wanted.after, self._capacity)
-        try:
-            await self._websocket.accept()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read)
-                code, reason = await self._write()
-                await self._websocket.close(code, reason)
-                # Its own close comes back as a disconnect, which cancels this; closing the connection before
-                # would throw away what the client has not read yet.
-                with trio.move_on_after(CLOSE_S):
-                    await trio.sleep_forever()
-                nursery.cancel_scope.cancel()
-        finally:
-            self._feed.close()
-
-    async def _write(self) -> tuple[int, str]:
-        """Send events; return with which code to close."""
-        while True:
-            items: list[Recorded | Gap] = []
-            with self._streams.patience() as self._wait:
-                if self._refused is None and self._feed is not None:
-                    items = await self._feed.batch()
-            if (refused := self._refusal()) is not None:
-                return refused
-            if self._streams.ending:
-                return GOING_AWAY, "the orchestrator is going down"
-            feed = self._feed
-            for item in items:
-                if feed is not self._feed:
-                    break  # the client has asked for something else meanwhile
-                text = gap_text(item) if isinstance(item, Gap) else self._streams.encode(item).text
-                await self._websocket.send(text)
-                # A send after the client left returns at once, so this loop must let others run.
-                await trio.lowlevel.checkpoint()
-
-    def _refusal(self) -> tuple[int, str] | None:
-        return self._refused
-
-    async def _read(self) -> None:
-        while True:
-            data = await self._websocket.receive()
-            if not isinstance(data, str):
-                self._refused = (NOT_TEXT, "only text is read here")
-            else:
-                try:
-                    self._subscribe(validate_body(Message, parse_object(data.encode())).subscribe)
-                except (problem.RequestRefused, UnicodeEncodeError) as error:
-                    self._refused = (REFUSED, str(error)[:100])
-            if self._wait is not None:
-                self._wait.cancel()
-            if self._refused is not None:
-                return
-
-    def _subscribe(self, asked: Subscribe) -> None:
-        old = self._feed
-        after = asked.after if asked.after is not None else (old.cursor if old else None)
-        self._feed = Feed(
-            self._store,
-            after=after,
-            types=asked.names,
-            agent_id=asked.agent_id,
-            task_id=asked.task_id,
-            capacity=self._capacity,
-        )
-        if old is not None:
-            old.close()

@@ -7,6 +7,7 @@ the program reads is closed. Several may look and type: there is one keyboard, a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import trio
@@ -15,15 +16,13 @@ from quart import Response, Websocket
 
 from orchestrator.api import problem
 from orchestrator.api.agents import find
+from orchestrator.api.dialogue import ENDED, FULL, REFUSED, Close, Dialogue
 from orchestrator.api.route import Call, Query, Switch, validate_body
 from orchestrator.api.services import Terminal, Viewer
-from orchestrator.api.stream import CLOSE_S, GOING_AWAY, PIECE_BYTES, REFUSED, Streams
+from orchestrator.api.stream import PIECE_BYTES, Streams
 from orchestrator.api.strict_json import parse_object
 from orchestrator.core.spec import Wire
 from orchestrator.errors import AlreadyEnded
-
-ENDED, FULL = 1000, 1013
-MAX_REASON_BYTES = 120
 
 
 class TerminalQuery(Query):
@@ -66,73 +65,35 @@ async def socket(call: Call, websocket: Websocket) -> None:
         await _Show(websocket, terminal, viewer, call.streams, types=not wanted.watch).run()
 
 
-class _Show:
+class _Show(Dialogue):
     """One viewer's WebSocket."""
 
     def __init__(
         self, websocket: Websocket, terminal: Terminal, viewer: Viewer, streams: Streams, *, types: bool
     ) -> None:
-        self._websocket = websocket
+        super().__init__(websocket, streams)
         self._terminal = terminal
         self._viewer = viewer
-        self._streams = streams
         self._types = types
-        self._refused: tuple[int, str] | None = None
-        self._wait: trio.CancelScope | None = None
 
-    async def run(self) -> None:
-        """Serve until the program ends, the viewer leaves or is refused, or the server goes down."""
-        await self._websocket.accept()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read)
-            code, reason = await self._write()
-            await self._websocket.close(code, reason)
-            # Its own close comes back as a disconnect, which cancels this.
-            with trio.move_on_after(CLOSE_S):
-                await trio.sleep_forever()
-            nursery.cancel_scope.cancel()
+    async def next(self) -> Iterable[bytes] | Close:
+        """Wait for what the program shows."""
+        if piece := await self._viewer.next_piece():
+            return (piece[start : start + PIECE_BYTES] for start in range(0, len(piece), PIECE_BYTES))
+        return Close.telling(ENDED, self._terminal.over)
 
-    async def _write(self) -> tuple[int, str]:
-        """Show; return with which code to close."""
-        while True:
-            piece: bytes | None = None
-            with self._streams.patience() as self._wait:
-                if self._refused is None:
-                    piece = await self._viewer.next_piece()
-            if (refused := self._refusal()) is not None:
-                return refused
-            if self._streams.ending:
-                return GOING_AWAY, "the orchestrator is going down"
-            if not piece:
-                why = self._terminal.over.encode()[:MAX_REASON_BYTES]
-                return ENDED, why.decode("utf-8", "ignore")
-            for start in range(0, len(piece), PIECE_BYTES):
-                await self._websocket.send(piece[start : start + PIECE_BYTES])
-                # A send after the client left returns at once, so this loop must let others run.
-                await trio.lowlevel.checkpoint()
-
-    def _refusal(self) -> tuple[int, str] | None:
-        return self._refused
-
-    async def _read(self) -> None:
-        while self._refused is None:
-            message = await self._websocket.receive()
-            self._refused = self._take(message)
-        if self._wait is not None:
-            self._wait.cancel()
-
-    def _take(self, message: str | bytes) -> tuple[int, str] | None:
-        """Do what a viewer asks; return how it is refused, if it is."""
-        if isinstance(message, str):
+    def hear(self, said: str | bytes) -> Close | None:
+        """Type, or give the screen another size."""
+        if isinstance(said, str):
             try:
-                columns, rows = validate_body(Resize, parse_object(message.encode())).resize
+                columns, rows = validate_body(Resize, parse_object(said.encode())).resize
             except (problem.RequestRefused, UnicodeEncodeError) as error:
-                return REFUSED, str(error)[:100]
+                return Close.telling(REFUSED, error)
             if self._types:
                 self._terminal.resize_nowait(columns, rows)
             return None
         if not self._types:
-            return REFUSED, "this viewer only watches"
-        if not self._terminal.type_nowait(message):
-            return FULL, "the program reads nothing of what is typed"
+            return Close(REFUSED, "this viewer only watches")
+        if not self._terminal.type_nowait(said):
+            return Close(FULL, "the program reads nothing of what is typed")
         return None
