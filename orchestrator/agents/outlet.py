@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from orchestrator.agents.egress import Egress, Subject, open_egress
 from orchestrator.core.egress import Rules
 from sandbox.base import Backend, Sandbox, SandboxError, Spec
 from sandbox.ports import LOOPBACK, Ports
+from sandbox.wrapped import Wrapped
 
 _PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 _NO_PROXY_NAMES = ("NO_PROXY", "no_proxy")
@@ -30,24 +30,12 @@ class _Lent(Ports):
     whole: Ports | None = None
 
 
-class Outlet:
+class Outlet(Wrapped):
     """See the module; made by `open_outlet`."""
 
     def __init__(self, inner: Backend, egress: Egress) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._egress = egress
-        self.name = inner.name
-        self.tier = inner.tier
-        self.namespaced = inner.namespaced
-        self.layered = inner.layered
-        self.enforced = inner.enforced
-        self.watched = inner.watched
-        self.user = inner.user
-        self.clock = inner.clock
-
-    def seen(self, host: Path, target: str) -> str:
-        """See `Backend`."""
-        return self._inner.seen(host, target)
 
     @contextmanager
     def reserve_ports(self, count: int) -> Iterator[Ports]:

@@ -9,36 +9,28 @@ and none of its time passes; nor does it while the agent waits for a provider.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import trio
 
 from orchestrator.supervise.guarded import Guarded
 from sandbox.base import Backend, Sandbox, Spec, Usage
-from sandbox.clock import Clock, StoppableClock
+from sandbox.clock import StoppableClock
 from sandbox.departure import Departures
-from sandbox.ports import Ports
+from sandbox.wrapped import Wrapped
 
 #: How long a launcher may take to unmount what its sandbox wrote, and with that to write it to the disk.
 UNMOUNT_S = 20.0
 
 
-class Tree:
+class Tree(Wrapped):
     """A backend that remembers what it opened for one agent."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self.name = backend.name
-        self.tier = backend.tier
-        self.namespaced = backend.namespaced
-        self.layered = backend.layered
-        self.enforced = backend.enforced
-        self.watched = backend.watched
-        self.user = backend.user
+        super().__init__(backend)
         self._clock = StoppableClock()
-        self.clock: Clock = self._clock
+        self.clock = self._clock
         self._live: list[Guarded] = []
         self._departures = Departures()
         self._killing = False
@@ -52,14 +44,6 @@ class Tree:
         self.killed = 0
         self.remaining = 0
 
-    def seen(self, host: Path, target: str) -> str:
-        """Return the path under which `host`, bound at `target`, appears inside."""
-        return self._backend.seen(host, target)
-
-    def reserve_ports(self, count: int) -> AbstractContextManager[Ports]:
-        """Give numbers for `Spec.listen`."""
-        return self._backend.reserve_ports(count)
-
     @asynccontextmanager
     async def open(self, spec: Spec) -> AsyncIterator[Sandbox]:
         """Start the command in a sandbox that this tree can kill."""
@@ -69,7 +53,7 @@ class Tree:
         sandbox: Guarded | None = None
         self.starting += 1
         try:
-            async with self._backend.open(replace(spec, departures=self._departures)) as opened:
+            async with self._inner.open(replace(spec, departures=self._departures)) as opened:
                 sandbox = Guarded(opened, spec)
                 self._take_in(sandbox)
                 yield sandbox

@@ -202,14 +202,16 @@ async def test_who_is_parked_for_long_is_not_stalled(planes: Callable[..., Any],
     assert agent.status is AgentStatus.COMPLETED
 
 
+async def stall(session: Session, _prompt: Prompt) -> None:
+    """Read what there is, show one sign of life, and do nothing more."""
+    session.inbox.pending()
+    session.note(PROTOCOL)
+    await trio.sleep_forever()
+
+
 async def test_who_was_nudged_before_a_restart_of_ours_is_begun_anew_after_it(
     planes: Callable[..., Any], remote: Path, reachable_path: Path
 ) -> None:
-    async def stall(session: Session, _prompt: Prompt) -> None:
-        session.inbox.pending()
-        session.note(PROTOCOL)
-        await trio.sleep_forever()
-
     with trio.fail_after(LIFE_S):
         async with planes(stall) as plane:
             agent = await plane.submit(remote, "", "t", runtime="claude")
@@ -226,11 +228,6 @@ async def test_who_was_nudged_before_a_restart_of_ours_is_begun_anew_after_it(
 async def test_a_kill_in_the_midst_of_it_ends_the_agent_once(
     planes: Callable[..., Any], remote: Path, reachable_path: Path, step: Step
 ) -> None:
-    async def stall(session: Session, _prompt: Prompt) -> None:
-        session.inbox.pending()
-        session.note(PROTOCOL)
-        await trio.sleep_forever()
-
     with trio.fail_after(LIFE_S):
         async with planes(stall) as plane:
             agent = await plane.submit(remote, "", "t", runtime="claude")
