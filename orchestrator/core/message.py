@@ -1,7 +1,7 @@
 """What a model's answer says and costs, folded from the events of its stream or taken from its whole body.
 
 The invariant: whatever the provider sent, a `Message` is bounded by it and holds only what was said;
-what is no answer of the Messages API is a `ValueError`. Called by the door.
+what is no answer of the Messages API is a `ValueError`. Called by the door; `claude` counts by it, too.
 """
 
 from __future__ import annotations
@@ -22,8 +22,26 @@ _COUNTS = {
     "cache_read_input_tokens": "cache_read_tokens",
     "cache_creation_input_tokens": "cache_write_tokens",
 }
+#: Of what was written to a cache, the count of what stays there for an hour: it is dearer.
+_FOR_AN_HOUR = "ephemeral_1h_input_tokens"
 #: The deltas of a block, and where in it each adds to.
 _DELTAS = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
+
+
+def counts_of(told: Mapping[str, Any]) -> dict[str, int]:
+    """Return what an answer's `usage` counts, by our names, without what it does not count.
+
+    Raises `TypeError` where something in it is no count.
+    """
+    written = told.get("cache_creation") or {}
+    if not isinstance(written, Mapping):
+        raise TypeError("cache_creation")
+    counts = {ours: told.get(theirs) for theirs, ours in _COUNTS.items()}
+    counts["cache_write_1h_tokens"] = written.get(_FOR_AN_HOUR)
+    for name, count in counts.items():
+        if count is not None and (type(count) is not int or not 0 <= count < 1 << 40):
+            raise TypeError(name)
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 @dataclass(slots=True)
@@ -123,14 +141,7 @@ class Message:
 
     def _count(self, counts: Mapping[str, Any]) -> None:
         """Take the counts over: each is what it is by now, not what was added."""
-        found = {}
-        for theirs, ours in _COUNTS.items():
-            count = counts.get(theirs)
-            if count is not None:
-                if not isinstance(count, int) or not 0 <= count < 1 << 40:
-                    raise TypeError(theirs)
-                found[ours] = count
-        self.usage = self.usage.model_copy(update=found)
+        self.usage = self.usage.model_copy(update=counts_of(counts))
 
     @property
     def spent(self) -> Usage:

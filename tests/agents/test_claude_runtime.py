@@ -92,6 +92,26 @@ async def test_answers_are_journaled_before_their_calls_and_results_before_the_n
     assert result.usage.output_tokens > 0
 
 
+async def test_what_a_broken_answer_cost_and_what_a_cache_keeps_for_an_hour_are_counted(
+    api: ScriptedApi, session: Session, log: Log
+) -> None:
+    told = {
+        "usage": {
+            "input_tokens": 7,
+            "cache_creation_input_tokens": 5,
+            "cache_creation": {"ephemeral_5m_input_tokens": 1, "ephemeral_1h_input_tokens": 4},
+        }
+    }
+    step = {"say_chars": 6000, "fault": {"kind": "cut", "after": 5, "times": 1}, **told}
+    with pytest.raises(ProviderFailure):
+        await played(api, session, step)
+    await played(api, session, step)
+    broken, whole = [event.usage for event in log.events if isinstance(event, e.AgentUsage)]
+    assert 0 < broken.output_tokens < whole.output_tokens
+    for usage in (broken, whole):
+        assert (usage.input_tokens, usage.cache_write_tokens, usage.cache_write_1h_tokens) == (7, 5, 4)
+
+
 async def test_prefix_stays_the_same_and_is_marked_for_the_cache(api: ScriptedApi, session: Session) -> None:
     steps = [{"think": "x", "do": {"run": f"echo {n}"}} for n in range(6)]
     await played(api, session, *steps)
@@ -236,7 +256,9 @@ async def test_failures_are_told_apart(
         await played(api, session, {"say": "never heard", "fault": fault})
     assert (failed.value.trouble, failed.value.begun) == (trouble, False)
     assert len(api.messages()) == 1
-    assert log.events == []
+    assert not any(isinstance(event, e.AgentTurn) for event in log.events)
+    begun = fault.get("after") or fault.get("kind") in {"cut", "end", "error"}
+    assert len(log.events) == bool(begun)  # what it cost all the same
     assert "secret-key" not in str(failed.value)
 
 

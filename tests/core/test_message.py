@@ -17,7 +17,8 @@ COUNTS = {
     "input_tokens": 9,
     "output_tokens": 300,
     "cache_read_input_tokens": 2,
-    "cache_creation_input_tokens": 1,
+    "cache_creation_input_tokens": 3,
+    "cache_creation": {"ephemeral_5m_input_tokens": 1, "ephemeral_1h_input_tokens": 2},
 }
 
 
@@ -70,7 +71,8 @@ def test_stream_says_what_the_whole_body_says() -> None:
         assert (message.model, message.stop_reason, message.text) == ("m", "tool_use", "hello")
         assert message.complete
         assert message.spent == message.usage
-        assert message.usage.tokens == 312
+        assert message.usage.tokens == 314
+        assert (message.usage.cache_write_tokens, message.usage.cache_write_1h_tokens) == (3, 2)
 
 
 def test_answer_that_was_cut_cost_what_was_counted_and_what_was_heard() -> None:

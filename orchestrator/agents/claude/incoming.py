@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.core.message import CHARS_A_TOKEN, counts_of
 from orchestrator.core.model import Usage
 from orchestrator.core.trouble import ProviderFailure, Trouble
 
@@ -65,6 +66,8 @@ class Incoming:
         self._message: dict[str, Any] = {}
         self._blocks: dict[int, Block] = {}
         self._inputs: dict[int, str] = {}
+        self._counts: dict[str, int] = {}
+        self._chars = 0
         self._over = False
 
     def feed(self, chunk: bytes) -> ProviderFailure | None:
@@ -90,7 +93,8 @@ class Incoming:
     def message(self) -> Message:
         """Return the whole answer, at the end of the stream."""
         if not self._over:
-            raise ProviderFailure(Trouble.NETWORK, "the answer was cut off before its end")
+            why = "the answer was cut off before its end"
+            raise ProviderFailure(Trouble.NETWORK, why, usage=self.spent)
         malformed: dict[str, str] = {}
         content: list[Block] = []
         for index, block in sorted(self._blocks.items()):
@@ -105,25 +109,31 @@ class Incoming:
             model=str(self._message.get("model", "")),
             content=content,
             stop_reason=stop,
-            usage=_usage_of(self._message.get("usage") or {}),
+            usage=Usage(**self._counts),
             why=_why(self._message.get("stop_details")),
             malformed=malformed,
         )
+
+    @property
+    def spent(self) -> Usage | None:
+        """What an answer that breaks off has cost, as far as it is known; nothing, where it had not begun."""
+        if not self._counts:
+            return None
+        words = max(self._counts.get("output_tokens", 0), -(-self._chars // CHARS_A_TOKEN))
+        return Usage(**self._counts | {"output_tokens": words})
 
     def _take(self, event: dict[str, Any]) -> None:
         match event["type"]:
             case "message_start":
                 self._message = dict(event["message"])
+                self._counts |= counts_of(self._message.get("usage") or {})
             case "content_block_start":
                 self._begin(event["index"], dict(event["content_block"]))
             case "content_block_delta":
                 self._add(event["index"], event["delta"])
             case "message_delta":
-                told = {
-                    name: value for name, value in (event.get("usage") or {}).items() if value is not None
-                }
                 self._message |= event["delta"]
-                self._message["usage"] = {**(self._message.get("usage") or {}), **told}
+                self._counts |= counts_of(event.get("usage") or {})
             case "message_stop":
                 self._over = True
             case "error":
@@ -138,10 +148,12 @@ class Incoming:
         block = self._blocks[index]
         if delta["type"] == "input_json_delta":
             self._inputs[index] = self._inputs.get(index, "") + delta["partial_json"]
+            self._chars += len(delta["partial_json"])
             return
         if delta["type"] == "citations_delta":
             block["citations"] = [*(block.get("citations") or []), delta["citation"]]
             return
+        self._chars += sum(len(delta[name]) for name in ("text", "thinking") if name in delta)
         for name, value in delta.items():
             if name != "type":
                 before = block.get(name)
@@ -156,19 +168,6 @@ def _has_input(block: Block, text: str) -> bool:
         given = None
     block["input"] = given if isinstance(given, dict) else {}
     return isinstance(given, dict)
-
-
-def _usage_of(told: dict[str, Any]) -> Usage:
-    def count(name: str) -> int:
-        value = told.get(name)
-        return value if isinstance(value, int) and value >= 0 else 0
-
-    return Usage(
-        input_tokens=count("input_tokens"),
-        output_tokens=count("output_tokens"),
-        cache_read_tokens=count("cache_read_input_tokens"),
-        cache_write_tokens=count("cache_creation_input_tokens"),
-    )
 
 
 def _why(details: object) -> str:

@@ -49,6 +49,7 @@ class Upstream:
         except Exception as error:  # the SDK's family, httpx2's, and what neither of them wraps
             failure = failure or self._failure_of(error)
         if failure is not None:
+            failure.usage = incoming.spent
             raise failure
         return incoming.message()
 

@@ -103,8 +103,8 @@ def _usage(step: Mapping[str, Any], request: Mapping[str, Any], content: object)
     }
     five_minutes = counted["cache_creation_input_tokens"]
     return {
-        **counted,
         "cache_creation": {"ephemeral_5m_input_tokens": five_minutes, "ephemeral_1h_input_tokens": 0},
+        **counted,
         "service_tier": "standard",
     }
 
