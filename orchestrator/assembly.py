@@ -164,7 +164,10 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories) ->
         yolo=settings.yolo_mode,
         skills_dir=settings.skills_dir,
         runtimes=make_runtimes(settings),
-        provider=Provider(Ceilings(settings.provider_concurrency, settings.provider_tokens_per_minute)),
+        provider=Provider(
+            Ceilings(settings.provider_concurrency, settings.provider_tokens_per_minute),
+            patience_s=settings.provider_patience_s,
+        ),
         purse=open_purse(settings),
         egress=Rules.of(settings.sandbox_egress),
         patience=Patience(settings.agent_boot_s, settings.agent_turn_s, settings.agent_stall_s),

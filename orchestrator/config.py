@@ -68,6 +68,8 @@ class Settings:
     #: Of each model: requests in flight, and tokens a minute (None: no ceiling).
     provider_concurrency: int
     provider_tokens_per_minute: int | None
+    #: How long an agent waits for a provider that is away.
+    provider_patience_s: int
     #: What all agents together may spend; None is no ceiling.
     budget_day_usd: float | None
     budget_day_tokens: int | None
@@ -158,6 +160,7 @@ ROWS = (
     Setting("agent_timeout_s", ("AGENT_TIMEOUT_SECONDS",), to.whole(1, 30 * 86400), 3600),
     Setting("provider_concurrency", ("PROVIDER_CONCURRENCY",), to.whole(1, 10_000), 8),
     Setting("provider_tokens_per_minute", ("PROVIDER_TOKENS_PER_MINUTE",), to.whole(1, 10**12)),
+    Setting("provider_patience_s", ("PROVIDER_PATIENCE_SECONDS",), to.whole(1, 30 * 86400), 1800),
     Setting("budget_day_usd", ("BUDGET_DAY_USD",), to.decimal(0.000001, 1e6)),
     Setting("budget_day_tokens", ("BUDGET_DAY_TOKENS",), to.whole(1, 10**12)),
     Setting("budget_total_usd", ("BUDGET_TOTAL_USD",), to.decimal(0.000001, 1e6)),

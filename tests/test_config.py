@@ -47,6 +47,7 @@ DEFAULTS: dict[str, Any] = {
     "restart_hold_s": 60,
     "provider_concurrency": 8,
     "provider_tokens_per_minute": None,
+    "provider_patience_s": 1800,
     "budget_day_usd": None,
     "budget_day_tokens": None,
     "budget_total_usd": None,

@@ -8,6 +8,7 @@ the runtimes and the door call it.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import trio
 
 from orchestrator.agents.base import MAX_TEXT, Answer, Request
-from orchestrator.agents.provider import Flight, Line, Place, Provider, refusal_of
+from orchestrator.agents.provider import Flight, Line, Patience, Place, Provider, refusal_of
 from orchestrator.agents.purse import Purse, Reservation
 from orchestrator.core import admission, budget
 from orchestrator.core import events as e
@@ -28,6 +29,8 @@ from orchestrator.core.spec import Budget
 from orchestrator.core.text import tail_of
 from orchestrator.core.trouble import ProviderFailure
 from orchestrator.errors import BudgetExceeded, ModelUnpriced, ProviderUnavailable
+
+log = logging.getLogger(__name__)
 
 #: Journals facts about the agent; durable on return.
 Record = Callable[..., Awaitable[None]]
@@ -58,12 +61,15 @@ class _Asked:
     """One request on its way: what it may cost, and how it waits."""
 
     line: Line
+    patience: Patience
     price: Price | None
     most: Usage
     prompt: int
     since: float
     #: Until when it is parked, as far as the journal knows; None where it is not.
     told: float | None = None
+    #: Why, in words that the log has.
+    logged: str = ""
     failures: int = 0
 
 
@@ -104,7 +110,7 @@ class AgentMeter:
             input_tokens=request.input_tokens, output_tokens=request.max_tokens, cost_usd=cost, turns=1
         )
         line = self._provider.line(request.model)
-        asked = _Asked(line, price, most, prompt, trio.current_time())
+        asked = _Asked(line, Patience(line), price, most, prompt, trio.current_time())
         try:
             while True:
                 outcome = await self._attempt(asked, ask)
@@ -155,6 +161,8 @@ class AgentMeter:
         """Wait for the request's turn; what it holds then is given back when `ends` is closed."""
         with self._stillness.stand_still():
             while True:
+                if self._stillness.frozen:
+                    asked.patience.renew()  # nobody tried meanwhile
                 await self._stillness.wait_thawed()
                 with asked.line.place(asked.most.tokens) as place:
                     await self._wait_for_turn(asked, place)
@@ -173,6 +181,7 @@ class AgentMeter:
         """Return when it is this request's turn, or the agent is frozen; park where that takes long."""
         while (hold := place.hold()) is not None and not self._stillness.frozen:
             patient = asked.since + PARK_AFTER_S
+            patience = asked.patience.until(hold.reason)
             in_line = hold.reason in (admission.CROWDED, admission.RATE)
             later = asked.told is not None and asked.told + PARK_AFTER_S < hold.until < math.inf
             if in_line and asked.told is None and trio.current_time() < patient:
@@ -180,7 +189,7 @@ class AgentMeter:
             elif asked.told is None or (later and not in_line):
                 await self._park(asked, hold.reason, hold.until)  # which takes its time
             else:
-                await place.wait(hold.until)
+                await place.wait(min(hold.until, patience))
 
     async def _journal(
         self, asked: _Asked, answer: Answer, flight: Flight, reservation: Reservation
@@ -212,7 +221,9 @@ class AgentMeter:
             raise ProviderUnavailable(f"an answer of {asked.line.model} broke off: {failure.detail}")
         asked.failures += 1
         if asked.line.gate.closed is None:  # nobody else's trouble
-            until = trio.current_time() + admission.backoff_s(asked.failures, self._provider.chance())
+            patience = asked.patience.until(failure.trouble, failure.detail)
+            wait_s = admission.backoff_s(asked.failures, self._provider.chance())
+            until = min(trio.current_time() + wait_s, patience)
             with self._stillness.stand_still():
                 await self._park(asked, failure.trouble.value, until, failure.detail)
                 with trio.CancelScope(deadline=until):
@@ -223,7 +234,11 @@ class AgentMeter:
     async def _park(self, asked: _Asked, reason: str, until: float, detail: str = "") -> None:
         self._parked += asked.told is None
         asked.told = until
-        said = asked.line.says(reason) + (f": {' '.join(detail.split())[:300]}" if detail else "")
+        said = asked.line.says(reason, detail)
+        if reason not in (admission.CROWDED, admission.RATE) and said != asked.logged:
+            asked.logged = said
+            extra = {"agent_id": self._ids["agent_id"], "why": said}
+            log.warning("agent waits for its provider", extra=extra)
         moment = self._provider.moment(until) if until < math.inf else None
         await self._record(e.AgentParked(**self._ids, message=said, until=moment, reason=reason))
 

@@ -20,10 +20,12 @@ import trio
 from orchestrator.core import admission
 from orchestrator.core import events as e
 from orchestrator.core.admission import Ceilings, Closed, Fault, Gate, Hold
-from orchestrator.core.trouble import ProviderFailure, Trouble
-from orchestrator.errors import ProviderRefused
+from orchestrator.core.trouble import AWAY, ProviderFailure, Trouble
+from orchestrator.errors import ProviderRefused, ProviderUnavailable
 
 CONCURRENCY = 8
+#: How long a provider that is away is waited for.
+PATIENCE_S = 1800.0
 
 #: What an agent waits for, for people.
 _TOLD = {
@@ -47,6 +49,8 @@ def refusal_of(trouble: Trouble, detail: str, model: str) -> ProviderRefused:
             why = f"the provider forbids the key (CLAUDE_API_KEY) the model {model}"
         case Trouble.MODEL:
             why = f"the provider has no model {model!r}: name another in CLAUDE_MODEL or options.model"
+        case Trouble.UNTRUSTED:
+            why = "the provider (ANTHROPIC_BASE_URL) is not who it says"
         case _:
             why = "the provider refuses the request"
     return ProviderRefused(f"{why} ({detail})")
@@ -57,6 +61,8 @@ class Provider:
     """An account at a provider."""
 
     ceilings: Ceilings = field(default_factory=lambda: Ceilings(CONCURRENCY))
+    #: Seconds for which an agent waits while it gives nobody an answer, and does not say until when.
+    patience_s: float = PATIENCE_S
     #: For people only: durations are by Trio's clock.
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     #: Draws from [0, 1).
@@ -88,6 +94,8 @@ class Line:
         self._places: dict[Place, None] = {}
         self._moved = trio.lowlevel.ParkingLot()
         self._closed_at: float | None = None
+        #: When the last answer came.
+        self.answered_at = -math.inf
 
     @contextmanager
     def place(self, tokens: int) -> Iterator[Place]:
@@ -117,19 +125,22 @@ class Line:
         with trio.CancelScope(deadline=deadline):
             await self._moved.park()
 
-    def says(self, reason: str) -> str:
+    def says(self, reason: str, detail: str = "") -> str:
         """Return what somebody waits for, in words."""
         closed = self.gate.closed
-        detail = f": {' '.join(closed.detail.split())[:300]}" if closed and closed.trouble == reason else ""
-        return f"{self.model}: {_TOLD.get(reason, reason)}{detail}"
+        if not detail and closed is not None and closed.trouble == reason:
+            detail = closed.detail
+        said = f"{self.model}: {_TOLD.get(reason, reason)}"
+        return f"{said}: {' '.join(detail.split())[:300]}" if detail else said
 
     def note_success(self, epoch: int) -> list[e.Event]:
         """Take note of an answer; return what that means for all."""
+        self.answered_at = trio.current_time()
         before, self.gate = self.gate, admission.succeed(self.gate, self.provider.ceilings, epoch)
         if before.closed is None or self.gate.closed is not None:
             return []
         closed_at, self._closed_at = self._closed_at, None
-        now = trio.current_time()
+        now = self.answered_at
         for other in self.provider.lines.values():
             if _login_refused(other):  # the key works again: let each try at once
                 other.gate = admission.refuse(other.gate, Closed(Trouble.LOGIN, "", now))
@@ -158,6 +169,30 @@ class Line:
             self._closed_at = now
         message, until = self.says(closed.trouble), self.provider.moment(closed.until)
         return [e.ProviderThrottled(model=self.model, reason=closed.trouble, message=message, until=until)]
+
+
+@dataclass(slots=True)
+class Patience:
+    """How long one request waits for a provider that is away: since when that is, as far as it knows."""
+
+    line: Line
+    _since: float | None = None
+
+    def until(self, reason: str, detail: str = "") -> float:
+        """Return when it is lost, waiting for this; raises `ProviderUnavailable` where that is now."""
+        line, now = self.line, trio.current_time()
+        if reason not in AWAY:
+            return math.inf
+        if self._since is None or self._since < line.answered_at:
+            self._since = now
+        if now < (end := self._since + line.provider.patience_s):
+            return end
+        waited = f"{line.provider.patience_s:g} s (PROVIDER_PATIENCE_SECONDS)"
+        raise ProviderUnavailable(f"{line.says(reason, detail)}; it was waited for {waited}")
+
+    def renew(self) -> None:
+        """Begin anew with the next failure."""
+        self._since = None
 
 
 @dataclass(slots=True, eq=False)

@@ -16,8 +16,9 @@ from orchestrator.agents.claude_cli import ClaudeCli
 from orchestrator.agents.claude_code import ClaudeCodeRuntime
 from orchestrator.agents.command import CommandRuntime
 from orchestrator.agents.live_terminal import LiveTerminal
+from orchestrator.agents.reaching import PROVIDER_URL
 from orchestrator.agents.terminal import TerminalRuntime
-from orchestrator.agents.upstream import PROVIDER_URL, Upstream
+from orchestrator.agents.upstream import Upstream
 from orchestrator.config import Settings
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import RuntimeUnknown

@@ -22,9 +22,9 @@ import h11
 import trio
 from pydantic import SecretStr
 
+from orchestrator.agents.reaching import PROVIDER_URL, place_of, unreachable
 from orchestrator.core.trouble import ProviderFailure, Trouble
 
-PROVIDER_URL = "https://api.anthropic.com"
 CHUNK_BYTES = 65536
 HEAD_BYTES = 64 * 1024
 #: Connections kept for an agent's next request, and for how long: shorter than servers keep them.
@@ -36,7 +36,8 @@ IDLE_S = 30.0
 class Patience:
     """How long each step may take: seconds."""
 
-    connect_s: float = 10.0
+    #: A provider that is not there is told within five seconds.
+    connect_s: float = 4.5
     send_s: float = 60.0
     #: An answer that is no stream begins when it is finished.
     first_byte_s: float = 600.0
@@ -55,8 +56,7 @@ class Upstream:
     @cached_property
     def place(self) -> tuple[str, int, str]:
         """Host, port, and the path before the provider's own."""
-        parts = urlsplit(self.url)
-        return parts.hostname or "", parts.port or (443 if self.secure else 80), parts.path.rstrip("/")
+        return *place_of(self.url), urlsplit(self.url).path.rstrip("/")
 
     @property
     def secure(self) -> bool:
@@ -193,8 +193,7 @@ class Pool:
                 stream = await trio.open_tcp_stream(host, port)
                 return await self._secured(stream, host)
             except OSError as error:
-                why = error.strerror or str(error.__cause__ or error)
-                raise ProviderFailure(Trouble.NETWORK, f"cannot connect to {host}:{port}: {why}") from error
+                raise unreachable(self.upstream.url, error) from error
         raise ProviderFailure(Trouble.NETWORK, f"{host}:{port} does not answer within {seconds:g} s")
 
     async def _secured(self, stream: trio.SocketStream, host: str) -> _Line:
@@ -206,7 +205,7 @@ class Pool:
             await secure.do_handshake()
         except trio.BrokenResourceError as error:
             stream.socket.close()
-            raise _no_handshake(host, error.__cause__) from error
+            raise unreachable(self.upstream.url, error) from error
         except BaseException:
             stream.socket.close()
             raise
@@ -247,13 +246,6 @@ async def _next_event(line: _Line, within_s: float) -> h11.Event:
             why = error.__cause__ or "the connection broke"
             raise ProviderFailure(Trouble.NETWORK, f"the answer was cut: {why!s:.200}") from error
     raise ProviderFailure(Trouble.NETWORK, f"the provider said nothing for {within_s:g} s")
-
-
-def _no_handshake(host: str, cause: BaseException | None) -> ProviderFailure:
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        why = f"the certificate of {host} is not trusted ({cause.verify_message})"
-        return ProviderFailure(Trouble.UNTRUSTED, f"{why}: SSL_CERT_FILE names who is")
-    return ProviderFailure(Trouble.NETWORK, f"{host} does not speak TLS: {cause!s:.200}")
 
 
 def _readable(sock: trio.socket.SocketType) -> bool:

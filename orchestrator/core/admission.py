@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from orchestrator.core.trouble import Trouble
+from orchestrator.core.trouble import AWAY, Trouble
 
 #: Failures of single requests in a row after which the provider itself is taken to be away.
 MOST_IN_A_ROW = 3
@@ -161,8 +161,7 @@ def fail(gate: Gate, epoch: int, fault: Fault, now: float, chance: float) -> Gat
             return gate
         return replace(gate, closed=replace(gate.closed, until=max(gate.closed.until, now + _told_s(fault))))
     failures = gate.failures + 1
-    alone = fault.trouble in {Trouble.NETWORK, Trouble.SERVER_ERROR}
-    if alone and gate.closed is None and failures < MOST_IN_A_ROW:
+    if fault.trouble in AWAY and gate.closed is None and failures < MOST_IN_A_ROW:
         return replace(gate, failures=failures)
     return _close(gate, fault, failures, now, chance)
 

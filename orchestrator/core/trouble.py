@@ -37,6 +37,9 @@ class Trouble(StrEnum):
         return self not in lasting
 
 
+#: The provider gives no answer of its own, or none that says what it waits for: nobody knows until when.
+AWAY = frozenset({Trouble.NETWORK, Trouble.SERVER_ERROR})
+
 #: The statuses that errors of these types have where they come before a stream.
 _STATUSES = {
     "invalid_request_error": 400,

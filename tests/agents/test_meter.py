@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ import trio.testing
 
 from orchestrator.agents.base import Answer, Request
 from orchestrator.agents.meter import AgentMeter
-from orchestrator.agents.provider import Provider
+from orchestrator.agents.provider import Patience, Provider
 from orchestrator.agents.purse import Purse
 from orchestrator.core.admission import Ceilings
 from orchestrator.core.model import AgentId, Phase, Usage
@@ -259,6 +260,53 @@ async def test_what_waiting_does_not_mend_fails_at_once_for_everybody(
     if trouble is Trouble.LOGIN:
         with pytest.raises(ProviderRefused, match=named):
             await other.ask(Request("another", 1, 1), model, prompt=1)
+
+
+async def test_a_provider_that_is_away_is_waited_for_within_bounds_by_everybody(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place:
+        place.provider.patience_s = 1.0
+        failures = [no(Trouble.NETWORK) for _ in range(100)]
+        errors: dict[str, str] = {}
+
+        async def ask(name: str) -> None:
+            meter, _ = await place.meter(name)
+            with pytest.raises(ProviderUnavailable) as failed:
+                await meter.ask(REQUEST, Model(failures), prompt=1)
+            assert failed.value.retryable
+            errors[name] = failed.value.detail
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for name in ("a", "b", "c", "d"):  # three of them close the line for all
+                    nursery.start_soon(ask, name)
+        for error in errors.values():
+            assert error.startswith(f"{MODEL}: the provider cannot be reached (ANTHROPIC_BASE_URL): HTTP; ")
+            assert error.endswith("it was waited for 1 s (PROVIDER_PATIENCE_SECONDS)")
+        assert len(errors) == 4
+        assert len(failures) < 100
+        assert place.provider.line(MODEL).gate.in_flight == 0
+
+
+def test_patience_begins_anew_with_an_answer_and_is_endless_where_the_provider_says_why() -> None:
+    clock = trio.testing.MockClock()
+
+    async def wait() -> None:
+        line = Provider(Ceilings(1), patience_s=60.0).line(MODEL)
+        patience, began = Patience(line), trio.current_time()
+        assert patience.until(Trouble.USAGE_LIMIT) == math.inf
+        assert patience.until(Trouble.NETWORK) == began + 60
+        clock.jump(59)
+        assert patience.until(Trouble.SERVER_ERROR) == began + 60
+        line.note_success(line.gate.epoch)
+        clock.jump(2)
+        assert patience.until(Trouble.NETWORK) == began + 61 + 60
+        clock.jump(60)
+        with pytest.raises(ProviderUnavailable, match=r"waited for 60 s"):
+            patience.until(Trouble.NETWORK)
+        patience.renew()
+        assert patience.until(Trouble.NETWORK) == began + 121 + 60
+
+    trio.run(wait, clock=clock)
 
 
 async def test_the_ceiling_is_kept_and_nobody_is_overtaken(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import trio
 from pydantic import SecretStr
 
 from orchestrator.agents.claude.incoming import Incoming, Message
+from orchestrator.agents.reaching import PROVIDER_URL, unreachable
 from orchestrator.core.trouble import ProviderFailure, Trouble, failure_of_response
 
 #: A provider that is not there is told within five seconds; one that works sends something all the time.
@@ -31,7 +32,7 @@ class Upstream:
 
     def __init__(self, key: SecretStr, base_url: str | None) -> None:
         self._key = key
-        self._base_url = base_url
+        self._base_url = base_url or PROVIDER_URL
         self._client: Any = None
         self._sdk: Any = None
 
@@ -68,7 +69,7 @@ class Upstream:
             sdk = self._sdk = await trio.to_thread.run_sync(_import_sdk, abandon_on_cancel=True)
             self._client = sdk.AsyncAnthropic(
                 api_key=self._key.get_secret_value(),
-                base_url=self._base_url or "https://api.anthropic.com",
+                base_url=self._base_url,
                 max_retries=0,
                 timeout=sdk.Timeout(None, connect=CONNECT_S, read=READ_S, write=WRITE_S, pool=POOL_S),
             )
@@ -80,10 +81,9 @@ class Upstream:
             headers = {name.lower(): value for name, value in error.response.headers.items()}
             return failure_of_response(error.status_code, headers, _body_of(error), datetime.now(UTC))
         if isinstance(error, self._sdk.APIConnectionError):
-            cause = error.__cause__ or error
-            return ProviderFailure(Trouble.NETWORK, f"{type(cause).__name__}: {cause}"[:500])
+            return unreachable(self._base_url, error)
         if type(error).__module__.partition(".")[0] in {"httpx2", "httpcore2", "httpcore"}:
-            return ProviderFailure(Trouble.NETWORK, f"{type(error).__name__}: {error}"[:500])
+            return unreachable(self._base_url, error)
         if isinstance(error, self._sdk.AnthropicError):
             return ProviderFailure(Trouble.REQUEST, f"{type(error).__name__}: {error}"[:500])
         raise error
