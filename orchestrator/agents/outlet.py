@@ -7,7 +7,7 @@ network is the host's: there the proxy is an offer, and nothing is enforced.) Ca
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
@@ -52,7 +52,8 @@ class Outlet(Wrapped):
                 if spec.listen is not None:
                     raise SandboxError("the ports were not reserved by the backend that opens the sandbox")
                 whole = ours.enter_context(self._inner.reserve_ports(1))
-            env = {**proxy_environment(whole.numbers[-1], self._egress.rules), **spec.env}
+            *doors, port = whole.numbers
+            env = {**proxy_environment(port, self._egress.rules, doors), **spec.env}
             async with self._inner.open(replace(spec, listen=whole, env=env)) as sandbox:
                 *asked, own = sandbox.listeners
                 sandbox.listeners = tuple(asked)
@@ -60,12 +61,16 @@ class Outlet(Wrapped):
                 yield sandbox
 
 
-def proxy_environment(port: int, rules: Rules) -> Mapping[str, str]:
+def proxy_environment(port: int, rules: Rules, doors: Iterable[int] = ()) -> Mapping[str, str]:
     """Return the variables by which programs find the proxy.
 
-    What they mean by their own machine does not go through it, unless the operator lists just that.
+    What they mean by their own machine does not go through it, unless the operator lists just that: then of
+    the loopback only the `doors` do not, ports at which we ourselves are reached.
     """
-    own = ",".join(host for host in _OWN if host not in rules.loopback)
+    hosts = [host for host in _OWN if host not in rules.loopback]
+    if LOOPBACK not in hosts:
+        hosts += [f"{LOOPBACK}:{door}" for door in doors]
+    own = ",".join(hosts)
     found = dict.fromkeys(_PROXY_NAMES, f"http://{LOOPBACK}:{port}")
     return found | (dict.fromkeys(_NO_PROXY_NAMES, own) if own else {})
 

@@ -394,6 +394,7 @@ async def test_runtime_has_its_own_ports_beside_the_proxys(
 def test_own_machine_is_reached_without_the_proxy_unless_it_is_listed() -> None:
     assert proxy_environment(9, Rules.of(["pypi"]))["NO_PROXY"] == "localhost,127.0.0.1,::1"
     assert proxy_environment(9, Rules.of(["127.0.0.1:80"]))["NO_PROXY"] == "localhost,::1"
+    assert proxy_environment(9, Rules.of(["127.0.0.1:80"]), [7])["NO_PROXY"] == "localhost,::1,127.0.0.1:7"
     assert "NO_PROXY" not in proxy_environment(9, Rules.of(["127.0.0.1:80", "localhost:80", "[::1]:80"]))
 
 

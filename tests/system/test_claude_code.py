@@ -212,3 +212,15 @@ def test_a_missing_program_and_an_old_one_are_refused_with_the_fix(
         assert "pip install" in end["error"]
         assert own.call("POST", "/agents/spawn", {**body, "taskId": "T-2"})[0] == 422
         assert branches(remote).keys() == {"main"}
+
+
+def test_it_reaches_its_door_where_the_loopback_is_listed_for_egress(
+    reachable_path: Path, api: ScriptedApi
+) -> None:
+    with Service(reachable_path, **settings_for(api), SANDBOX_EGRESS=f"127.0.0.1:{api.port}") as own:
+        remote, name = make_remote(own.remotes), fresh_mark("egress")
+        agent = spawn(own, remote, name, {"do": {"run": "echo $NO_PROXY > file"}}, {"say": "done"})
+        end = own.wait(agent)
+        assert end["status"] == "completed", end
+        assert "127.0.0.1:" in git("show", f"agent/{name}:file", cwd=remote)
+        assert not [event for event in own.task_events(name) if event["type"].startswith("egress.")]
