@@ -15,7 +15,7 @@ write), `orchestrator.agents` (turns), `orchestrator.gates` (checks).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,6 +139,9 @@ class Spec:
     terminal: Size | None = None
     #: Where leaving the block may leave the unmounting of the workspace to; None waits for it as well.
     departures: Departures | None = None
+    #: Called with the sandbox as soon as there is anything to kill, before its first instruction: what is cut
+    #: while it is being launched leaves a proof too.
+    launched: Callable[[Sandbox], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ from sandbox.usage import measure
 
 #: How long leaving a block waits for a killed sandbox; the kernel needs milliseconds.
 GRACE_S = 10.0
+#: Within that, how long for the proof: what it has not seen by then it still has the time to say.
+PROOF_S = 9.0
 #: How long a proof waits for the launcher as well, which is no part of the tree.
 LINGER_S = 0.1
 #: How long the way to the first instruction may take, on a busy disk with cold caches.
@@ -267,12 +269,14 @@ async def hold(
     with open_leaf(cgroups, spec, extra_pids) as leaf:
         sandbox = launch(spec, leaf)
         try:
+            if spec.launched is not None:
+                spec.launched(sandbox)
             await sandbox.start(spec, user)
             yield sandbox
         finally:
             sandbox.kill_nowait()
             with trio.move_on_after(GRACE_S, shield=True):
-                await sandbox.prove_gone(GRACE_S)
+                await sandbox.prove_gone(PROOF_S)
                 if spec.departures is None:
                     await sandbox.wait()  # for the launcher, with which the last file system goes
             sandbox.close_nowait(spec.departures)

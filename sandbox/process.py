@@ -32,6 +32,8 @@ __all__ = ["DEVNULL", "GRACE_S", "PIPE", "TREE_VARIABLE", "Child", "Completed", 
 
 #: How long the end of a block waits for a killed tree; the kernel needs milliseconds.
 GRACE_S = 5.0
+#: Within that, how long for the proof: what it has not seen by then it still has the time to say.
+PROOF_S = 4.0
 #: The environment variable by which descendants are known that left their session and lost their parents.
 TREE_VARIABLE = "SANDBOX_TREE"
 #: How long a tree may take to end by itself where it was asked to first.
@@ -221,7 +223,7 @@ async def open_child(
                     await child.terminate()
             child.kill_nowait()
             with trio.move_on_after(GRACE_S, shield=True):
-                await child.prove_gone(GRACE_S)
+                await child.prove_gone(PROOF_S)
         child.close_nowait()
 
 

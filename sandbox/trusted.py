@@ -132,6 +132,8 @@ class ProcessBackend:
                 ) as child:
                     theirs.close()
                     child.listeners, child.terminal = listeners, terminal
+                    if spec.launched is not None:
+                        spec.launched(child)
                     yield child
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

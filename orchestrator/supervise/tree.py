@@ -15,7 +15,7 @@ from dataclasses import replace
 import trio
 
 from orchestrator.supervise.guarded import Guarded
-from sandbox.base import Backend, Sandbox, Spec, Usage
+from sandbox.base import Backend, Proof, Sandbox, Spec, Usage
 from sandbox.clock import StoppableClock
 from sandbox.departure import Departures
 from sandbox.wrapped import Wrapped
@@ -32,6 +32,8 @@ class Tree(Wrapped):
         self._clock = StoppableClock()
         self.clock = self._clock
         self._live: list[Guarded] = []
+        #: What there is to kill: those, and what is on its way to its first instruction.
+        self._mortal: list[Sandbox] = []
         self._departures = Departures()
         self._killing = False
         self._frozen = False
@@ -46,14 +48,21 @@ class Tree(Wrapped):
 
     @asynccontextmanager
     async def open(self, spec: Spec) -> AsyncIterator[Sandbox]:
-        """Start the command in a sandbox that this tree can kill."""
+        """Start the command in a sandbox that this tree can kill, from the beginning of its launch on."""
         await trio.lowlevel.checkpoint_if_cancelled()
         await self.wait_thawed()
         await self.wait_unmounted()
         sandbox: Guarded | None = None
+        launched: list[Sandbox] = []
+
+        def note_launched(mortal: Sandbox) -> None:
+            launched.append(mortal)
+            self._mortal.append(mortal)
+
         self.starting += 1
         try:
-            async with self._inner.open(replace(spec, departures=self._departures)) as opened:
+            told = replace(spec, departures=self._departures, launched=note_launched)
+            async with self._inner.open(told) as opened:
                 sandbox = Guarded(opened, spec)
                 self._take_in(sandbox)
                 yield sandbox
@@ -62,9 +71,16 @@ class Tree(Wrapped):
                 self._note_start()
             else:
                 self._live.remove(sandbox)
-                if self._killing and sandbox.proof is not None:
-                    self.killed += sandbox.proof.killed
-                    self.remaining += sandbox.proof.remaining
+            for mortal in launched:
+                self._mortal.remove(mortal)
+                self._count(mortal)
+
+    def _count(self, gone: Sandbox) -> None:
+        """Add the proof of a sandbox that is over, where a kill ended it; without one, something is left."""
+        if self._killing:
+            proof = gone.proof or Proof(killed=0, remaining=max(1, len(gone.processes())), elapsed_ms=0.0)
+            self.killed += proof.killed
+            self.remaining += proof.remaining
 
     def _take_in(self, sandbox: Guarded) -> None:
         """Do to a new sandbox what was done to the others while it was launched."""
@@ -83,7 +99,9 @@ class Tree(Wrapped):
         """SIGKILL every process of the agent, synchronously; what is opened later dies at once."""
         self._killing = True
         for sandbox in self._live:
-            sandbox.kill_nowait()
+            sandbox.kill_nowait()  # they are told who ended them
+        for mortal in self._mortal:
+            mortal.kill_nowait()
 
     def freeze_nowait(self) -> None:
         """Stop every process of the agent, synchronously; what is opened later waits.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from orchestrator.supervise.resources import FRESH_S, Gauge
 from orchestrator.supervise.tree import Tree
 from sandbox.base import Directory, Spec, Usage, User
+from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.trusted import ProcessBackend
+from tests.kit.processes import fresh_mark, marked
 from tests.kit.sandboxes import read_until
 from tests.kit.until import seen
 
@@ -138,3 +142,25 @@ async def test_salvage_goes_on_in_a_frozen_tree_once_its_agent_is_over(
     with trio.fail_after(10):
         async with tree.open(spec(reachable_path, "exit 0")) as sandbox:
             assert (await sandbox.wait()).ok
+
+
+async def test_kill_that_comes_in_the_midst_of_a_launch_has_its_proof_too(
+    ordinary_user: User, reachable_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, mark = Tree(BubblewrapBackend(ordinary_user)), fresh_mark("launch")
+
+    async def live() -> None:
+        async with tree.open(replace(spec(reachable_path, "sleep 1000"), env={"MARK": mark})):
+            started.append(True)
+
+    started: list[bool] = []
+    monkeypatch.setattr("sandbox.confined.PROOF_S", 0.0)  # so that the proof says what it has not seen
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(live)
+        await trio.testing.wait_all_tasks_blocked()
+        assert tree.starting == 1
+        tree.kill_nowait()
+        nursery.cancel_scope.cancel()
+    assert not started
+    assert tree.remaining == 1
+    await seen(lambda: not marked(mark), "it ends all the same")
