@@ -122,7 +122,7 @@ def _failure(agent: Agent, ending: Failed, ledger: Ledger) -> c.FailAgent:
 async def _journal_kill(live: Live, ending: Killed, proven_at: float, store: Store) -> None:
     tree, agent_id = live.run.tree, live.run.agent.id
     elapsed_ms = round(max(0.0, proven_at - live.cut_at) * 1000, 1)
-    report = KillReport(agent_id, tree.killed, tree.remaining, elapsed_ms)
+    report = live.verdict = KillReport(agent_id, tree.killed, tree.remaining, elapsed_ms)
     command = c.KillAgent(
         agent_id,
         ending.reason,

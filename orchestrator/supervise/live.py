@@ -32,6 +32,8 @@ class Live:
     #: Around a salvage. The first kill of a run that failed by itself is answered before it, and salvages
     #: anew; a stop leaves it to the next start.
     salvaging: trio.CancelScope = field(default_factory=trio.CancelScope)
+    #: What its kill came to, and the same once that is durable.
+    verdict: KillReport | None = None
     report: KillReport | None = None
     gauge: Gauge = field(default_factory=Gauge)
     #: Set when its end is durable (or, for an interruption, its return to the queue).

@@ -31,6 +31,7 @@ NURSERIES = {
     "orchestrator/cli/attach.py",
     "orchestrator/gates/base.py",
     "orchestrator/journal/store.py",
+    "orchestrator/supervise/kill_switch.py",
     "orchestrator/supervise/signals.py",
     "orchestrator/supervise/supervisor.py",
     "sandbox/process.py",

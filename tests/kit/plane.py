@@ -57,6 +57,8 @@ class Plane:
     store: Store
     supervisor: Supervisor
     repositories: Repositories
+    #: Around the agents: cancelled where nothing of them is waited for any more.
+    running: trio.CancelScope
 
     async def submit(
         self,
@@ -148,7 +150,15 @@ async def open_plane(
         await reaper.take_pass()
         services.start_soon(Attendant(supervisor.lives).run)
         async with trio.open_nursery() as agents:
-            await agents.start(supervisor.run)
-            yield Plane(store, supervisor, repositories)
+            running = await agents.start(run, supervisor)
+            yield Plane(store, supervisor, repositories, running)
             supervisor.stop()
         services.cancel_scope.cancel()
+
+
+async def run(
+    supervisor: Supervisor, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.CancelScope() as running:
+        task_status.started(running)
+        await supervisor.run()
