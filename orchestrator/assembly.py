@@ -34,7 +34,7 @@ from orchestrator.config import Settings
 from orchestrator.core import events as e
 from orchestrator.core import spec
 from orchestrator.core.admission import Ceilings
-from orchestrator.core.egress import Rules
+from orchestrator.core.egress import Allowance, Rules
 from orchestrator.core.liveness import Patience
 from orchestrator.core.watermark import WATERMARKS
 from orchestrator.errors import SettingsError
@@ -169,7 +169,7 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories) ->
             patience_s=settings.provider_patience_s,
         ),
         purse=open_purse(settings),
-        egress=Rules.of(settings.sandbox_egress),
+        egress=Rules.of(settings.sandbox_egress, Allowance(settings.egress_up_mb, settings.egress_down_mb)),
         patience=Patience(settings.agent_boot_s, settings.agent_turn_s, settings.agent_stall_s),
     )
 

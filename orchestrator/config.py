@@ -55,6 +55,9 @@ class Settings:
     sandbox_read_only: tuple[Path, ...]
     sandbox_path: str
     sandbox_egress: tuple[str, ...]
+    #: What one agent may send there and receive, in all.
+    egress_up_mb: int
+    egress_down_mb: int
     #: None leaves it to the runtime.
     memory_mb: int | None
     cpus: float
@@ -151,6 +154,8 @@ ROWS = (
     Setting("sandbox_read_only", ("SANDBOX_READ_ONLY",), to.each(to.toolchain, ":"), (), separator=":"),
     Setting("sandbox_path", ("SANDBOX_PATH",), to.search_path, "/usr/local/bin:/usr/bin:/bin", separator=":"),
     Setting("sandbox_egress", ("SANDBOX_EGRESS",), to.each(to.egress), ()),
+    Setting("egress_up_mb", ("SANDBOX_EGRESS_UP_MB",), to.whole(1, 1 << 30), 64),
+    Setting("egress_down_mb", ("SANDBOX_EGRESS_DOWN_MB",), to.whole(1, 1 << 30), 4096),
     Setting("memory_mb", ("SANDBOX_DEFAULT_MEMORY_MB",), to.whole(16, 1 << 24)),
     Setting("cpus", ("SANDBOX_DEFAULT_CPUS",), to.decimal(0.05, 4096), 1.0),
     Setting("pids", ("SANDBOX_DEFAULT_PIDS",), to.whole(8, 1 << 22), 512),

@@ -36,6 +36,8 @@ DEFAULTS: dict[str, Any] = {
     "sandbox_read_only": (),
     "sandbox_path": "/usr/local/bin:/usr/bin:/bin",
     "sandbox_egress": (),
+    "egress_up_mb": 64,
+    "egress_down_mb": 4096,
     "memory_mb": None,
     "cpus": 1.0,
     "pids": 512,

@@ -20,7 +20,7 @@ from orchestrator.agents.fetching import Target, Unreachable, fetch
 from orchestrator.agents.inbound import CHUNK_BYTES, Asked, ClientLeft, Inbound, Unreadable
 from orchestrator.agents.serving import Server, watched
 from orchestrator.core.address import Address, as_address
-from orchestrator.core.egress import Beyond, Place, Rules, check_answers, read_place
+from orchestrator.core.egress import MB, Beyond, Place, Rules, check_answers, read_place
 from orchestrator.core.events import AgentEvent, EgressAllowed, EgressRefused
 from orchestrator.core.model import AgentId, TaskId
 from orchestrator.core.text import escaped
@@ -33,14 +33,6 @@ MAX_TOLD = 200
 MAX_SHOWN = 255
 _PLAIN = re.compile(r"http://([^/?#]*)(.*)")
 _TEXT = {"content-type": "text/plain; charset=utf-8"}
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """Bytes that one agent may send and receive in all, in one life."""
-
-    up: int = 64 * 1024 * 1024
-    down: int = 4 * 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +51,10 @@ class Egress(Server):
 
     max_connections = 64
 
-    def __init__(self, subject: Subject, rules: Rules, allowance: Allowance, nursery: trio.Nursery) -> None:
+    def __init__(self, subject: Subject, rules: Rules, nursery: trio.Nursery) -> None:
         super().__init__(subject.clock, nursery)
         self.rules = rules
         self._subject = subject
-        self._allowance = allowance
         self.up = 0
         self.down = 0
         self._told: set[tuple[str, int | None, bool]] = set()
@@ -98,8 +89,8 @@ class Egress(Server):
 
     async def _admit(self, place: Place) -> list[Address]:
         """Return the addresses that the place may be reached at, once that is journaled; raises `Beyond`."""
-        if self.up >= self._allowance.up or self.down >= self._allowance.down:
-            raise Beyond("is asked for when the agent's allowance of bytes is used up")
+        if why := self.rules.allowance.beyond(self.up, self.down):
+            raise Beyond(why)
         entry = self.rules.find(place)
         literal = as_address(place.host)
         try:
@@ -113,11 +104,19 @@ class Egress(Server):
 
     async def _deny(self, inbound: Inbound, status: int, place: Place | None, shown: str, why: str) -> bool:
         """Refuse a host, and journal that, the first time."""
+        await self._tell_refused(place, shown, why)
+        return await self._say(inbound, status, f"egress: {place or shown} {why}\n")
+
+    async def _tell_refused(self, place: Place | None, shown: str, why: str) -> None:
         host, port = (shown, None) if place is None else (place.host, place.port)
         if self._is_news(host, port, allowed=False):
             await self._record(EgressRefused, host=host, port=port, detail=why)
             await self._subject.output("system", f"egress: {place or shown} {why}")
-        return await self._say(inbound, status, f"egress: {place or shown} {why}\n")
+
+    async def _tell_beyond(self, place: Place) -> None:
+        """Journal, the first time, that a host was cut off in the middle, if it was."""
+        if why := self.rules.allowance.beyond(self.up, self.down):
+            await self._tell_refused(place, "", why)
 
     async def _say(self, inbound: Inbound, status: int, text: str) -> bool:
         if inbound.begun:
@@ -152,6 +151,7 @@ class Egress(Server):
                 nursery.start_soon(_pump, far, near, nursery.cancel_scope, down)
         finally:
             far.socket.close()
+        await self._tell_beyond(place)
         return False
 
     def spend(self, size: int, *, up: bool) -> bool:
@@ -160,7 +160,8 @@ class Egress(Server):
             self.up += size
         else:
             self.down += size
-        return self.up <= self._allowance.up and self.down <= self._allowance.down
+        allowance = self.rules.allowance
+        return self.up <= allowance.up_mb * MB and self.down <= allowance.down_mb * MB
 
     async def _fetch(
         self, inbound: Inbound, asked: Asked, path: str, place: Place, addresses: list[Address]
@@ -173,6 +174,7 @@ class Egress(Server):
                 await fetch(inbound, asked, Target(host, path), far, self.spend)
                 return True
         except Unreachable as error:
+            await self._tell_beyond(place)
             return await self._say(inbound, 502, f"egress: {place} {error}\n")
         finally:
             if far is not None:
@@ -219,14 +221,12 @@ async def _connect(port: int, addresses: list[Address]) -> trio.SocketStream | N
 
 
 @asynccontextmanager
-async def open_egress(
-    subject: Subject, rules: Rules, allowance: Allowance | None = None
-) -> AsyncIterator[Egress]:
+async def open_egress(subject: Subject, rules: Rules) -> AsyncIterator[Egress]:
     """Open an agent's proxy; leaving the block closes every connection of it."""
     error: Exception | None = None
     async with trio.open_nursery() as nursery:
         try:
-            yield Egress(subject, rules, allowance or Allowance(), nursery)
+            yield Egress(subject, rules, nursery)
         except Exception as raised:  # raised again below, and not in a group
             error = raised
         nursery.cancel_scope.cancel(reason="the agent's run is over")

@@ -16,6 +16,7 @@ from orchestrator.agents.inbound import CHUNK_BYTES, HEAD_BYTES, Asked, Inbound
 
 #: How long a host may say nothing.
 IDLE_S = 120.0
+BEYOND = "is cut off: the agent's allowance of bytes is used up"
 #: What is between two neighbours, and no further.
 _HOP_BY_HOP = {
     "connection",
@@ -56,8 +57,9 @@ async def fetch(inbound: Inbound, asked: Asked, target: Target, far: trio.Socket
         raise Unreachable(f"cannot be asked that: {error}") from error
     words += http.send(h11.EndOfMessage()) or b""
     try:
-        if spend(len(words), up=True):
-            await far.send_all(words)
+        if not spend(len(words), up=True):
+            raise Unreachable(BEYOND)
+        await far.send_all(words)
         while not isinstance(event := await _next(http, far, spend), h11.EndOfMessage):
             if isinstance(event, h11.Response):
                 named = [(name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers]
@@ -87,6 +89,6 @@ async def _next(http: h11.Connection, far: trio.SocketStream, spend: Spend) -> h
             if event is h11.NEED_DATA:
                 chunk = bytes(await far.receive_some(CHUNK_BYTES))
                 if not spend(len(chunk), up=False):
-                    raise Unreachable("sends more than the agent's allowance of bytes")
+                    raise Unreachable(BEYOND)
                 http.receive_data(chunk)
     raise Unreachable(f"said nothing for {IDLE_S:g} s")

@@ -26,6 +26,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "go": ("proxy.golang.org", "sum.golang.org"),
     "debian": ("deb.debian.org", "security.debian.org"),
 }
+MB = 1 << 20
 _ENTRY = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+|[0-9a-f:.]+)(?::([0-9]{1,5}))?")
 _AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]@/?#\s]+):([0-9]{1,5})")
 #: Where clouds tell a machine its secrets; no name leads there, whoever listed it.
@@ -73,17 +74,40 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """MB (2**20 bytes) that one agent may send and receive in all, in one life."""
+
+    up_mb: float = 64
+    down_mb: float = 4096
+
+    def beyond(self, up: int, down: int) -> str | None:
+        """Return why not a byte more may go, after so many; None where it may."""
+        for done, how, most, setting in (
+            (up, "sent", self.up_mb, "SANDBOX_EGRESS_UP_MB"),
+            (down, "received", self.down_mb, "SANDBOX_EGRESS_DOWN_MB"),
+        ):
+            if done >= most * MB:
+                return f"is cut off: the agent has {how} all of its {most:g} MB ({setting})"
+        return None
+
+
+ALLOWANCE = Allowance()
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """What may be reached; nothing, without entries."""
 
     entries: tuple[Entry, ...] = ()
     #: The narrowing of a task: None narrows nothing.
     narrowed: tuple[Entry, ...] | None = None
+    allowance: Allowance = ALLOWANCE
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> Rules:
+    def of(cls, texts: Iterable[str], allowance: Allowance = ALLOWANCE) -> Rules:
         """Return the rules of an operator's list; raises `ValueError`."""
-        return cls(tuple(entry for text in texts for entry in read_entries(text.lower())))
+        entries = tuple(entry for text in texts for entry in read_entries(text.lower()))
+        return cls(entries, allowance=allowance)
 
     @property
     def loopback(self) -> frozenset[str]:
@@ -99,7 +123,7 @@ class Rules:
         for text in allow:
             with suppress(ValueError):  # of a task that was accepted by another version
                 wanted += read_entries(text.lower(), loosely=True)
-        return Rules(self.entries if wanted else (), tuple(wanted))
+        return Rules(self.entries if wanted else (), tuple(wanted), self.allowance)
 
     def find(self, place: Place) -> Entry:
         """Return the entry by which the place may be reached, the most exact one; raises `Beyond`."""

@@ -15,14 +15,15 @@ import pip
 import pytest
 import trio
 
-from orchestrator.agents.egress import Allowance, Egress, Subject, open_egress
+from orchestrator.agents.egress import Egress, Subject, open_egress
 from orchestrator.agents.outlet import open_outlet, proxy_environment
-from orchestrator.core.egress import Rules
+from orchestrator.core.egress import ALLOWANCE, Allowance, Rules
 from orchestrator.core.events import EgressAllowed, EgressRefused
 from sandbox.base import Backend, Directory, Spec
 from sandbox.clock import RunningClock
 from tests.agents.conftest import Log, OpenSession, spec_of, take_turn
 from tests.agents.doors import Knocker
+from tests.kit.until import seen
 
 
 @dataclass
@@ -149,10 +150,10 @@ def subject_of(log: Log) -> Subject:
 
 
 @asynccontextmanager
-async def open_proxy(log: Log, *entries: str, allowance: Allowance | None = None) -> AsyncIterator[Proxy]:
+async def open_proxy(log: Log, *entries: str, allowance: Allowance = ALLOWANCE) -> AsyncIterator[Proxy]:
     """Open a proxy with a listener on the loopback."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    async with listener, open_egress(subject_of(log), Rules.of(entries), allowance) as egress:
+    async with listener, open_egress(subject_of(log), Rules.of(entries, allowance)) as egress:
         egress.listen_nowait(listener)
         yield Proxy(egress, listener.socket.getsockname()[1], log)
 
@@ -294,8 +295,14 @@ async def test_host_that_does_not_answer_is_told_so(log: Log) -> None:
             assert (await proxy.get(f"http://{place}/")).startswith(b"HTTP/1.1 502 ")
 
 
-@pytest.mark.parametrize("allowance", [Allowance(up=1000), Allowance(down=1000)])
-async def test_bytes_have_an_allowance_both_ways(log: Log, allowance: Allowance) -> None:
+@pytest.mark.parametrize(
+    ("allowance", "setting"),
+    [
+        (Allowance(up_mb=0.001), "SANDBOX_EGRESS_UP_MB"),
+        (Allowance(down_mb=0.001), "SANDBOX_EGRESS_DOWN_MB"),
+    ],
+)
+async def test_bytes_have_an_allowance_both_ways(log: Log, allowance: Allowance, setting: str) -> None:
     files = {"/": b"x" * 100_000}
     async with (
         open_site(files) as site,
@@ -306,9 +313,23 @@ async def test_bytes_have_an_allowance_both_ways(log: Log, allowance: Allowance)
             await knocker.stream.receive_some(65536)
             await knocker.say(b"GET / HTTP/1.1\r\nx: " + b"y" * 2000 + b"\r\n\r\n")
             assert len(await knocker.rest()) < 2000
+        await seen(proxy.refused, "the cut is told")
         assert (await proxy.connect(f"127.0.0.1:{site.port}")).startswith(b"HTTP/1.1 403 ")
     (refused,) = (event for event in log.events if isinstance(event, EgressRefused))
-    assert "allowance of bytes" in refused.detail
+    assert refused.detail.startswith("is cut off")
+    assert setting in refused.detail
+
+
+async def test_a_plain_answer_beyond_the_allowance_is_cut_with_an_event(log: Log) -> None:
+    async with (
+        open_site({"/": b"x" * 100_000}) as site,
+        open_proxy(log, f"127.0.0.1:{site.port}", allowance=Allowance(down_mb=0.01)) as proxy,
+    ):
+        url = f"http://127.0.0.1:{site.port}/"
+        assert len(await proxy.get(url)) < 100_000
+        assert proxy.refused() == ["127.0.0.1"]
+        assert (await proxy.get(url)).startswith(b"HTTP/1.1 403 ")
+    assert len(proxy.refused()) == 1
 
 
 async def test_crowd_of_hosts_is_told_of_up_to_a_number(log: Log) -> None:
