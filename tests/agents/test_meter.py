@@ -29,6 +29,7 @@ from orchestrator.errors import BudgetExceeded, ModelUnpriced, ProviderRefused, 
 from orchestrator.journal.store import Store
 from orchestrator.supervise.tree import Tree
 from sandbox.base import User
+from sandbox.probe import default_user
 from sandbox.trusted import ProcessBackend
 from tests.journal.rig import running_store, work
 
@@ -119,7 +120,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 async def open_place(home: Path, *, concurrency: int = 4, **budgets: Money) -> AsyncIterator[Place]:
     provider = Provider(Ceilings(concurrency), chance=lambda: 0.0)
     async with running_store(home) as store:
-        yield Place(store, provider, Purse(PRICES, **budgets), User(65534, 65534, "nobody"))
+        yield Place(store, provider, Purse(PRICES, **budgets), default_user())
 
 
 # --- budgets
