@@ -65,6 +65,8 @@ PROGRAMS = (
 )
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _DIRECTORIES = ("dev", "etc", "home/agent", "proc", "run", "sys", "tmp", "workspace")
+#: Parts of the C library that programs shown from the host may ask for by name, Claude Code for one.
+_C_LIBRARY = ("libdl.so.2", "libm.so.6", "libpthread.so.0", "libresolv.so.2", "librt.so.1", "libutil.so.1")
 _MERGED = ("bin", "lib", "lib32", "lib64", "sbin")
 _SKIPPED = (
     "__pycache__",
@@ -171,11 +173,13 @@ def _standard_library(version: str) -> Iterator[Path]:
 
 
 def _libraries(files: Iterable[Path]) -> set[Path]:
-    """Return the libraries and the loader that the loader itself names for programs and modules."""
+    """Return the libraries and the loader that the loader names for programs and modules, and all of libc."""
     linked = [str(path) for path in files if path.suffix == ".so" or os.access(path, os.X_OK)]
     run = partial(run_child, ("ldd", *linked), env={"PATH": PATH, "LC_ALL": "C"}, max_output_bytes=64 * MIB)
     named = trio.run(run).stdout.decode(errors="replace")
-    return {_usr(Path(library)) for library in re.findall(r"(/\S+) \(0x", named)}
+    found = {_usr(Path(library)) for library in re.findall(r"(/\S+) \(0x", named)}
+    beside = {path.parent / name for path in found if path.name == "libc.so.6" for name in _C_LIBRARY}
+    return found | {path for path in beside if path.is_file()}
 
 
 def _add_directory(tar: tarfile.TarFile, path: Path) -> None:

@@ -15,6 +15,7 @@ from orchestrator.core.events import SayingEvent
 from orchestrator.core.spec import TaskSpec
 from sandbox.base import Backend, Directory, Limits, SandboxError, User
 from sandbox.bubblewrap import BubblewrapBackend
+from sandbox.podman import PodmanBackend
 from sandbox.trusted import ProcessBackend
 from tests.kit.books import Books
 from tests.kit.plain_meter import PlainMeter
@@ -60,6 +61,9 @@ def backend(request: pytest.FixtureRequest, ordinary_user: User) -> Backend:
     try:
         if request.param == "process":
             return ProcessBackend(ordinary_user)
+        if request.param == "podman":
+            found: PodmanBackend | str = request.getfixturevalue("containers")
+            return found if not isinstance(found, str) else pytest.skip(found)
         return BubblewrapBackend(ordinary_user)
     except SandboxError as error:
         pytest.skip(str(error))

@@ -70,6 +70,8 @@ def work_of(session: Session) -> Path:
 
 
 @needs_time
+@pytest.mark.usefixtures("containers")  # made before a test's surroundings are photographed
+@pytest.mark.parametrize("backend", ["bubblewrap", "process", "podman"], indirect=True)
 @pytest.mark.parametrize("way", ["socket", "port"])
 async def test_it_works_in_the_sandbox_and_knows_the_first_prompt_at_the_second(
     api: ScriptedApi, session: Session, log: Log, way: str
