@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import h11
 import trio
 
-from orchestrator.agents.inbound import CHUNK_BYTES, HEAD_BYTES, Asked, Inbound
+from orchestrator.agents.inbound import CHUNK_BYTES, HEAD_BYTES, Asked, Inbound, encoded
 
 #: How long a host may say nothing.
 IDLE_S = 120.0
@@ -52,7 +52,7 @@ async def fetch(inbound: Inbound, asked: Asked, target: Target, far: trio.Socket
     headers = [("host", target.host), *_passed(asked.headers, "host"), ("connection", "close")]
     path = target.path if target.path.startswith("/") else f"/{target.path}"
     try:
-        words = http.send(h11.Request(method=asked.method, target=path, headers=headers)) or b""
+        words = http.send(h11.Request(method=asked.method, target=path, headers=encoded(headers))) or b""
     except h11.LocalProtocolError as error:
         raise Unreachable(f"cannot be asked that: {error}") from error
     words += http.send(h11.EndOfMessage()) or b""

@@ -7,7 +7,7 @@ the sending half of the connection has left. Callers: `proxy` and `egress`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import h11
@@ -125,7 +125,7 @@ class Inbound:
         close = (
             [] if tunnel or self._http.their_state is h11.DONE else [("connection", "close")]
         )  # the body is unread
-        await self._send(h11.Response(status_code=status, headers=[*headers.items(), *close]))
+        await self._send(h11.Response(status_code=status, headers=encoded([*headers.items(), *close])))
 
     async def part(self, content: bytes) -> None:
         """Pass a part of the body on."""
@@ -182,6 +182,11 @@ class Inbound:
             raise ClientLeft from None
         if scope.cancelled_caught:
             raise ClientLeft
+
+
+def encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Return headers as they go over a connection: bytes that are no ASCII leave as they came in."""
+    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
 
 
 def _read(event: h11.Request) -> Asked:

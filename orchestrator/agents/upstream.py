@@ -22,6 +22,7 @@ import h11
 import trio
 from pydantic import SecretStr
 
+from orchestrator.agents.inbound import encoded
 from orchestrator.agents.reaching import PROVIDER_URL, place_of, unreachable
 from orchestrator.core.trouble import ProviderFailure, Trouble
 
@@ -153,9 +154,8 @@ class Pool:
             own["x-api-key"] = upstream.key.get_secret_value()
         line = self._reuse() or await self._connect(host, port)
         try:
-            request = h11.Request(
-                method=method, target=prefix + target, headers=[*{**headers, **own}.items()]
-            )
+            words = encoded({**headers, **own}.items())
+            request = h11.Request(method=method, target=prefix + target, headers=words)
             await self._send(line, request, body)
             head = await _next_event(line, upstream.patience.first_byte_s)
             if not isinstance(head, h11.Response):

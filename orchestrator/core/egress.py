@@ -17,6 +17,8 @@ from fnmatch import fnmatchcase
 
 from orchestrator.core.address import Address, as_address, inner_of, is_public, name_trouble
 
+#: Characters of a host, as it is named: what is longer is none.
+MAX_HOST = 255
 #: The ports of an entry that names none.
 USUAL_PORTS = frozenset({80, 443})
 PRESETS: dict[str, tuple[str, ...]] = {
@@ -179,7 +181,7 @@ def read_entries(text: str, *, loosely: bool = False) -> tuple[Entry, ...]:
 def read_place(authority: str) -> Place:
     """Return the place of `host:port`, as CONNECT names it; raises `Beyond`."""
     parts = _AUTHORITY.fullmatch(authority) if authority.isascii() else None
-    if parts is None or not 0 < int(parts[2]) < 1 << 16:
+    if parts is None or len(parts[1]) > MAX_HOST or not 0 < int(parts[2]) < 1 << 16:
         raise Beyond("is no host:port")
     host = parts[1].lower()
     if host.startswith("["):

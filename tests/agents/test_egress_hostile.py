@@ -1,0 +1,36 @@
+"""Egress against those who mean harm: what is journaled of them is small, and none ends anybody's run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.agents.conftest import Log
+from tests.agents.doors import CannedApi
+from tests.agents.test_egress import open_proxy, open_site
+
+ODD = b"HTTP/1.1 200 OK\r\nx-name: caf\xe9\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi"
+
+
+async def test_header_of_a_client_that_is_no_ascii_is_passed_on_as_it_came(log: Log) -> None:
+    async with open_site() as site, open_proxy(log, f"127.0.0.1:{site.port}") as proxy:
+        words = b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nhost: x\r\nx-name: caf\xe9\r\n\r\n" % site.port
+        assert (await proxy.say(words)).startswith(b"HTTP/1.1 200 ")
+    assert b"x-name: caf\xe9" in site.asked[0]
+
+
+async def test_header_of_a_site_that_is_no_ascii_is_passed_on_as_it_came(log: Log) -> None:
+    site = CannedApi(ODD)
+    async with site.open(), open_proxy(log, f"127.0.0.1:{site.port}") as proxy:
+        answer = await proxy.get(f"{site.url}/")
+    assert b"x-name: caf\xe9" in answer
+    assert answer.endswith(b"hi")
+
+
+@pytest.mark.parametrize("url", ["{host}:443", "http://{host}/", "http://{host}:8080/"])
+async def test_name_without_end_is_cut_in_the_journal(log: Log, url: str) -> None:
+    words = url.format(host="a" * 50_000)
+    async with open_proxy(log, "x.example") as proxy:
+        said = proxy.get(words) if words.startswith("http") else proxy.connect(words)
+        assert (await said).startswith(b"HTTP/1.1 403 ")
+    (host,) = proxy.refused()
+    assert len(host) <= 255
