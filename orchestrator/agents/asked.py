@@ -24,6 +24,8 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_STRUCTURE = 512 * 1024
 MAX_STRINGS = 100_000
 MAX_MAX_TOKENS = 10_000_000
+#: Characters of a model's name.
+MAX_MODEL = 128
 #: Characters of a request and its answer that are kept beside the journal.
 MAX_CONTENT = 256 * 1024
 
@@ -40,6 +42,9 @@ _SPEEDS = (None, "standard")
 #: The headers that a provider is shown; above all, none that could be a credential.
 _SHOWN = {"accept", "anthropic-beta", "anthropic-version", "user-agent", "x-app"}
 _SHOWN_PREFIX = "x-stainless-"
+_BETAS = "anthropic-beta"
+#: Of what a client wants to try, another way to log in: with it, our key would be refused.
+_LOGIN = re.compile(r"\s*oauth-", re.IGNORECASE)
 
 Headers = Mapping[str, str]
 
@@ -105,7 +110,7 @@ def find_way(method: str, target: str, models: Iterable[str]) -> Way:
 
 def check_model(model: object, models: Iterable[str]) -> str:
     """Return the model's name, or raise `Refused` where the agent may not use it; `models` may be globs."""
-    if isinstance(model, str) and any(fnmatchcase(model, allowed) for allowed in models):
+    if isinstance(model, str) and len(model) <= MAX_MODEL and any(fnmatchcase(model, a) for a in models):
         return model
     may = ", ".join(models)
     raise Refused(403, "permission_error", f"the model {str(model)[:128]!r} is not this agent's: {may}")
@@ -113,7 +118,9 @@ def check_model(model: object, models: Iterable[str]) -> str:
 
 def shown_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return the headers that go on to the provider, by lower-case names."""
-    return {name: value for name, value in headers if name in _SHOWN or name.startswith(_SHOWN_PREFIX)}
+    shown = {name: value for name, value in headers if name in _SHOWN or name.startswith(_SHOWN_PREFIX)}
+    betas = [each for each in shown.pop(_BETAS, "").split(",") if each.strip() and not _LOGIN.match(each)]
+    return {**shown, _BETAS: ",".join(betas)} if betas else shown
 
 
 def read_body(body: bytes, models: Sequence[str], *, counts: bool = False) -> Wanted:

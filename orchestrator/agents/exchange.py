@@ -88,6 +88,7 @@ class Exchange:
         except ProviderFailure as failure:
             spent = self._message.spent
             failure.begun, failure.usage = self.begun, None if spent == NO_USAGE else spent
+            failure.of_program = True
             self.failure = failure
             raise
         finally:

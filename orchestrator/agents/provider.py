@@ -26,6 +26,8 @@ from orchestrator.errors import ProviderRefused, ProviderUnavailable
 CONCURRENCY = 8
 #: How long a provider that is away is waited for.
 PATIENCE_S = 1800.0
+#: Models whose lines are remembered though nobody stands in them.
+MAX_LINES = 256
 
 #: What an agent waits for, for people.
 _TOLD = {
@@ -72,6 +74,8 @@ class Provider:
     def line(self, model: str) -> Line:
         """Return the line of all who ask this model."""
         if model not in self.lines:
+            if len(self.lines) >= MAX_LINES:  # names that agents made up
+                self.lines = {name: line for name, line in self.lines.items() if not line.idle}
             self.lines[model] = Line(self, model, next(map(_login_refused, self.lines.values()), None))
         return self.lines[model]
 
@@ -96,6 +100,11 @@ class Line:
         self._closed_at: float | None = None
         #: When the last answer came.
         self.answered_at = -math.inf
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to remember of it."""
+        return not self._places and not self.gate.in_flight and self.gate.closed is None
 
     @contextmanager
     def place(self, tokens: int) -> Iterator[Place]:
@@ -151,6 +160,8 @@ class Line:
 
     def note_failure(self, epoch: int, failure: ProviderFailure) -> list[e.Event]:
         """Take note of a failure; return what that means for all."""
+        if failure.of_program and not failure.trouble.passes:
+            return []  # nothing, as any agent could keep all others from their model by it
         now, before = trio.current_time(), self.gate
         reset = (failure.until - self.provider.clock()).total_seconds() if failure.until else None
         fault = Fault(failure.trouble, failure.detail, failure.wait_s, reset)

@@ -7,6 +7,7 @@ the meter, which decides by it whether to wait, to try again, or to give up.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -52,6 +53,14 @@ _STATUSES = {
 }
 
 
+#: How a provider says by status 400 that it does not have the model: not what it says of a request to one.
+_NO_MODEL = re.compile(
+    r"\bmodel\b.{0,200}\b(not found|not exist|not available|unknown|invalid)\b"
+    r"|\b(invalid|unknown|unsupported|not a valid) model\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
 class ProviderFailure(Exception):
     """A request that was not answered, or not to its end."""
 
@@ -75,6 +84,9 @@ class ProviderFailure(Exception):
         self.begun = begun
         #: What it cost all the same, as far as that is known.
         self.usage = usage
+        #: Whether a program inside wrote the request: a refusal may be of its making, and says nothing of
+        #: what others ask.
+        self.of_program = False
 
 
 def failure_of_response(
@@ -87,7 +99,7 @@ def failure_of_response(
     until = _moment(headers.get("anthropic-ratelimit-unified-reset"))
     if status == 429 and until is not None and until > now:
         return ProviderFailure(Trouble.USAGE_LIMIT, detail, wait_s=wait_s, until=until)
-    if status == 404 or (status == 400 and "model" in message.lower() and "not" in message.lower()):
+    if status == 404 or (status == 400 and _NO_MODEL.search(message)):
         return ProviderFailure(Trouble.MODEL, detail)
     trouble = {
         401: Trouble.LOGIN,

@@ -310,6 +310,20 @@ def test_patience_begins_anew_with_an_answer_and_is_endless_where_the_provider_s
     trio.run(wait, clock=clock)
 
 
+@pytest.mark.parametrize("trouble", [Trouble.LOGIN, Trouble.FORBIDDEN, Trouble.MODEL])
+async def test_what_the_request_of_a_program_inside_is_refused_for_is_held_against_nobody_else(
+    place: Place, trouble: Trouble
+) -> None:
+    hostile, _ = await place.meter("a")
+    other, _ = await place.meter("b")
+    failure = no(trouble)
+    failure.of_program = True
+    with pytest.raises(ProviderRefused):
+        await hostile.ask(REQUEST, Model([failure]), prompt=1)
+    assert (await other.ask(REQUEST, Model(), prompt=1)).stop_reason
+    assert await place.told("provider.throttled") == []
+
+
 async def test_the_ceiling_is_kept_and_nobody_is_overtaken(tmp_path: Path) -> None:
     async with open_place(tmp_path, concurrency=3) as place:
         model, order = Model(), list[str]()

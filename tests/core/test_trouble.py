@@ -32,6 +32,16 @@ def body(kind: str, message: str = "m") -> bytes:
         (403, {}, b"[]", Trouble.FORBIDDEN, False),
         (404, {}, body("not_found_error", "model: nope"), Trouble.MODEL, False),
         (400, {}, body("invalid_request_error", "prompt is too long"), Trouble.REQUEST, False),
+        (
+            400,
+            {},
+            body("invalid_request_error", "This model does not support prefill"),
+            Trouble.REQUEST,
+            False,
+        ),
+        (400, {}, body("x", "`top_k` cannot be set for this model"), Trouble.REQUEST, False),
+        (400, {}, body("x", "The provided model identifier is invalid."), Trouble.MODEL, False),
+        (400, {}, body("x", "Invalid model name passed in model=m"), Trouble.MODEL, False),
     ],
 )
 def test_a_failure_is_told_by_its_response(
