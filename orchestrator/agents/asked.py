@@ -32,13 +32,16 @@ MAX_CONTENT = 256 * 1024
 #: Tokens that an image stands for at most, and bytes of a document in base64 for one token.
 _IMAGE_TOKENS = 5000
 _DOCUMENT_BYTES_A_TOKEN = 4
+#: Tokens that no model's prompt has more than; those that the provider adds for each tool, and for all.
+MAX_PROMPT_TOKENS = 1_000_000
+_HIDDEN_TOKENS = 1000
 _QUERY = re.compile(r"[A-Za-z0-9_.=&-]{0,200}")
 _MODEL_PATH = re.compile(r"/v1/models/([A-Za-z0-9._:@-]{1,128})")
 #: Tools that run where the client is, or at the provider without reaching anybody.
 _TOOLS = re.compile(r"(custom|(bash|text_editor|computer|memory|tool_search_tool|code_execution)_\w+)")
 #: Tuples, as what is sought in them may be anything, and not all can be looked up in a set.
 _SOURCED, _SOURCES = ("image", "document"), ("base64", "text", "content")
-_SPEEDS = (None, "standard")
+_PRICED = {"speed": (None, "standard"), "inference_geo": (None, "global")}
 #: The headers that a provider is shown; above all, none that could be a credential.
 _SHOWN = {"accept", "anthropic-beta", "anthropic-version", "user-agent", "x-app"}
 _SHOWN_PREFIX = "x-stainless-"
@@ -136,7 +139,8 @@ def read_body(body: bytes, models: Sequence[str], *, counts: bool = False) -> Wa
     messages = given["messages"]
     last = max((n for n, each in enumerate(messages) if each.get("role") == "assistant"), default=-1)
     estimate = estimate_tokens(len(body), _blocks(messages))
-    return Wanted(Request(model, estimate, most), stream, messages[last + 1 :])
+    worst = most_tokens(len(body), _blocks(messages), given.get("tools"))
+    return Wanted(Request(model, estimate, most, worst), stream, messages[last + 1 :])
 
 
 def _invalid(message: str) -> Refused:
@@ -174,8 +178,9 @@ def _check_reach(given: Mapping[str, Any]) -> None:
     """Raise `Refused` where the provider would reach out for the agent, or charge more than its price."""
     if given.get("mcp_servers"):
         raise _beyond("mcp_servers: the provider would call them from its own network")
-    if given.get("speed") not in _SPEEDS:
-        raise _beyond("speed: no price is known for it")
+    for name, priced in _PRICED.items():
+        if given.get(name) not in priced:
+            raise _beyond(f"{name}: no price is known for it")
     tools = given.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type") if isinstance(tool, dict) else None
@@ -218,6 +223,21 @@ def estimate_tokens(size: int, blocks: Iterable[Mapping[str, Any]]) -> int:
             image = block.get("type") == "image"
             tokens += _IMAGE_TOKENS if image else len(source["data"]) // _DOCUMENT_BYTES_A_TOKEN
     return tokens + max(0, size) // CHARS_A_TOKEN + 1
+
+
+def most_tokens(size: int, blocks: Iterable[Mapping[str, Any]], tools: object) -> int:
+    """Return what a prompt can come to, whatever somebody wrote to make it dear.
+
+    A token is a byte at least; a page of a document is many tokens, and takes few bytes.
+    """
+    tokens = _HIDDEN_TOKENS * (1 + (len(tools) if isinstance(tools, list) else 0))
+    for block in blocks:
+        source = block.get("source")
+        data = source.get("data") if isinstance(source, dict) and source.get("type") == "base64" else None
+        if isinstance(data, str):
+            size -= len(data)
+            tokens += _IMAGE_TOKENS if block.get("type") == "image" else MAX_PROMPT_TOKENS
+    return min(tokens + max(0, size), MAX_PROMPT_TOKENS)
 
 
 def content_of(news: Sequence[object], answer: Sequence[object]) -> str:

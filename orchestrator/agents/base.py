@@ -35,6 +35,8 @@ class Request:
     input_tokens: int
     #: The most that the answer may have.
     max_tokens: int
+    #: The most that the prompt can come to, where its author may mean harm; 0 where the estimate holds.
+    most_input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

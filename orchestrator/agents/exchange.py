@@ -20,7 +20,7 @@ from orchestrator.agents.inbound import ClientLeft, Inbound
 from orchestrator.agents.upstream import Answer as Reply
 from orchestrator.core import sse
 from orchestrator.core.message import Message
-from orchestrator.core.model import NO_USAGE
+from orchestrator.core.model import NO_USAGE, Usage
 from orchestrator.core.trouble import ProviderFailure, Trouble, failure_of_event, failure_of_response
 
 #: Bytes of an answer, and of one that is an error.
@@ -43,9 +43,12 @@ class Exchange:
     """See the module."""
 
     def __init__(
-        self, reply: Callable[[], AbstractAsyncContextManager[Reply]], inbound: Inbound, wanted: Wanted
+        self,
+        reply: Callable[[Callable[[], None]], AbstractAsyncContextManager[Reply]],
+        inbound: Inbound,
+        wanted: Wanted,
     ) -> None:
-        """Take the way to ask the provider, the client, and what it wants."""
+        """Take the way to ask the provider, which tells when it did, the client, and what it wants."""
         self._reply = reply
         self._inbound = inbound
         self._wanted = wanted
@@ -60,7 +63,7 @@ class Exchange:
         self._shown: dict[str, str] = {}
         self._held = bytearray()
         self._whole = b""
-        self._closing = False
+        self._closing = self._sent = False
 
     @property
     def begun(self) -> bool:
@@ -77,7 +80,8 @@ class Exchange:
     async def ask(self) -> Answer:
         """Ask once; raises `ProviderFailure`. Where the client leaves meanwhile, what came is the answer."""
         began = trio.current_time()
-        self._message, self._closing, self.failure, self.refusal = Message(), False, None, None
+        self._message, self.failure, self.refusal = Message(), None, None
+        self._closing = self._sent = False
         self._held.clear()
         self._asking = trio.CancelScope()
         try:
@@ -98,11 +102,20 @@ class Exchange:
         return Answer(
             model=said.model or self._wanted.request.model,
             stop_reason=LEFT if self.left and not said.complete else said.stop_reason,
-            usage=said.spent,
+            usage=self._spent(),
             text=said.text,
             duration_ms=(trio.current_time() - began) * 1000,
             content=content_of(self._wanted.news, said.content),
         )
+
+    def _spent(self) -> Usage:
+        """Return what it cost: the prompt, where its client has left before the provider told anything."""
+        if self.left and self._sent and not self._message.model:
+            return Usage(input_tokens=self._wanted.request.input_tokens)
+        return self._message.spent
+
+    def _note_sent(self) -> None:
+        self._sent = True
 
     async def finish(self) -> None:
         """Pass on what was held back, now that the turn is journaled; raises `ClientLeft`."""
@@ -115,7 +128,7 @@ class Exchange:
         await self._inbound.end()
 
     async def _receive(self) -> None:
-        async with self._reply() as reply:
+        async with self._reply(self._note_sent) as reply:
             self._shown = shown_of(reply)
             if reply.status != 200:
                 said = await reply.body(MAX_ERROR_BYTES)

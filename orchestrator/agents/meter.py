@@ -64,6 +64,8 @@ class _Asked:
     patience: Patience
     price: Price | None
     most: Usage
+    #: The tokens that it is likely to need at most: by these it stands in line.
+    likely: int
     prompt: int
     since: float
     #: Until when it is parked, as far as the journal knows; None where it is not.
@@ -105,12 +107,11 @@ class AgentMeter:
     async def ask(self, request: Request, ask: Callable[[], Awaitable[Answer]], *, prompt: int) -> Answer:
         """See `agents.base.Meter`."""
         price = self._price(request.model)
-        cost = price.most(request.input_tokens, request.max_tokens) if price else 0.0
-        most = Usage(
-            input_tokens=request.input_tokens, output_tokens=request.max_tokens, cost_usd=cost, turns=1
-        )
-        line = self._provider.line(request.model)
-        asked = _Asked(line, Patience(line), price, most, prompt, trio.current_time())
+        prompt_tokens = max(request.input_tokens, request.most_input_tokens)
+        cost = price.most(prompt_tokens, request.max_tokens) if price else 0.0
+        most = Usage(input_tokens=prompt_tokens, output_tokens=request.max_tokens, cost_usd=cost, turns=1)
+        line, likely = self._provider.line(request.model), request.input_tokens + request.max_tokens
+        asked = _Asked(line, Patience(line), price, most, likely, prompt, trio.current_time())
         try:
             while True:
                 outcome = await self._attempt(asked, ask)
@@ -164,7 +165,7 @@ class AgentMeter:
                 if self._stillness.frozen:
                     asked.patience.renew()  # nobody tried meanwhile
                 await self._stillness.wait_thawed()
-                with asked.line.place(asked.most.tokens) as place:
+                with asked.line.place(asked.likely) as place:
                     await self._wait_for_turn(asked, place)
                     if self._stillness.frozen:  # who may not go keeps nobody waiting
                         continue

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import select
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -136,11 +136,17 @@ class Pool:
 
     @asynccontextmanager
     async def ask(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        sent: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[Answer]:
         """Make a request, with the key added; raises `ProviderFailure`.
 
-        Leaving the block before the answer has ended closes the connection.
+        Leaving the block before the answer has ended closes the connection. `sent` is told once the provider
+        may have begun to work on it.
         """
         upstream = self.upstream
         host, port, prefix = upstream.place
@@ -156,6 +162,7 @@ class Pool:
         try:
             words = encoded({**headers, **own}.items())
             request = h11.Request(method=method, target=prefix + target, headers=words)
+            sent()
             await self._send(line, request, body)
             head = await _next_event(line, upstream.patience.first_byte_s)
             if not isinstance(head, h11.Response):

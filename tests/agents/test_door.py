@@ -359,7 +359,10 @@ async def test_client_that_leaves_is_followed(doors: Doors, shared: ScriptedApi,
         await seen(at.turns, "what came is counted")
     (turn,) = at.turns()
     assert turn.stop_reason == "client_left"
-    assert (turn.usage or SPENT).input_tokens == (5 if streams else 0)
+    spent = turn.usage or SPENT
+    assert spent.input_tokens == 5 if streams else spent.input_tokens > 50, (
+        "the estimate, where none was told"
+    )
 
 
 async def test_kill_in_the_middle_of_a_stream_closes_both_sides(doors: Doors, shared: ScriptedApi) -> None:

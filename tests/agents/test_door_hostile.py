@@ -7,14 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.agents.asked import Refused, check_model
+from orchestrator.agents.asked import MAX_PROMPT_TOKENS, Refused, check_model, read_body
+from orchestrator.agents.base import Request
 from orchestrator.agents.provider import MAX_LINES, Provider
+from orchestrator.core.message import Message
 from orchestrator.errors import ProviderRefused
 from sandbox.base import Backend, User
 from sandbox.trusted import ProcessBackend
 from tests.agents.conftest import Log, OpenSession
-from tests.agents.doors import CannedApi, Doors, asked
+from tests.agents.doors import MODEL, CannedApi, Doors, asked
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
+from tests.kit.until import seen
 
 
 @pytest.fixture
@@ -86,3 +89,58 @@ def test_names_of_models_that_agents_make_up_are_not_remembered() -> None:
     assert len(provider.lines) <= MAX_LINES
     with pytest.raises(Refused, match="not this agent's"):
         check_model("claude-sonnet-" + "x" * 1000, ["claude-sonnet-*"])
+
+
+# --- what it costs -----------------------------------------------------------------------------------------
+
+
+def weighed(content: object, **more: object) -> Request:
+    body = asked("x", messages=[{"role": "user", "content": content}], **more)
+    return read_body(json.dumps(body).encode(), [MODEL]).request
+
+
+def test_dense_prompt_is_reserved_for_as_if_each_byte_were_a_token() -> None:
+    dense = weighed("!?" * 30_000)
+    assert dense.most_input_tokens >= 60_000 > dense.input_tokens
+
+
+def test_small_document_may_have_as_many_tokens_as_any_prompt() -> None:
+    source = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
+    page = weighed([{"type": "document", "source": source}])
+    picture = weighed([{"type": "image", "source": source}])
+    assert page.most_input_tokens == MAX_PROMPT_TOKENS
+    assert picture.most_input_tokens < 10_000
+
+
+def test_what_a_provider_adds_for_tools_is_reserved() -> None:
+    tools = [{"type": "computer_20250124", "name": f"c{number}"} for number in range(20)]
+    assert weighed("x", tools=tools).most_input_tokens > 20_000
+
+
+@pytest.mark.parametrize("extra", [{"inference_geo": "us"}, {"speed": "fast"}])
+def test_what_makes_tokens_dearer_than_their_price_is_refused(extra: dict[str, object]) -> None:
+    with pytest.raises(Refused, match="no price is known"):
+        weighed("x", **extra)
+
+
+def test_what_is_written_to_a_cache_for_an_hour_is_counted_as_such() -> None:
+    message = Message()
+    counts = {"input_tokens": 1, "cache_creation_input_tokens": 9, "cache_creation": {}}
+    message.add({"type": "message_start", "message": {"type": "message", "model": "m", "usage": counts}})
+    counts["cache_creation"] = {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 7}
+    message.add({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": counts})
+    assert (message.usage.cache_write_tokens, message.usage.cache_write_1h_tokens) == (9, 7)
+
+
+async def test_who_leaves_before_the_provider_speaks_has_spent_the_prompt(
+    doors: Doors, shared: ScriptedApi
+) -> None:
+    prompt = script({"fault": {"kind": "hang"}}, agent="leaves-at-once")
+    body = asked(prompt + "word " * 6000, stream=True)
+    async with doors.open(shared) as at:
+        async with at.knock() as knocker:
+            await knocker.begin("POST", "/v1/messages", body)
+            await seen(lambda: shared.messages("leaves-at-once"), "it is asked")
+        await seen(at.turns, "it is counted")
+    (used,) = at.usages()
+    assert used.usage.input_tokens > 6000

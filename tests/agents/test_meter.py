@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -166,6 +166,29 @@ async def test_money_of_the_day_is_never_overspent_by_more_than_one_request(tmp_
         assert 0.01 <= spent <= 0.01 + 0.0012
         (warned,) = await place.told("budget.warning")
         assert (warned.scope, warned.unit) == ("day", "costUsd")
+
+
+async def test_requests_that_come_to_more_than_they_look_like_overspend_by_one_at_most(
+    tmp_path: Path,
+) -> None:
+    dear = Usage(input_tokens=10_000, output_tokens=1000)  # 0.03 USD, where 0.012 are foreseen
+    request = Request(MODEL, 1000, 1000, most_input_tokens=10_000)
+    async with open_place(tmp_path, concurrency=20, day=Money(cost_usd=0.08)) as place:
+
+        async def ask() -> Answer:
+            await trio.testing.wait_all_tasks_blocked(WAIT_S)  # who may go by now has gone
+            return Answer(MODEL, "end_turn", dear, "well", 1.0)
+
+        async def spend(name: str) -> None:
+            meter, _ = await place.meter(name)
+            with suppress(BudgetExceeded):
+                while True:
+                    await meter.ask(request, ask, prompt=1)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+                nursery.start_soon(spend, f"a{number}")
+        assert 0.08 <= place.store.state.spend.total.cost_usd <= 0.08 + 0.03
 
 
 async def test_a_budget_of_a_task_counts_all_its_attempts_and_warns_once(place: Place) -> None:
