@@ -7,7 +7,8 @@ the sending half of the connection has left. Callers: `proxy` and `egress`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import h11
@@ -18,6 +19,8 @@ from sandbox.clock import Clock
 CHUNK_BYTES = 65536
 HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
+#: Pieces that a body may come in, and of how many bytes further ones are at least, as each takes time.
+FREE_PIECES, PIECE_BYTES = 1000, 512
 #: What a client may send while it is being answered, before it is taken for one that has left.
 AHEAD_BYTES = 64 * 1024
 #: From a request's first byte to the end of its head; without a byte of its body; without taking an answer.
@@ -26,6 +29,9 @@ BODY_S = 30.0
 SEND_S = 60.0
 #: From the head of a request to the end of its body.
 WHOLE_BODY_S = 300.0
+
+
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
 
 
 class ClientLeft(Exception):
@@ -74,12 +80,12 @@ class Inbound:
             self._ahead, self.begun = 0, False
         if self._http.our_state is not h11.IDLE:
             return None
-        event = self._parsed()
+        event = self._parsed_head()
         if event is h11.NEED_DATA:
             await self._receive(None)
             scope = self._clock.move_on_after(HEAD_S)
             with scope:
-                while (event := self._parsed()) is h11.NEED_DATA:
+                while (event := self._parsed_head()) is h11.NEED_DATA:
                     await self._receive(None)
             if scope.cancelled_caught:
                 raise Unreadable(408, f"the head of the request did not come within {HEAD_S:g} s")
@@ -88,9 +94,13 @@ class Inbound:
         self._tunnels = event.method == b"CONNECT"
         return _read(event)
 
-    async def body(self, most: int) -> bytes:
-        """Return the body of the request; raises `Unreadable`, `ClientLeft`."""
-        parts, size = [], 0
+    async def body(self, most: int, take: Callable[[int], bool] = lambda size: True) -> bytes:
+        """Return the body of the request; raises `Unreadable`, `ClientLeft`.
+
+        `take` is asked for room for each piece as it comes.
+        """
+        parts: list[bytes] = []
+        size = 0
         scope = self._clock.move_on_after(WHOLE_BODY_S)
         with scope:
             if self._http.they_are_waiting_for_100_continue:
@@ -99,8 +109,10 @@ class Inbound:
                 if isinstance(event, h11.Data):
                     parts.append(bytes(event.data))
                     size += len(event.data)
-                    if size > most:
-                        raise Unreadable(413, f"the body has more than {most} bytes")
+                    if size > most or not take(len(event.data)):
+                        raise Unreadable(413, f"the body has more than {most} bytes, or others take the room")
+                    if len(parts) > FREE_PIECES + size // PIECE_BYTES:
+                        raise Unreadable(400, "the body comes in pieces that are too small")
                 elif event is h11.NEED_DATA:
                     await self._receive(BODY_S)
                 else:
@@ -150,6 +162,14 @@ class Inbound:
     def take_over(self) -> tuple[trio.SocketStream, bytes]:
         """Return the connection itself, and what came on it since the request: it speaks HTTP no more."""
         return self._stream, self._http.trailing_data[0]
+
+    def _parsed_head(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Parse a head, unless it has so many lines that this would take long."""
+        come, _ = self._http.trailing_data
+        end = _END_OF_HEAD.search(come)
+        if come.count(b"\n", 0, end.start() if end else len(come)) > MAX_HEADERS + 1:
+            raise Unreadable(431, f"the request has more than {MAX_HEADERS} headers")
+        return self._parsed()
 
     def _parsed(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         try:

@@ -78,11 +78,16 @@ class Door(Server):
     async def answer(self, inbound: Inbound, asked: Asked) -> bool:
         """See `Server`."""
         held = 0
+
+        def take(size: int) -> bool:
+            nonlocal held
+            held += size
+            self._held += size
+            return self._held <= MAX_HELD_BYTES
+
         try:
             way = find_way(asked.method, asked.target, self._models)
-            body = await inbound.body(min(MAX_BODY_BYTES, MAX_HELD_BYTES - self._held))
-            held = len(body)
-            self._held += held
+            body = await inbound.body(MAX_BODY_BYTES, take)
             if way is Way.PROBE:
                 await inbound.whole(200, b"", {})
             elif self.failure is not None:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterator
 
 import pytest
+import trio
 
+from orchestrator.agents import proxy
 from orchestrator.agents.asked import MAX_PROMPT_TOKENS, Refused, check_model, read_body
 from orchestrator.agents.base import Request
 from orchestrator.agents.provider import MAX_LINES, Provider
@@ -15,7 +17,7 @@ from orchestrator.errors import ProviderRefused
 from sandbox.base import Backend, User
 from sandbox.trusted import ProcessBackend
 from tests.agents.conftest import Log, OpenSession
-from tests.agents.doors import MODEL, CannedApi, Doors, asked
+from tests.agents.doors import MODEL, CannedApi, Doors, Knocker, asked
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
 from tests.kit.until import seen
 
@@ -144,3 +146,40 @@ async def test_who_leaves_before_the_provider_speaks_has_spent_the_prompt(
         await seen(at.turns, "it is counted")
     (used,) = at.usages()
     assert used.usage.input_tokens > 6000
+
+
+# --- what it takes of the host -----------------------------------------------------------------------------
+
+POST = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\n"
+
+
+async def test_body_in_crumbs_is_refused_before_it_takes_long(doors: Doors, shared: ScriptedApi) -> None:
+    async with doors.open(shared) as at, at.knock() as knocker:
+        await knocker.say(POST + b"transfer-encoding: chunked\r\n\r\n" + b"2\r\nxx\r\n" * 2000)
+        assert (await knocker.rest()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_bodies_on_their_way_have_one_room_for_all(
+    doors: Doors, shared: ScriptedApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "MAX_HELD_BYTES", 100_000)
+    words = POST + b"content-length: 90000\r\n\r\n" + b" " * 80_000
+    async with doors.open(shared) as at:
+        async with at.knock() as first, at.knock() as second:
+            await first.say(words)
+            await second.say(words)
+            async with trio.open_nursery() as nursery:
+                refused: list[bytes] = []
+
+                async def hear(knocker: Knocker) -> None:
+                    refused.append(await knocker.rest())
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(hear, first)
+                nursery.start_soon(hear, second)
+            assert refused[0].startswith(b"HTTP/1.1 413 ")
+        await seen(lambda: at.door.connections == 0, "both are gone")
+        async with at.knock() as third:
+            await third.say(words + b" " * 10_000)
+            answer = bytes(await third.stream.receive_some(65536))
+            assert answer.startswith(b"HTTP/1.1 400 "), "there is room again, and it is no JSON"
