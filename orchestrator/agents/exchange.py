@@ -152,11 +152,11 @@ class Exchange:
                     Trouble.SERVER_ERROR, f"an answer of more than {MAX_ANSWER_BYTES} bytes"
                 )
             for frame in decoder.feed(chunk):
-                await self._take(frame.event, frame.data)
+                await self._take(frame.event, reply.hide(frame.data.encode("utf-8", "replace")))
         if not self._message.complete:
             raise ProviderFailure(Trouble.NETWORK, "the stream ended before the answer did")
 
-    async def _take(self, name: str, data: str) -> None:
+    async def _take(self, name: str, data: bytes) -> None:
         """Take in one event, and pass on what may be."""
         event = json.loads(data)
         if not isinstance(event, dict):
@@ -166,7 +166,7 @@ class Exchange:
             error = event.get("error")
             raise failure_of_event(error if isinstance(error, dict) else {}, datetime.now(UTC))
         closed = self._message.add(event)
-        frame = sse.encode(data.replace("\n", " ").encode(), event=name)
+        frame = sse.encode(data.replace(b"\n", b" ").replace(b"\r", b" "), event=name.replace("\r", " "))
         if kind == "ping":
             if self.begun:
                 await self._inbound.part(frame)

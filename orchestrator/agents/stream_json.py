@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 #: Bytes of one line; what a longer one says is thrown away as it comes.
-MAX_LINE_BYTES = 32 * 1024 * 1024
+MAX_LINE_BYTES = 16 * 1024 * 1024
 #: What takes time and memory to parse, by the byte: structure outside of strings, and strings.
 MAX_STRUCTURE_BYTES = 512 * 1024
 MAX_STRINGS = 100_000

@@ -99,26 +99,26 @@ class Answer:
     def __init__(self, line: _Line, head: h11.Response, upstream: Upstream) -> None:
         self._line = line
         self._patience = upstream.patience
-        self._hide = upstream.hide
+        self.hide = upstream.hide
         self.status = head.status_code
         self.headers: Mapping[str, str] = {
-            name.decode("ascii"): value.decode("latin-1") for name, value in head.headers
+            name.decode("ascii"): upstream.hide(value).decode("latin-1") for name, value in head.headers
         }
 
     async def chunk(self) -> bytes:
         """Return the next bytes of the body, none at its end; raises `ProviderFailure`."""
+        await trio.lowlevel.checkpoint()  # many small pieces may come at once
         event = await _next_event(self._line, self._patience.idle_s)
         return bytes(event.data) if isinstance(event, h11.Data) else b""
 
     async def body(self, most: int) -> bytes:
         """Return the whole body, without our key; raises `ProviderFailure`, also where it is longer."""
-        parts, size = [], 0
+        body = bytearray()
         while chunk := await self.chunk():
-            parts.append(chunk)
-            size += len(chunk)
-            if size > most:
+            body += chunk
+            if len(body) > most:
                 raise ProviderFailure(Trouble.SERVER_ERROR, f"an answer of more than {most} bytes")
-        return self._hide(b"".join(parts))
+        return self.hide(bytes(body))
 
 
 class Pool:

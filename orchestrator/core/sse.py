@@ -6,10 +6,15 @@ or CRLF.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 #: Bytes of one frame that a reader takes; more is an error of the sender.
 MAX_FRAME = 4 * 1024 * 1024
+
+_END = re.compile(rb"\r?\n\r?\n")
+#: Of the end of a frame, the bytes that may have come already.
+_END_BYTES = 3
 
 COMMENT = b":\n\n"
 
@@ -40,15 +45,23 @@ class Decoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        #: Up to where no frame ends: no byte is looked at twice, however small the chunks are.
+        self._seen = 0
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """Return the frames that are complete now; raise ValueError where one is too long."""
         self._buffer += chunk
-        *blocks, rest = bytes(self._buffer).replace(b"\r\n", b"\n").split(b"\n\n")
-        if len(rest) > MAX_FRAME:
+        frames, start, at = [], 0, self._seen
+        while end := _END.search(self._buffer, at):
+            block = bytes(self._buffer[start : end.start()]).replace(b"\r\n", b"\n")
+            start = at = end.end()
+            if (frame := _frame(block)) is not None:
+                frames.append(frame)
+        del self._buffer[:start]
+        if len(self._buffer) > MAX_FRAME:
             raise ValueError(f"a frame of more than {MAX_FRAME} bytes")
-        self._buffer = bytearray(rest)
-        return [frame for block in blocks if (frame := _frame(block)) is not None]
+        self._seen = max(0, len(self._buffer) - _END_BYTES)
+        return frames
 
 
 def _frame(block: bytes) -> Frame | None:

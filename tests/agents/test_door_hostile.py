@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import trio
@@ -17,7 +18,7 @@ from orchestrator.errors import ProviderRefused
 from sandbox.base import Backend, User
 from sandbox.trusted import ProcessBackend
 from tests.agents.conftest import Log, OpenSession
-from tests.agents.doors import MODEL, CannedApi, Doors, Knocker, asked
+from tests.agents.doors import MODEL, OURS, CannedApi, Doors, Knocker, asked
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
 from tests.kit.until import seen
 
@@ -183,3 +184,38 @@ async def test_bodies_on_their_way_have_one_room_for_all(
             await third.say(words + b" " * 10_000)
             answer = bytes(await third.stream.receive_some(65536))
             assert answer.startswith(b"HTTP/1.1 400 "), "there is room again, and it is no JSON"
+
+
+# --- providers that say what they should not ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["message", "error"])
+async def test_stream_that_repeats_our_key_is_passed_on_without_it(doors: Doors, kind: str) -> None:
+    start = {"type": "message", "model": MODEL, "usage": {"input_tokens": 1}}
+    text = {"type": "text_delta", "text": f"the key {OURS}"}
+    events: list[dict[str, object]] = [
+        {"type": "message_start", "message": start},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": text},
+        {"type": "message_stop"},
+    ]
+    if kind == "error":
+        events[1:] = [{"type": "error", "error": {"type": "authentication_error", "message": OURS}}]
+    words = "".join(f"event: e\ndata: {json.dumps(event)}\n\n" for event in events).encode()
+    api = CannedApi(
+        b"HTTP/1.1 200 OK\r\nrequest-id: %b\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n%b"
+        % (OURS.encode(), words)
+    )
+    said: list[bytes] = []
+
+    async def work() -> None:
+        async with doors.open(api.url) as at, at.knock() as knocker:
+            await knocker.begin("POST", "/v1/messages", asked("x", stream=True), connection="close")
+            said.append(await knocker.rest())
+
+    async with api.open():
+        with suppress(ProviderRefused):
+            await work()
+    assert b"[hidden]" in said[0]
+    assert OURS.encode() not in said[0]
+    assert OURS not in str(doors.log.events)
