@@ -13,11 +13,12 @@ from pydantic import SecretStr
 
 from orchestrator.agents.base import Prompt, Session, TurnResult
 from orchestrator.agents.claude.runtime import CUT_CALL, LOST_CALL, MAX_UNFINISHED, ClaudeRuntime
-from orchestrator.agents.claude.upstream import newest_sonnet
+from orchestrator.agents.claude.upstream import Upstream, newest_sonnet
 from orchestrator.core import events as e
 from orchestrator.core.trouble import ProviderFailure, Trouble
 from orchestrator.errors import AgentError, FieldRefused
 from tests.agents.conftest import Log, OpenSession, spec_of
+from tests.agents.doors import CannedApi
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
 from tests.kit.processes import fresh_mark, marked
 from tests.kit.until import seen
@@ -260,6 +261,35 @@ async def test_failures_are_told_apart(
     begun = fault.get("after") or fault.get("kind") in {"cut", "end", "error"}
     assert len(log.events) == bool(begun)  # what it cost all the same
     assert "secret-key" not in str(failed.value)
+
+
+async def asked_of(site: CannedApi) -> ProviderFailure:
+    """Return how a request to it fails."""
+    upstream = Upstream(SecretStr("k"), site.url)
+    try:
+        with pytest.raises(ProviderFailure) as failed:
+            await upstream.ask({"model": MODEL, "max_tokens": 1, "messages": []})
+    finally:
+        await upstream.aclose()
+    return failed.value
+
+
+async def test_error_without_end_is_read_no_further_than_it_is_shown() -> None:
+    endless = CannedApi(b"HTTP/1.1 500 no\r\n\r\n" + b"x" * 1_000_000, then_hangs=True)
+    async with endless.open():
+        with trio.fail_after(60):
+            assert (await asked_of(endless)).trouble is Trouble.SERVER_ERROR
+            await endless.left.wait()
+
+
+async def test_work_is_not_taken_to_where_the_provider_points() -> None:
+    elsewhere = CannedApi(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    async with elsewhere.open():
+        head = f"HTTP/1.1 307 there\r\nlocation: {elsewhere.url}/\r\ncontent-length: 0\r\n\r\n"
+        site = CannedApi(head.encode())
+        async with site.open():
+            assert (await asked_of(site)).detail == "HTTP 307"
+        assert not elsewhere.left.is_set()
 
 
 async def test_api_that_is_not_there_is_told_at_once(session: Session) -> None:

@@ -67,11 +67,18 @@ class Upstream:
     async def _open(self) -> Any:  # noqa: ANN401 - the SDK is known once it is imported
         if self._client is None:
             sdk = self._sdk = await trio.to_thread.run_sync(_import_sdk, abandon_on_cancel=True)
+            from orchestrator.agents.claude.refusal import cut_short  # noqa: PLC0415 - loads what the SDK does
+
+            patience = sdk.Timeout(None, connect=CONNECT_S, read=READ_S, write=WRITE_S, pool=POOL_S)
             self._client = sdk.AsyncAnthropic(
                 api_key=self._key.get_secret_value(),
                 base_url=self._base_url,
                 max_retries=0,
-                timeout=sdk.Timeout(None, connect=CONNECT_S, read=READ_S, write=WRITE_S, pool=POOL_S),
+                timeout=patience,
+                default_headers={"accept-encoding": "identity"},
+                http_client=sdk.DefaultAsyncHttpxClient(
+                    timeout=patience, follow_redirects=False, event_hooks={"response": [cut_short]}
+                ),
             )
         return self._client
 
