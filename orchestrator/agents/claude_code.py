@@ -159,6 +159,7 @@ class ClaudeCodeTurns:
             start = last
             ran = await self._run(prompt, start)
         self._id = start.session
+        await self._tally.settle()
         self._door.check()
         await self._compare(ran)
         return self._result(ran, (clock.now() - began) * 1000)

@@ -11,6 +11,7 @@ whose programs speak to a provider by themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -39,6 +40,9 @@ MAX_HELD_BYTES = 2 * MAX_BODY_BYTES
 GRACE_S = 5.0
 #: Refusals that are told in an agent's log.
 MAX_TOLD = 50
+#: What costs nothing (counts of tokens, lists of models) is passed on so often at once, then once in so long,
+#: and so many at a time: the account's limits for these are everybody's.
+FREE_BURST, FREE_EVERY_S, FREE_AT_ONCE = 60, 1.0, 4
 #: A status that Claude Code takes as final, without a retry (400 it asks twice more, 401 ten times).
 OVER = 402
 _FINAL = {"content-type": "application/json", "x-should-retry": "false"}
@@ -59,6 +63,9 @@ class Door(Server):
         self.failed = trio.Event()
         self._held = 0
         self._told = 0
+        self._free = trio.CapacityLimiter(FREE_AT_ONCE)
+        #: Up to when what costs nothing has had its turn.
+        self._free_until = -math.inf
 
     def check(self) -> None:
         """Raise why the agent may go on no more, if it may not: to be called after each turn."""
@@ -163,9 +170,10 @@ class Door(Server):
 
     async def _pass_on(self, inbound: Inbound, asked: Asked, body: bytes) -> bool:
         """Answer what costs nothing with what the provider answers."""
+        await self._wait_for_turn()
         try:
             headers = shown_headers(asked.headers)
-            async with self._pool.ask(asked.method, asked.target, headers, body) as reply:
+            async with self._free, self._pool.ask(asked.method, asked.target, headers, body) as reply:
                 content = await reply.body(MAX_ANSWER_BYTES)
         except ProviderFailure as failure:
             return await self._refuse(inbound, Refused(502, "api_error", str(failure)))
@@ -174,6 +182,13 @@ class Door(Server):
             return await self._refuse(inbound, refused)
         await inbound.whole(reply.status, content, shown_of(reply))
         return True
+
+    async def _wait_for_turn(self) -> None:
+        """Let no more than the burst and the rate of what costs nothing through."""
+        now = self._clock.now()
+        self._free_until = max(self._free_until, now - FREE_BURST * FREE_EVERY_S) + FREE_EVERY_S
+        with self._clock.move_on_after(self._free_until - now):
+            await trio.sleep_forever()
 
 
 def _over(error: OrchestratorError) -> Refused:

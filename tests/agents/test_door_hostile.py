@@ -219,3 +219,20 @@ async def test_stream_that_repeats_our_key_is_passed_on_without_it(doors: Doors,
     assert b"[hidden]" in said[0]
     assert OURS.encode() not in said[0]
     assert OURS not in str(doors.log.events)
+
+
+async def test_what_costs_nothing_has_a_rate_of_its_own(
+    doors: Doors, shared: ScriptedApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "FREE_BURST", 3)
+    monkeypatch.setattr(proxy, "FREE_EVERY_S", 1000.0)
+    count = {"model": MODEL, "messages": [{"role": "user", "content": "x"}]}
+    async with doors.open(shared) as at:
+        for _ in range(3):
+            assert (await at.ask("POST", "/v1/messages/count_tokens", count))[0] == 200
+        before = len(shared.requests())
+        with trio.move_on_after(0.3) as patience:
+            await at.ask("GET", "/v1/models")
+        assert patience.cancelled_caught
+        assert (await at.ask("HEAD", "/"))[0] == 200
+        assert len(shared.requests()) == before

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from types import ModuleType
 
 import trio
@@ -93,6 +94,7 @@ class AcpTurns:
         if lost is not None and lost.said:
             await progress.tell(str(lost))
         await progress.log.finish()
+        await tally.settle()
         if door is not None:
             door.check()
         if failure is not None:
@@ -118,7 +120,8 @@ class AcpTurns:
                 way.door.listen_nowait(link.listeners[0])
             kept = await link.greet()
             await self._announce()
-            client = Client(session, link, self._schema, progress, allow=self._allow)
+            counted = replace(session, meter=way.tally)
+            client = Client(counted, link, self._schema, progress, allow=self._allow)
             text = await client.open(seen_workspace(session.backend, session.workspace), kept, prompt)
             answer = await client.prompt(text)
             await link.finish()
