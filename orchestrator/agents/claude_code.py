@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -24,9 +24,8 @@ from orchestrator.agents.claude_cli import TARGET, ClaudeCli, ClaudeCodeUnusable
 from orchestrator.agents.claude_events import Telling
 from orchestrator.agents.claude_launch import Way, arguments, environment, home_bind, open_way
 from orchestrator.agents.counted import CountedMeter
-from orchestrator.agents.models import default_model
+from orchestrator.agents.models import ModelAccess
 from orchestrator.agents.proxy import Door, open_door
-from orchestrator.agents.upstream import Upstream
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import AgentError, FieldRefused
 from sandbox.base import CommandNotFound, Exit, Spec
@@ -57,20 +56,13 @@ class ClaudeCodeRuntime:
     def __init__(
         self,
         cli: ClaudeCli,
-        upstream: Upstream,
-        model: str | None = None,
+        access: ModelAccess,
         *,
-        models: Sequence[str] = (),
         way: Literal["auto", "socket", "port"] = "auto",
     ) -> None:
-        """Take what finds the program, the provider, and the model where a task names none.
-
-        `models` are further ones that agents may ask for, or globs of them; `way` is how they reach the door.
-        """
+        """Take what finds the program, how agents get at a model, and by which way they reach the door."""
         self._cli = cli
-        self._upstream = upstream
-        self._model = model
-        self._models = models
+        self._access = access
         self._way = way
 
     def found(self) -> bool:
@@ -79,11 +71,11 @@ class ClaudeCodeRuntime:
             self._cli.find()
         except ClaudeCodeUnusable:
             return False
-        return self._upstream.key is not None
+        return self._access.has_key
 
     def check(self, spec: TaskSpec) -> None:
         """Raise `FieldRefused` where there is no key, or no program."""
-        if self._upstream.key is None:
+        if not self._access.has_key:
             raise FieldRefused("options.runtime", NO_KEY)
         try:
             self._cli.find()
@@ -92,15 +84,16 @@ class ClaudeCodeRuntime:
 
     @asynccontextmanager
     async def _open(self, session: Session) -> AsyncIterator[Turns]:
-        if self._upstream.key is None:
+        access = self._access
+        if not access.has_key:
             raise AgentError(NO_KEY)
         program = await self._cli.ready(Place.of(session))
-        model = session.spec.options.model or self._model or default_model()
+        model = access.model_of(session.spec)
         tally = CountedMeter(session.meter)
         async with AsyncExitStack() as opened:
             way = opened.enter_context(open_way(session, self._way))
             door = await opened.enter_async_context(
-                open_door(replace(session, meter=tally), self._upstream, [model, *self._models])
+                open_door(replace(session, meter=tally), access.upstream, [model, *access.models])
             )
             if way.listener is not None:
                 door.listen_nowait(way.listener)

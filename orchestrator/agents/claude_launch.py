@@ -1,7 +1,7 @@
 """How Claude Code is launched: its arguments, its environment, and the way from it to the door.
 
-The invariant: it has no key, asks nobody, tells nobody, changes nothing but its worktree and its own home,
-and waits for an answer of the door for as long as that takes. Caller: `claude_code`.
+The invariant: it has no key, asks nobody, tells nobody, and changes nothing but its worktree and its own
+home. Caller: `claude_code`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import trio
 
 from orchestrator.agents.base import Session
 from orchestrator.agents.claude_cli import Version
+from orchestrator.agents.claude_settings import claude_settings
 from sandbox.base import Bind
 from sandbox.inlet import open_socket
 from sandbox.ports import Ports
@@ -32,33 +33,6 @@ WITHOUT = (
 )
 #: The first version that can be told that nobody answers its questions.
 _PROMPTS_NONE: Version = (2, 1, 329)
-#: The most that its timers take: almost 25 days. The door keeps the deadlines, and may park for hours.
-_FOR_EVER_MS = str(2**31 - 1)
-_QUIET = {
-    "API_TIMEOUT_MS": _FOR_EVER_MS,
-    # These give up after some minutes without a byte; the door says nothing while it waits.
-    "API_FORCE_IDLE_TIMEOUT": "0",
-    "CLAUDE_ENABLE_BYTE_WATCHDOG": "0",
-    "CLAUDE_ENABLE_STREAM_WATCHDOG": "0",
-    # The door tries again; a stream that was cut in the middle is asked for again as a whole answer.
-    "CLAUDE_CODE_MAX_RETRIES": "0",
-    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
-    "CLAUDE_CODE_DISABLE_CRON": "1",
-    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-    "CLAUDE_CODE_DISABLE_TERMINAL_TITLE": "1",
-    "DISABLE_AUTOUPDATER": "1",
-    "DISABLE_ERROR_REPORTING": "1",
-    "DISABLE_TELEMETRY": "1",
-    "IS_SANDBOX": "1",
-}
-#: All of its models are the agent's one, for which the door is open.
-_MODELS = (
-    "ANTHROPIC_DEFAULT_HAIKU_MODEL",
-    "ANTHROPIC_DEFAULT_OPUS_MODEL",
-    "ANTHROPIC_DEFAULT_SONNET_MODEL",
-    "ANTHROPIC_SMALL_FAST_MODEL",
-    "CLAUDE_CODE_SUBAGENT_MODEL",
-)
 #: What a task may not set: it would lead past the door.
 _OURS = ("ANTHROPIC_", "CLAUDE_", "API_")
 
@@ -120,9 +94,7 @@ def environment(session: Session, home: Path, way: Way, model: str) -> dict[str,
     options = session.spec.options
     return {
         **{name: text for name, text in options.env.items() if not name.upper().startswith(_OURS)},
-        **_QUIET,
-        **dict.fromkeys(_MODELS, model),
-        "ANTHROPIC_API_KEY": "none",
+        **claude_settings(model),
         "CLAUDE_CONFIG_DIR": session.backend.seen(home, HOME_TARGET),
         **way.environment(session),
     }

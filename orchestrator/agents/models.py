@@ -1,6 +1,7 @@
-"""Names of models: which one an agent gets where neither its task nor the settings name one.
+"""How agents get at a model: where it is, with which key, and which one where a task names none.
 
-Read from the text of the Anthropic SDK, which takes a second to import. Caller: `claude_code`.
+The newest Sonnet is read from the text of the Anthropic SDK, which takes a second to import. Made by
+`registry` for the runtimes that ask a model.
 """
 
 from __future__ import annotations
@@ -8,11 +9,37 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.agents.upstream import Upstream
+from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import AgentError
 
 _NAMES = re.compile(r'"(claude-sonnet-(\d{1,3}(?:-\d{1,3})*))"')
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAccess:
+    """Where the models are, and which an agent may ask: those in `models`, names or globs, and its own."""
+
+    upstream: Upstream
+    #: Its own, where its task names none.
+    model: str | None = None
+    models: tuple[str, ...] = ()
+
+    @property
+    def has_key(self) -> bool:
+        """Whether there is a key to ask with."""
+        return self.upstream.key is not None
+
+    def named(self, spec: TaskSpec) -> str | None:
+        """Return the model that the task names, or the settings; None where neither does."""
+        return spec.options.model or self.model
+
+    def model_of(self, spec: TaskSpec) -> str:
+        """Return the agent's own model; raises `AgentError` where none is known."""
+        return self.named(spec) or default_model()
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 A failed connection comes as a chain of exceptions, of which a client library shows the outermost; what is
 worth telling is at its root. The invariant: a certificate that is not trusted is told apart from what passes
-by itself. Callers: both ways to a provider, `upstream` and `claude.upstream`.
+by itself. Callers: both ways to a provider, `upstream` and `claude.sdk`.
 """
 
 from __future__ import annotations

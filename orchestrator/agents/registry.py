@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.agents.acp.model import ModelAccess
 from orchestrator.agents.acp.runtime import AcpRuntime
 from orchestrator.agents.base import Runtime
 from orchestrator.agents.claude.runtime import ClaudeRuntime
@@ -16,6 +15,7 @@ from orchestrator.agents.claude_cli import ClaudeCli
 from orchestrator.agents.claude_code import ClaudeCodeRuntime
 from orchestrator.agents.command import CommandRuntime
 from orchestrator.agents.live_terminal import LiveTerminal
+from orchestrator.agents.models import ModelAccess
 from orchestrator.agents.reaching import PROVIDER_URL
 from orchestrator.agents.terminal import TerminalRuntime
 from orchestrator.agents.upstream import Upstream
@@ -59,17 +59,11 @@ def make_runtimes(settings: Settings | None = None) -> Runtimes:
     if settings is None:
         return Runtimes([CommandRuntime(), TerminalRuntime(), AcpRuntime()])
     upstream = Upstream(settings.anthropic_base_url or PROVIDER_URL, settings.claude_api_key)
-    key = settings.claude_api_key
-    claude = ClaudeRuntime(key, settings.anthropic_base_url, settings.claude_model)
-    claude_code = ClaudeCodeRuntime(
-        ClaudeCli(settings.claude_code_path, settings.sandbox_path),
-        upstream,
-        settings.claude_model,
-        models=settings.claude_models,
-    )
     access = ModelAccess(upstream, settings.claude_model, settings.claude_models)
+    claude = ClaudeRuntime(access)
+    claude_code = ClaudeCodeRuntime(ClaudeCli(settings.claude_code_path, settings.sandbox_path), access)
     acp = AcpRuntime(access, allow=settings.agent_permissions == "allow")
     default = "command"
-    if key is not None:
+    if access.has_key:
         default = claude_code.name if claude_code.found() else claude.name
     return Runtimes([CommandRuntime(), TerminalRuntime(), claude, claude_code, acp], default=default)

@@ -16,6 +16,7 @@ from orchestrator.agents import claude_code
 from orchestrator.agents.base import Answer, Meter, Prompt, Request, Session, TurnResult
 from orchestrator.agents.claude_cli import ClaudeCli
 from orchestrator.agents.claude_code import INTERRUPTED, LOST, ClaudeCodeRuntime
+from orchestrator.agents.models import ModelAccess
 from orchestrator.agents.upstream import Upstream
 from orchestrator.core.events import AgentTurn, AgentUsage
 from orchestrator.core.model import Usage
@@ -50,8 +51,7 @@ def session(open_session: OpenSession) -> Session:
 def runtime_of(url: str, program: Path | None = None, **more: object) -> ClaudeCodeRuntime:
     return ClaudeCodeRuntime(
         ClaudeCli(program or claude_binary()),
-        Upstream(url, SecretStr(KEY)),
-        MODEL,
+        ModelAccess(Upstream(url, SecretStr(KEY)), MODEL),
         **more,  # type: ignore[arg-type]
     )
 
@@ -401,7 +401,7 @@ async def test_an_older_version_is_not_told_what_it_does_not_know(
 
 async def test_what_is_missing_is_told_when_the_task_comes_in_and_when_it_begins(session: Session) -> None:
     missing = runtime_of(NOWHERE, Path("/nowhere/claude"))
-    no_key = ClaudeCodeRuntime(ClaudeCli(claude_binary()), Upstream(NOWHERE), MODEL)
+    no_key = ClaudeCodeRuntime(ClaudeCli(claude_binary()), ModelAccess(Upstream(NOWHERE), MODEL))
     for runtime, told in ((missing, "CLAUDE_CODE_PATH"), (no_key, "needs a key: set CLAUDE_API_KEY")):
         assert not runtime.found()
         with pytest.raises(FieldRefused, match=told):

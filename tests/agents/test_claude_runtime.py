@@ -13,7 +13,9 @@ from pydantic import SecretStr
 
 from orchestrator.agents.base import Prompt, Session, TurnResult
 from orchestrator.agents.claude.runtime import CUT_CALL, LOST_CALL, MAX_UNFINISHED, ClaudeRuntime
-from orchestrator.agents.claude.upstream import Upstream, newest_sonnet
+from orchestrator.agents.claude.sdk import Sdk
+from orchestrator.agents.models import ModelAccess
+from orchestrator.agents.upstream import Upstream
 from orchestrator.core import events as e
 from orchestrator.core.trouble import ProviderFailure, Trouble
 from orchestrator.errors import AgentError, FieldRefused
@@ -34,7 +36,7 @@ def api() -> Iterator[ScriptedApi]:
 
 
 def runtime_of(api: ScriptedApi, key: str = "secret-key") -> ClaudeRuntime:
-    return ClaudeRuntime(SecretStr(key), api.url, MODEL)
+    return ClaudeRuntime(ModelAccess(Upstream(api.url, SecretStr(key)), MODEL))
 
 
 async def answer(api: ScriptedApi, session: Session, *prompts: str) -> list[TurnResult]:
@@ -265,12 +267,12 @@ async def test_failures_are_told_apart(
 
 async def asked_of(site: CannedApi) -> ProviderFailure:
     """Return how a request to it fails."""
-    upstream = Upstream(SecretStr("k"), site.url)
+    sdk = Sdk(Upstream(site.url, SecretStr("k")))
     try:
         with pytest.raises(ProviderFailure) as failed:
-            await upstream.ask({"model": MODEL, "max_tokens": 1, "messages": []})
+            await sdk.ask({"model": MODEL, "max_tokens": 1, "messages": []})
     finally:
-        await upstream.aclose()
+        await sdk.aclose()
     return failed.value
 
 
@@ -293,7 +295,7 @@ async def test_work_is_not_taken_to_where_the_provider_points() -> None:
 
 
 async def test_api_that_is_not_there_is_told_at_once(session: Session) -> None:
-    runtime = ClaudeRuntime(SecretStr("k"), "http://127.0.0.1:1", MODEL)
+    runtime = ClaudeRuntime(ModelAccess(Upstream("http://127.0.0.1:1", SecretStr("k")), MODEL))
     with pytest.raises(ProviderFailure) as failed, trio.fail_after(5):
         async with runtime.open(session) as turns:
             await turns.turn(Prompt("hi", 1))
@@ -349,14 +351,4 @@ async def test_results_are_bounded_for_all_calls_of_an_answer(api: ScriptedApi, 
 
 def test_runtime_without_a_key_is_refused_with_the_fix() -> None:
     with pytest.raises(FieldRefused, match="set CLAUDE_API_KEY"):
-        ClaudeRuntime(None, None, None).check(spec_of("unused"))
-
-
-def test_default_model_is_the_newest_sonnet() -> None:
-    from typing import Literal  # noqa: PLC0415
-
-    known = (
-        Literal["claude-opus-9", "claude-sonnet-5", "claude-sonnet-4-6", "claude-sonnet-4-5-20250929"] | str
-    )
-    assert newest_sonnet(known) == "claude-sonnet-5"
-    assert newest_sonnet(Literal["claude-sonnet-5", "claude-sonnet-5-5", "claude-sonnet-4-20"] | str) == MODEL
+        ClaudeRuntime(ModelAccess(Upstream())).check(spec_of("unused"))

@@ -9,7 +9,7 @@ import pytest
 import trio
 from pydantic import SecretStr
 
-from orchestrator.agents.claude.upstream import Upstream as SdkUpstream
+from orchestrator.agents.claude.sdk import Sdk
 from orchestrator.agents.upstream import Pool, Upstream
 from orchestrator.core.trouble import ProviderFailure, Trouble
 from tests.kit.messages_api import ScriptedApi, scripted_api
@@ -25,11 +25,11 @@ def untrusted() -> Iterator[ScriptedApi]:
 
 
 async def by_sdk(url: str) -> None:
-    upstream = SdkUpstream(KEY, url)
+    sdk = Sdk(Upstream(url, KEY))
     try:
-        await upstream.ask({"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]})
+        await sdk.ask({"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]})
     finally:
-        await upstream.aclose()
+        await sdk.aclose()
 
 
 async def by_door(url: str) -> None:

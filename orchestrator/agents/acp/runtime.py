@@ -17,11 +17,12 @@ import trio
 
 from orchestrator.agents.acp.client import Client
 from orchestrator.agents.acp.link import AgentLost, open_link
-from orchestrator.agents.acp.model import ModelAccess, Way, open_way
+from orchestrator.agents.acp.model import Way, open_way
 from orchestrator.agents.acp.progress import Progress
 from orchestrator.agents.acp.schema import load_schema
 from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
 from orchestrator.agents.lines import TurnLog
+from orchestrator.agents.models import ModelAccess
 from orchestrator.core.model import Usage
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import AgentError, FieldRefused, OrchestratorError

@@ -14,20 +14,21 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import trio
-from pydantic import SecretStr
 
 from orchestrator.agents.base import MAX_TEXT, Answer, Prompt, Request, Session, TurnResult, Turns
 from orchestrator.agents.claude.conversation import Conversation
 from orchestrator.agents.claude.hands import Hands, HandsLost, open_hands
 from orchestrator.agents.claude.incoming import Block
+from orchestrator.agents.claude.sdk import Sdk
 from orchestrator.agents.claude.toolbox import NAMES, SYSTEM, TOOLS, deadline_of, summary_of
-from orchestrator.agents.claude.upstream import Upstream
 from orchestrator.agents.lines import TurnLog
+from orchestrator.agents.models import ModelAccess
 from orchestrator.core.model import Usage
 from orchestrator.core.spec import TaskSpec
 from orchestrator.core.text import escaped, tail_of
 from orchestrator.errors import AgentError, FieldRefused
 
+NO_KEY = 'the runtime "claude" needs a key: set CLAUDE_API_KEY'
 #: The most tokens of one answer.
 MAX_TOKENS = 16_000
 #: Answers in a row that may be cut off or paused without a call.
@@ -52,39 +53,37 @@ class ClaudeRuntime:
 
     name = "claude"
 
-    def __init__(self, key: SecretStr | None, base_url: str | None, model: str | None) -> None:
-        """Take the key of the account, where the API is, and the model where a task names none."""
-        self._key = key
-        self._base_url = base_url
-        self._model = model
+    def __init__(self, access: ModelAccess) -> None:
+        """Take how agents get at a model."""
+        self._access = access
 
     def check(self, spec: TaskSpec) -> None:
         """Raise `FieldRefused` where there is no key."""
-        if self._key is None:
-            raise FieldRefused("options.runtime", 'the runtime "claude" needs a key: set CLAUDE_API_KEY')
+        if not self._access.has_key:
+            raise FieldRefused("options.runtime", NO_KEY)
 
     def open(self, session: Session) -> AbstractAsyncContextManager[Turns]:
         """Begin a conversation, or go on with the one that the journal has."""
-        if self._key is None:
-            raise AgentError('the runtime "claude" needs a key: set CLAUDE_API_KEY')
-        return _open(session, Upstream(self._key, self._base_url), session.spec.options.model or self._model)
+        return self._open(session)
 
-
-@asynccontextmanager
-async def _open(session: Session, upstream: Upstream, model: str | None) -> AsyncIterator[Turns]:
-    try:
-        talk = Conversation.restored(await session.recall())
-        yield ClaudeTurns(session, upstream, talk, model or await upstream.newest_sonnet())
-    finally:
-        await upstream.aclose()
+    @asynccontextmanager
+    async def _open(self, session: Session) -> AsyncIterator[Turns]:
+        if not self._access.has_key:
+            raise AgentError(NO_KEY)
+        sdk = Sdk(self._access.upstream)
+        try:
+            talk = Conversation.restored(await session.recall())
+            yield ClaudeTurns(session, sdk, talk, self._access.model_of(session.spec))
+        finally:
+            await sdk.aclose()
 
 
 class ClaudeTurns:
     """See `agents.base.Turns`."""
 
-    def __init__(self, session: Session, upstream: Upstream, talk: Conversation, model: str) -> None:
+    def __init__(self, session: Session, sdk: Sdk, talk: Conversation, model: str) -> None:
         self._session = session
-        self._upstream = upstream
+        self._sdk = sdk
         self._talk = talk
         self._model = model
         self._log = TurnLog(session.output)
@@ -160,7 +159,7 @@ class ClaudeTurns:
         async def ask() -> Answer:
             nonlocal why
             began = trio.current_time()
-            message = await self._upstream.ask(body)
+            message = await self._sdk.ask(body)
             why = message.why
             return Answer(
                 model=message.model or self._model,

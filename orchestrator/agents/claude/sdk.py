@@ -7,32 +7,28 @@ nowhere else, and a request that is cancelled closes its connection. Caller: `ru
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 import trio
-from pydantic import SecretStr
 
 from orchestrator.agents.claude.incoming import Incoming, Message
-from orchestrator.agents.reaching import PROVIDER_URL, unreachable
+from orchestrator.agents.reaching import unreachable
+from orchestrator.agents.upstream import Upstream
 from orchestrator.core.trouble import ProviderFailure, Trouble, failure_of_response
 
-#: A provider that is not there is told within five seconds; one that works sends something all the time.
-CONNECT_S = 4.5
-READ_S = 120.0
-WRITE_S = 60.0
+#: How long a request may wait for a connection of the SDK's own pool.
 POOL_S = 10.0
 
 
-class Upstream:
+class Sdk:
     """One agent's way to the provider; `aclose` ends it."""
 
-    def __init__(self, key: SecretStr, base_url: str | None) -> None:
-        self._key = key
-        self._base_url = base_url or PROVIDER_URL
+    def __init__(self, upstream: Upstream) -> None:
+        """Take where the provider is, and the key, which there must be."""
+        self._upstream = upstream
         self._client: Any = None
         self._sdk: Any = None
 
@@ -54,11 +50,6 @@ class Upstream:
             raise failure
         return incoming.message()
 
-    async def newest_sonnet(self) -> str:
-        """Return the newest Sonnet that the SDK knows."""
-        await self._open()
-        return newest_sonnet(self._sdk.types.model.Model)
-
     async def aclose(self) -> None:
         """Close what connections there are."""
         if self._client is not None:
@@ -69,10 +60,13 @@ class Upstream:
             sdk = self._sdk = await trio.to_thread.run_sync(_import_sdk, abandon_on_cancel=True)
             from orchestrator.agents.claude.refusal import cut_short  # noqa: PLC0415 - loads what the SDK does
 
-            patience = sdk.Timeout(None, connect=CONNECT_S, read=READ_S, write=WRITE_S, pool=POOL_S)
+            upstream, bear = self._upstream, self._upstream.patience
+            patience = sdk.Timeout(
+                None, connect=bear.connect_s, read=bear.idle_s, write=bear.send_s, pool=POOL_S
+            )
             self._client = sdk.AsyncAnthropic(
-                api_key=self._key.get_secret_value(),
-                base_url=self._base_url,
+                api_key=upstream.key.get_secret_value() if upstream.key is not None else None,
+                base_url=upstream.url,
                 max_retries=0,
                 timeout=patience,
                 default_headers={"accept-encoding": "identity"},
@@ -88,9 +82,9 @@ class Upstream:
             headers = {name.lower(): value for name, value in error.response.headers.items()}
             return failure_of_response(error.status_code, headers, _body_of(error), datetime.now(UTC))
         if isinstance(error, self._sdk.APIConnectionError):
-            return unreachable(self._base_url, error)
+            return unreachable(self._upstream.url, error)
         if type(error).__module__.partition(".")[0] in {"httpx2", "httpcore2", "httpcore"}:
-            return unreachable(self._base_url, error)
+            return unreachable(self._upstream.url, error)
         if isinstance(error, self._sdk.AnthropicError):
             return ProviderFailure(Trouble.REQUEST, f"{type(error).__name__}: {error}"[:500])
         raise error
@@ -105,17 +99,6 @@ def _body_of(error: Any) -> bytes:  # noqa: ANN401 - see `_open`
 
 def _import_sdk() -> ModuleType:
     import anthropic  # noqa: PLC0415 - see the module's text
-    import anthropic.types.model  # noqa: PLC0415
     from anthropic.resources import messages  # noqa: F401, PLC0415 - else the first request imports it
 
     return anthropic
-
-
-def newest_sonnet(models: object) -> str:
-    """Return the newest Sonnet of the SDK's type of model names, by its version."""
-    names = [name for part in get_args(models) for name in get_args(part)]
-    versions = {name: re.fullmatch(r"claude-sonnet-(\d{1,3}(?:-\d{1,3})*)", str(name)) for name in names}
-    numbers = {
-        str(name): [int(part) for part in found[1].split("-")] for name, found in versions.items() if found
-    }
-    return max(numbers, key=numbers.__getitem__)
