@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from orchestrator.agents.acp import client, link
+from orchestrator.agents import companion
+from orchestrator.agents.acp import client
 from orchestrator.agents.acp.runtime import AcpRuntime
 from orchestrator.agents.base import Prompt, TurnResult
 from orchestrator.agents.lines import MAX_LINE_BYTES
@@ -236,7 +237,7 @@ async def test_subverted_companion_is_no_more_than_an_agent(
     ready = {"method": "_sandbox/ready", "params": {"kept": {"session": "x" * 5000, "prompt": []}}}
     begin = f"import sys\nprint({json.dumps(json.dumps(ready))}, flush=True)\n"
     flood = begin + "while 1: sys.stdout.write('z' * 65536)"
-    monkeypatch.setattr(link, "_BOOT", flood)
+    monkeypatch.setattr(companion, "BOOT", flood)
     monkeypatch.setattr(client, "HANDSHAKE_S", 2.0)
     async with AcpRuntime().open(open_session(spec_of("true"))) as turns:
         with pytest.raises(AgentError, match="did not answer initialize"):

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.agents.acp.link import Link, Message, missing_program, params_of
+from orchestrator.agents.acp.link import Link, Message, params_of
 from orchestrator.agents.acp.progress import Progress
 from orchestrator.agents.acp.schema import PROTOCOL_VERSION
 from orchestrator.agents.base import Prompt, Session
+from orchestrator.agents.companion import missing_program
 from orchestrator.errors import AgentError, BudgetExceeded
 from orchestrator.version import VERSION
 

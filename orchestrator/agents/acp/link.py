@@ -18,9 +18,9 @@ from typing import Any
 import trio
 
 from orchestrator.agents.base import Session
-from orchestrator.core.text import tail_of
+from orchestrator.agents.companion import CompanionLost, command_of, how_lost, no_python
 from orchestrator.errors import AgentError
-from sandbox.base import Bind, CommandNotFound, Exit, Sandbox, Spec
+from sandbox.base import Bind, CommandNotFound, Sandbox, Spec
 from sandbox.clock import Clock
 from sandbox.ports import Ports
 
@@ -29,33 +29,23 @@ MAX_LINE_BYTES = 1024 * 1024
 CHUNK_BYTES = 16 * 1024
 #: How long the companion may take to begin, and to take in what is sent.
 STALL_S = 60.0
-#: How long an agent may take to end by itself once its input is closed, and a killed one to be gone.
+#: How long an agent may take to end by itself once its input is closed.
 END_S = 5.0
 #: Where the home that stays with the worktree stands inside a namespaced sandbox.
 HOME_TARGET = "/orchestrator/home"
 
 Message = dict[str, Any]
 
-_PARTS = ("inside_files", "inside_terminals", "inside_pipes", "inside")
-_BOOT = (
-    "import sys, types\n"
-    "count = int(sys.argv[1])\n"
-    "*parts, main = sys.argv[2 : 2 + count]\n"
-    "del sys.argv[1 : 2 + count]\n"
-    "for name, text in zip(parts[::2], parts[1::2]):\n"
-    "    sys.modules[name] = module = types.ModuleType(name)\n"
-    "    exec(text, module.__dict__)\n"
-    "exec(main)\n"
-)
+_PARTS = [
+    Path(__file__).with_name(f"{part}.py")
+    for part in ("inside_files", "inside_terminals", "inside_pipes", "inside")
+]
 
 
-class AgentLost(Exception):
+class AgentLost(CompanionLost):
     """The agent's program has ended, or was ended."""
 
-    def __init__(self, ended: Exit, said: str = "") -> None:
-        super().__init__(f"the agent's program ended with {ended}" + (f": {said}" if said else ""))
-        self.ended = ended
-        self.said = said
+    who = "the agent's program"
 
 
 class Link:
@@ -123,16 +113,7 @@ class Link:
 
     async def _lose(self) -> None:
         """Find out how the program ended, and raise `AgentLost`."""
-        ended: Exit | None = None
-        said = b""
-        with self._clock.move_on_after(END_S):
-            ended = await self._sandbox.wait()
-        if ended is None:
-            self._sandbox.kill_nowait()
-            ended = await self._sandbox.wait()
-        with trio.move_on_after(END_S), contextlib.suppress(trio.ClosedResourceError):
-            said = bytes(await self._sandbox.stderr.receive_some(CHUNK_BYTES))
-        raise AgentLost(ended, tail_of(said, 500).strip())
+        raise AgentLost(*await how_lost(self._sandbox, self._clock))
 
     async def greet(self) -> object:
         """Wait until the agent is being started, and return what was kept of its last session."""
@@ -169,10 +150,9 @@ async def open_link(
     if command is None:
         raise AgentError('the runtime "acp" was given no options.command')
     home = session.open_home()
-    program = _program()
     spec = Spec(
         label=session.agent_id,
-        command=("python3", "-I", "-S", "-c", _BOOT, str(len(program)), *program, *command),
+        command=command_of(__package__ or "", _PARTS, *command),
         workspace=session.workspace,
         env={
             **session.spec.options.env,
@@ -187,23 +167,4 @@ async def open_link(
         async with session.backend.open(spec) as sandbox:
             yield Link(sandbox, session.backend.clock)
     except CommandNotFound as missing:
-        raise missing_program(
-            session, "there is no python3 in the sandbox, by which the runtime acp works there"
-        ) from missing
-
-
-def missing_program(session: Session, what: str) -> AgentError:
-    """Return an error that says what is missing inside, and what to do about it."""
-    path = session.spec.options.env.get("PATH")
-    where = f"PATH is {path} (options.env)" if path else "PATH is what SANDBOX_PATH says"
-    return AgentError(
-        f"{what}: {where}; install it under /usr, or name its directory in SANDBOX_READ_ONLY and SANDBOX_PATH"
-    )
-
-
-def _program() -> list[str]:
-    """Return the parts of the companion, with their names, and its main part."""
-    here = Path(__file__)
-    texts = [here.with_name(f"{part}.py").read_text() for part in _PARTS]
-    named = zip((f"{__package__}.{part}" for part in _PARTS[:-1]), texts[:-1], strict=True)
-    return [*(word for pair in named for word in pair), texts[-1]]
+        raise no_python(session, "acp") from missing

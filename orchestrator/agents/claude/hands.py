@@ -7,7 +7,6 @@ while it is frozen. Caller: `runtime`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import struct
 from collections.abc import AsyncIterator, Mapping
@@ -19,9 +18,9 @@ from typing import Any
 import trio
 
 from orchestrator.agents.base import Session
-from orchestrator.core.text import tail_of
+from orchestrator.agents.companion import CompanionLost, command_of, how_lost, no_python
 from orchestrator.errors import AgentError
-from sandbox.base import CommandNotFound, Exit, Sandbox, Spec
+from sandbox.base import CommandNotFound, Sandbox, Spec
 from sandbox.clock import Clock
 
 MAX_FRAME_BYTES = 1024 * 1024
@@ -31,22 +30,11 @@ MAX_TEXT = 60_000
 CHUNK_BYTES = 65536
 #: How long the server may take to begin, to take a call in, and to answer one that was cancelled.
 STALL_S = 20.0
-#: How long the sandbox of a server that has closed its output may take to end.
-END_S = 5.0
 
 #: What is quiet, and asks nobody.
 QUIET = {"TERM": "dumb", "PAGER": "cat", "GIT_PAGER": "cat", "GIT_EDITOR": "true", "GIT_TERMINAL_PROMPT": "0"}
 
-_PARTS = ("tool_files", "tool_shell", "tool_server")
-_BOOT = (
-    "import sys, types\n"
-    "*parts, main = sys.argv[1:]\n"
-    "for name, text in zip(parts[::2], parts[1::2]):\n"
-    "    sys.modules[name] = module = types.ModuleType(name)\n"
-    "    exec(text, module.__dict__)\n"
-    "del sys.argv[1:]\n"
-    "exec(main)\n"
-)
+_PARTS = [Path(__file__).with_name(f"{part}.py") for part in ("tool_files", "tool_shell", "tool_server")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +45,10 @@ class Outcome:
     text: str
 
 
-class HandsLost(Exception):
+class HandsLost(CompanionLost):
     """The tool server has ended, or was ended."""
 
-    def __init__(self, ended: Exit, said: str) -> None:
-        super().__init__(f"the tool server in the sandbox ended with {ended}" + (f": {said}" if said else ""))
-        self.ended = ended
-        self.said = said
+    who = "the tool server in the sandbox"
 
 
 class Hands:
@@ -139,16 +124,7 @@ class Hands:
 
     async def _lose(self) -> None:
         """Find out how the server ended, and raise `HandsLost`."""
-        ended: Exit | None = None
-        said = b""
-        with self._clock.move_on_after(END_S):
-            ended = await self._sandbox.wait()
-        if ended is None:
-            self._sandbox.kill_nowait()
-            ended = await self._sandbox.wait()
-        with trio.move_on_after(END_S), contextlib.suppress(trio.ClosedResourceError):
-            said = bytes(await self._sandbox.stderr.receive_some(CHUNK_BYTES))
-        raise HandsLost(ended, tail_of(said, 500).strip())
+        raise HandsLost(*await how_lost(self._sandbox, self._clock))
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
@@ -170,7 +146,7 @@ async def open_hands(session: Session) -> AsyncIterator[Hands]:
     """Start the tool server in a sandbox; leaving the block ends all that was started there."""
     spec = Spec(
         label=session.agent_id,
-        command=("python3", "-I", "-S", "-c", _BOOT, *_program()),
+        command=command_of(__package__ or "", _PARTS),
         workspace=session.workspace,
         env={**QUIET, **session.spec.options.env},
         binds=session.binds,
@@ -182,17 +158,4 @@ async def open_hands(session: Session) -> AsyncIterator[Hands]:
             await hands.greet()
             yield hands
     except CommandNotFound as missing:
-        path = session.spec.options.env.get("PATH")
-        where = f"PATH is {path} (options.env)" if path else "PATH is what SANDBOX_PATH says"
-        raise AgentError(
-            f"there is no python3 in the sandbox, by which the runtime claude works there: {where}; "
-            "install it under /usr, or name its directory in SANDBOX_READ_ONLY and SANDBOX_PATH"
-        ) from missing
-
-
-def _program() -> list[str]:
-    """Return the parts of the server, with their names, and its main part."""
-    here = Path(__file__)
-    texts = [here.with_name(f"{part}.py").read_text() for part in _PARTS]
-    named = zip((f"{__package__}.{part}" for part in _PARTS[:-1]), texts[:-1], strict=True)
-    return [*(word for pair in named for word in pair), texts[-1]]
+        raise no_python(session, "claude") from missing
