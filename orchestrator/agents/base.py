@@ -94,8 +94,8 @@ class Inbox(Protocol):
         """Return what the agent was not told yet, oldest first; `agents.steering` makes a text of it."""
         ...
 
-    async def wait(self) -> None:
-        """Wait until something is there to be told; at once where it is."""
+    async def wait(self, after: int = 0) -> None:
+        """Wait until a message past this number is there to be told; at once where it is."""
         ...
 
     async def heard(self, message: Message) -> None:
@@ -113,7 +113,7 @@ class NoInbox:
         """See `Inbox`."""
         return ()
 
-    async def wait(self) -> None:
+    async def wait(self, after: int = 0) -> None:
         """See `Inbox`."""
         await trio.sleep_forever()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.agents.base import Inbox
 from orchestrator.core.text import cleaned, escaped
 from orchestrator.core.words import Concern, Message
 
@@ -26,6 +27,18 @@ _ADVICE = {
 def nudge(concern: Concern, why: str) -> str:
     """Return what is said to an agent that should get going again."""
     return f"You are watched by a program, which noticed: {why}. {_ADVICE[concern]}"
+
+
+def news_of(inbox: Inbox, told: int) -> tuple[Message, ...]:
+    """Return what waits in the inbox past the last message that the agent was told, oldest first."""
+    return tuple(message for message in inbox.pending() if message.number > told)
+
+
+async def hear(inbox: Inbox, told: int) -> None:
+    """Have it journaled that the agent was told all up to this message."""
+    heard = [message for message in inbox.pending() if message.number <= told]
+    if heard:
+        await inbox.heard(heard[-1])
 
 
 def message_prompt(messages: Sequence[Message]) -> str:

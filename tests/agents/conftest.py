@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ import trio
 from orchestrator.agents.base import Prompt, Session, TurnResult
 from orchestrator.agents.registry import make_runtimes
 from orchestrator.core.events import SayingEvent
+from orchestrator.core.liveness import Evidence
 from orchestrator.core.spec import TaskSpec
+from orchestrator.core.words import Message
 from sandbox.base import Backend, Directory, Limits, SandboxError, User
 from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.podman import PodmanBackend
@@ -49,6 +52,47 @@ class Log(Books):
         return [line for name, line in self.lines if name == stream]
 
 
+class Letterbox:
+    """An inbox in memory, and what was seen of the agent."""
+
+    def __init__(self) -> None:
+        self.said: list[Message] = []
+        self.told: list[int] = []
+        self.signs: list[Evidence] = []
+        self.grew = trio.Event()
+
+    def put(self, text: str, sender: str | None = "ann") -> None:
+        self.said.append(Message(number=len(self.said) + 1, text=text, sender=sender))
+        self.grew.set()
+
+    def pending(self) -> tuple[Message, ...]:
+        return tuple(each for each in self.said if each.number > max(self.told, default=0))
+
+    async def wait(self, after: int = 0) -> None:
+        await trio.lowlevel.checkpoint()
+        while not any(each.number > after for each in self.pending()):
+            self.grew = trio.Event()
+            await self.grew.wait()
+
+    async def heard(self, message: Message) -> None:
+        await trio.lowlevel.checkpoint()
+        self.told.append(message.number)
+
+    def calls(self) -> list[bytes]:
+        """Return by what the results of tools are known again."""
+        return [sign.digest for sign in self.signs if sign.digest is not None]
+
+    def on(self, session: Session) -> Session:
+        """Return the session with this inbox, and noted here."""
+        return replace(session, inbox=self, note=self.signs.append)
+
+
+@pytest.fixture
+def letters() -> Letterbox:
+    """Return an empty inbox."""
+    return Letterbox()
+
+
 @pytest.fixture
 def log() -> Log:
     """Return an empty log."""
@@ -78,6 +122,12 @@ def spec_of(*command: str, **options: object) -> TaskSpec:
             "options": {"command": list(command), **options},
         }
     )
+
+
+def work_of(session: Session) -> Path:
+    """Return where the session's programs work."""
+    assert isinstance(session.workspace, Directory)
+    return session.workspace.path
 
 
 OpenSession = Callable[..., Session]

@@ -21,8 +21,8 @@ from orchestrator.agents.upstream import Upstream
 from orchestrator.core.events import AgentTurn, AgentUsage
 from orchestrator.core.model import Usage
 from orchestrator.errors import AgentError, BudgetExceeded, FieldRefused, ProviderRefused
-from sandbox.base import Backend, Directory, Limits
-from tests.agents.conftest import Log, OpenSession, spec_of
+from sandbox.base import Backend, Limits
+from tests.agents.conftest import Log, OpenSession, spec_of, work_of
 from tests.kit.claude_code import claude_binary
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
 from tests.kit.processes import fresh_mark, marked
@@ -59,11 +59,6 @@ def runtime_of(url: str, program: Path | None = None, **more: object) -> ClaudeC
 async def answer(runtime: ClaudeCodeRuntime, session: Session, *prompts: str) -> list[TurnResult]:
     async with runtime.open(session) as turns:
         return [await turns.turn(Prompt(text, number)) for number, text in enumerate(prompts, start=1)]
-
-
-def work_of(session: Session) -> Path:
-    assert isinstance(session.workspace, Directory)
-    return session.workspace.path
 
 
 # --- the real one ------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from orchestrator.agents.upstream import Upstream
 from orchestrator.core import events as e
 from orchestrator.core.trouble import ProviderFailure, Trouble
 from orchestrator.errors import AgentError, FieldRefused
-from tests.agents.conftest import Log, OpenSession, spec_of
+from tests.agents.conftest import Letterbox, Log, OpenSession, spec_of, work_of
 from tests.agents.doors import CannedApi
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
 from tests.kit.processes import fresh_mark, marked
@@ -173,6 +173,55 @@ async def test_next_prompt_goes_on_in_the_same_conversation(api: ScriptedApi, se
     results = await answer(api, session, first, "That was wrong.")
     assert [result.text for result in results] == ["one", "two"]
     assert api.messages()[-1].body["messages"][-1]["content"][0]["text"] == "That was wrong."
+
+
+async def test_what_is_said_meanwhile_is_told_beside_the_next_results(
+    api: ScriptedApi, session: Session, letters: Letterbox, log: Log
+) -> None:
+    mark = fresh_mark("told")
+    steps = ({"do": {"run": f"sh -c ': {mark}; while ! test -e go; do sleep 0.1; done'"}}, {"say": "I see"})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(played, api, letters.on(session), *steps)
+        await seen(lambda: marked(mark), "the first call runs")
+        letters.put("mind the gap")
+        letters.put("and the doors", sender=None)
+        (work_of(session) / "go").touch()
+    result, said = api.messages()[1].body["messages"][-1]["content"]
+    assert result["type"] == "tool_result"
+    assert said["text"].index("from ann\n\nmind the gap") < said["text"].index(
+        "the orchestrator\n\nand the doors"
+    )
+    assert letters.told == [2]
+    assert len(api.messages()) == 2
+
+
+async def test_what_was_told_is_told_once_whatever_a_crash_left_undone(
+    api: ScriptedApi, session: Session, letters: Letterbox, log: Log
+) -> None:
+    letters.put("mind the gap")
+    text = "Please. " + script({"do": {"run": "true"}}, {"say": "one"}, {"say": "two"})
+    await answer(api, letters.on(session), text)
+    letters.told.clear()  # the crash came before that was journaled
+    async with runtime_of(api).open(letters.on(session)) as turns:
+        await turns.turn(Prompt(text, 1))
+        assert (await turns.turn(Prompt("mind the gap", 1, message=1))).text == "one"
+        assert len(api.messages()) == 2
+        letters.put("that was wrong")
+        assert (await turns.turn(Prompt("that was wrong", 1, message=2))).text == "two"
+    asked = [request.body["messages"] for request in api.messages()]
+    assert (json.dumps(asked[2]).count("mind the gap"), len(asked)) == (1, 3)
+    assert asked[2][-1]["content"][0]["text"] == "that was wrong"
+    assert letters.told == [2]
+
+
+async def test_each_call_is_noted_and_known_again_by_what_came_of_it(
+    api: ScriptedApi, session: Session, letters: Letterbox
+) -> None:
+    calls = ({"run": "echo a"}, {"run": "echo a"}, {"tool": "fly"}, {"run": "date +%N"}, {"run": "date +%N"})
+    await played(api, letters.on(session), *({"do": call} for call in calls), {"say": "ok"})
+    first, again, other, *changing = letters.calls()
+    assert first == again
+    assert len({first, other, *changing}) == 4
 
 
 async def test_call_that_is_wrong_is_told_and_the_model_goes_on(api: ScriptedApi, session: Session) -> None:

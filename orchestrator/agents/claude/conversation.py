@@ -35,6 +35,8 @@ class Conversation:
         self._results: list[Block] = []
         self._said: list[Block] = []
         self._tokens = 0
+        #: The last message of the agent's inbox that is among what was or will be said.
+        self.told = 0
         #: The prompt that is being answered, and why the last answer stopped.
         self.prompt = 0
         self.stop_reason = ""
@@ -60,8 +62,13 @@ class Conversation:
         """Whether something was said, or came of a call, that the model has not heard."""
         return bool(self._results or self._said)
 
-    def say(self, text: str) -> None:
-        """Add to what the model is told next."""
+    def has(self, prompt: int, message: int) -> bool:
+        """Whether this prompt was said, and all up to this message after it."""
+        return self.prompt == prompt and self.told >= message
+
+    def say(self, text: str, message: int = 0) -> None:
+        """Add to what the model is told next; `message` is the last that the text tells, if any."""
+        self.told = max(self.told, message)
         self._said.append({"type": "text", "text": text.encode("utf-8", "replace").decode()})
 
     def entry(self, message: Message, prompt: int) -> dict[str, Any]:
@@ -73,6 +80,7 @@ class Conversation:
             "malformed": message.malformed,
             "tokens": message.usage.tokens,
             "prompt": prompt,
+            "message": self.told,
         }
 
     def take(self, entry: dict[str, Any]) -> None:
@@ -85,6 +93,7 @@ class Conversation:
         self.prompt, self.stop_reason, self.malformed = entry["prompt"], entry["stop"], entry["malformed"]
         self.calls = [block for block in content if block.get("type") == "tool_use"]
         self.text = text_of(content)
+        self.told = max(self.told, entry.get("message", 0))  # earlier versions told none
         self._tokens = entry["tokens"]
         if self._tokens > TRIM_TOKENS or self.stop_reason == "model_context_window_exceeded":
             self._trim()

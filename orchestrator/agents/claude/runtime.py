@@ -1,9 +1,10 @@
 """The runtime `claude`: the Messages API asked from here, its tools at work in the sandbox.
 
 A prompt is answered in as many turns as the model takes: ask, journal the answer, do what it calls for,
-journal what came of that, ask again. The invariant: an answer is durable before its calls are made, and what
-came of them before the next request, so a restart asks for no answer twice; calls whose results were lost in
-a crash are not made again, but told as such. The key stays here. Caller: `agents.registry`.
+journal what came of that, ask again; what is said to the agent meanwhile goes beside that. The invariant: an
+answer is durable before its calls are made, and what came of them before the next request, so a restart asks
+for no answer twice and tells no message twice; calls whose results were lost in a crash are not made again,
+but told as such. The key stays here. Caller: `agents.registry`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from orchestrator.agents.claude.sdk import Sdk
 from orchestrator.agents.claude.toolbox import NAMES, SYSTEM, TOOLS, deadline_of, summary_of
 from orchestrator.agents.lines import TurnLog
 from orchestrator.agents.models import ModelAccess
+from orchestrator.agents.steering import hear, message_prompt, news_of
+from orchestrator.core.liveness import of_tool
 from orchestrator.core.model import Usage
 from orchestrator.core.spec import TaskSpec
 from orchestrator.core.text import escaped, tail_of
@@ -94,8 +97,8 @@ class ClaudeTurns:
         """Answer a prompt; raises what the meter raises, and `AgentError` where model or tools fail."""
         began = self._session.backend.clock.now()
         self._usage = Usage()
-        if self._talk.prompt != prompt.number:
-            self._talk.say(prompt.text)
+        if not self._talk.has(prompt.number, prompt.message):
+            self._talk.say(prompt.text, prompt.message)
         lost: HandsLost | None = None
         if self._talk.prompt != prompt.number or not self._answered():
             try:
@@ -144,9 +147,16 @@ class ClaudeTurns:
                 await self._session.meter.check_tools(len(talk.calls))
                 await self._report(talk.calls, await self._make(talk.calls, hands))
 
+    def _listen(self) -> None:
+        """Add what was said to the agent meanwhile, where the model is told anything."""
+        news = news_of(self._session.inbox, self._talk.told)
+        if news and self._talk.waits:
+            self._talk.say(message_prompt(news), news[-1].number)
+
     async def _ask(self, prompt: Prompt) -> None:
         """Take one turn; raises `AgentError` where the model refuses to go on."""
         talk = self._talk
+        self._listen()
         body = {
             "model": self._model,
             "max_tokens": MAX_TOKENS,
@@ -175,6 +185,7 @@ class ClaudeTurns:
         talk.take(json.loads(answer.content or "{}"))
         self._usage = self._usage.plus(answer.usage)
         await self._log.add("stdout", f"{answer.text}\n".encode() if answer.text else b"")
+        await hear(self._session.inbox, talk.told)
         if answer.stop_reason == "refusal":
             said = f": {escaped(why)}" if why else ""
             raise AgentError(
@@ -192,6 +203,8 @@ class ClaudeTurns:
                 text = text[:room] + "\n[the rest was cut: make fewer calls at once]"
             room = max(0, room - len(text))
             results.append(_result(call, text, ok=ok))
+            given = self._talk.malformed.get(str(call["id"])) or json.dumps(call["input"])
+            self._session.note(of_tool(str(call["name"]), given, text))
         return results
 
     async def _make_one(self, call: Block, hands: Hands) -> tuple[bool, str]:
