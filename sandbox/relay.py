@@ -21,6 +21,9 @@ from sandbox.base import WORKSPACE, Backend, Directory, Exit, Layers, Sandbox
 #: Takes each chunk of a stream as it comes; while it waits, the pipe fills and the command waits too.
 Sink = Callable[[bytes], Awaitable[None]]
 
+#: Writes what the command reads, for as long as it likes; its input is closed after it.
+Source = Callable[[trio.abc.SendStream], Awaitable[None]]
+
 #: After the command's end its pipes are read until they are closed, idle for this long, or this old.
 IDLE_S = 0.25
 DRAIN_S = 2.0
@@ -82,11 +85,11 @@ class _Pump:
         return min(self._last_at, trio.current_time() + IDLE_S) if self._last_at < math.inf else math.inf
 
 
-async def relay(sandbox: Sandbox, *, on_stdout: Sink, on_stderr: Sink, stdin: bytes = b"") -> Exit:
+async def relay(sandbox: Sandbox, *, on_stdout: Sink, on_stderr: Sink, stdin: bytes | Source = b"") -> Exit:
     """Feed `stdin`, hand all output to the sinks, and return how the command ended.
 
-    An exception of a sink ends the relay and is raised as it is; the command may live on then, until the
-    sandbox's block is left.
+    A source is cancelled once the command has ended. An exception of a source or a sink ends the relay and is
+    raised as it is; the command may live on then, until the sandbox's block is left.
     """
     failures: list[Exception] = []
     ended: Exit | None = None
@@ -100,7 +103,7 @@ async def relay(sandbox: Sandbox, *, on_stdout: Sink, on_stderr: Sink, stdin: by
         for pump in pumps:
             nursery.start_soon(pump.run)
         feeding = trio.CancelScope()
-        nursery.start_soon(_feed, sandbox.stdin, stdin, feeding)
+        nursery.start_soon(_feed, sandbox.stdin, stdin, feeding, failed)
         ended = await sandbox.wait()
         feeding.cancel()
         for pump in pumps:
@@ -111,10 +114,20 @@ async def relay(sandbox: Sandbox, *, on_stdout: Sink, on_stderr: Sink, stdin: by
     return ended
 
 
-async def _feed(stream: trio.abc.SendStream, text: bytes, scope: trio.CancelScope) -> None:
+async def _feed(
+    stream: trio.abc.SendStream,
+    source: bytes | Source,
+    scope: trio.CancelScope,
+    failed: Callable[[Exception], None],
+) -> None:
     # A program that reads nothing, or less than all, is not at fault.
     with scope, contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-        await stream.send_all(text)
+        try:
+            await (stream.send_all(source) if isinstance(source, bytes) else source(stream))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise
+        except Exception as error:  # handed to the caller of `relay`, bare
+            failed(error)
         await stream.aclose()
 
 

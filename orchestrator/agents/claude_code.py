@@ -9,7 +9,7 @@ again where that helps. Caller: `agents.registry`.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import uuid
 from collections.abc import AsyncIterator
@@ -21,6 +21,7 @@ import trio
 
 from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
 from orchestrator.agents.claude_cli import TARGET, ClaudeCli, ClaudeCodeUnusable, Place, Program, bind_of
+from orchestrator.agents.claude_dictation import Dictation
 from orchestrator.agents.claude_events import Telling
 from orchestrator.agents.claude_launch import Way, arguments, environment, home_bind, open_way
 from orchestrator.agents.counted import CountedMeter
@@ -176,14 +177,17 @@ class ClaudeCodeTurns:
     async def _run(self, prompt: Prompt, start: Start) -> Ran:
         """Run the program once, until it ends or has told its result."""
         session = self._session
-        telling = Telling(session.output, self._tally.count_tools)
+        dictation = Dictation(session.inbox, start.note + prompt.text, prompt.message)
+        telling = Telling(session.output, self._tally.count_tools, session.note, dictation)
         complaint = Tail(_COMPLAINT_BYTES)
         ended: Exit | None = None
         patience = trio.CancelScope()
 
         async def on_stdout(chunk: bytes) -> None:
             await telling.take(chunk)
-            if telling.result is not None:
+            if telling.result is None:
+                patience.deadline = math.inf  # it goes on, by what it was told in the last moment
+            else:
                 patience.deadline = min(patience.deadline, trio.current_time() + END_S)
 
         async def on_stderr(chunk: bytes) -> None:
@@ -198,7 +202,7 @@ class ClaudeCodeTurns:
                 with patience:
                     ended = await relay(
                         sandbox,
-                        stdin=_line(start.note + prompt.text),
+                        stdin=dictation.feed,
                         on_stdout=on_stdout,
                         on_stderr=on_stderr,
                     )
@@ -235,9 +239,9 @@ class ClaudeCodeTurns:
 
     async def _compare(self, ran: Ran) -> None:
         """Say so where the program counts more than the door let through: the door's count holds."""
-        counted, result = self._tally.usage, ran.telling.result
-        if result is not None and result.usage.tokens > counted.tokens:
-            told = f"Claude Code counts {result.usage.tokens} tokens, the door {counted.tokens}, which holds"
+        counted, said = self._tally.usage, ran.telling.usage
+        if said.tokens > counted.tokens:
+            told = f"Claude Code counts {said.tokens} tokens, the door {counted.tokens}, which holds"
             await self._session.output("system", told)
 
     def _result(self, ran: Ran, duration_ms: float) -> TurnResult:
@@ -258,9 +262,3 @@ class ClaudeCodeTurns:
             duration_ms=duration_ms,
             metered=True,
         )
-
-
-def _line(text: str) -> bytes:
-    """Return a prompt as the program reads it."""
-    message = {"type": "user", "message": {"role": "user", "content": text}}
-    return json.dumps(message).encode() + b"\n"

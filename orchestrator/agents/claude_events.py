@@ -1,7 +1,7 @@
-"""What Claude Code tells of its work: into the agent's log, into the count of tools, and its result.
+"""What Claude Code tells of its work: into the agent's log, the count of tools, its pulse, and its result.
 
 The invariant: no line is an error. Types that are not known are logged and passed over, what has another
-shape than expected counts as nothing, and the log stays within a turn's bounds. Caller: `claude_code`.
+shape than expected counts as a sign of life alone, and the log stays within bounds. Caller: `claude_code`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.agents.base import MAX_TEXT, Output
+from orchestrator.agents.claude_dictation import Dictation
 from orchestrator.agents.lines import TurnLog
 from orchestrator.agents.stream_json import LineParser, Noise, Said
-from orchestrator.core.model import Usage
+from orchestrator.core.liveness import PROTOCOL, Evidence, of_tool
+from orchestrator.core.model import NO_USAGE, Usage
 from orchestrator.core.text import cleaned, tail_of
 
 #: Characters of a tool's input, of a result that failed, and of an event, in the log.
 MAX_INPUT, MAX_COMPLAINT, MAX_EVENT = 2000, 500, 300
+#: Calls that are remembered until their results come.
+MAX_CALLS = 1000
 #: Denied tools that are told one by one.
 MAX_DENIED = 20
 #: What is told by other lines already, or says nothing to people.
@@ -49,12 +53,25 @@ class Result:
 class Telling:
     """Takes what one run of the program writes."""
 
-    def __init__(self, output: Output, count_tools: Callable[[int], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        output: Output,
+        count_tools: Callable[[int], Awaitable[None]],
+        note: Callable[[Evidence], None],
+        dictation: Dictation,
+    ) -> None:
+        """Take the log, the count of tools, where signs of life are noted, and what the program is told."""
         self._output = output
         self._count_tools = count_tools
+        self._note = note
+        self._dictation = dictation
         self._log = TurnLog(output)
         self._parser = LineParser()
         self._text = ""
+        #: By its id, the name and the input of each call that has no result yet.
+        self._calls: dict[str, tuple[str, str]] = {}
+        #: What it counted, of all its results.
+        self.usage = NO_USAGE
         #: The last result, once it has come.
         self.result: Result | None = None
 
@@ -83,9 +100,14 @@ class Telling:
         if isinstance(line, Noise):
             await self._say(f"[{line.why}] {line.text}")
             return
+        if line.kind != "keep_alive":
+            self._note(PROTOCOL)
         match line.kind:
             case "assistant":
+                await self._dictation.answered()
                 await self._take_answer(line.data)
+            case "user" if self._dictation.takes(line.data):
+                self.result = None  # there will be another
             case "user":
                 await self._take_results(line.data)
             case "result":
@@ -100,18 +122,26 @@ class Telling:
                 await self._say(self._text)
             elif block.get("type") == "tool_use":
                 given = json.dumps(block.get("input"), ensure_ascii=False)
+                if len(self._calls) < MAX_CALLS:
+                    self._calls[str(block.get("id"))] = (str(block.get("name")), given)
                 await self._say(f"[{str(block.get('name'))[:100]}] {_cut(given, MAX_INPUT)}")
 
     async def _take_results(self, data: Mapping[str, Any]) -> None:
         results = [block for block in _blocks(data) if block.get("type") == "tool_result"]
         for block in results:
+            call = self._calls.pop(str(block.get("tool_use_id")), None)
+            if call is not None:
+                self._note(of_tool(*call, _text_of(block.get("content"))))
             if block.get("is_error") is True:
                 await self._say(f"[failed] {_cut(_text_of(block.get('content')), MAX_COMPLAINT)}")
         if results:
             await self._count_tools(len(results))
 
     async def _take_result(self, data: Mapping[str, Any]) -> None:
+        await self._dictation.answered()
+        self._dictation.end()
         self.result = result_of(data)
+        self.usage = self.usage.plus(self.result.usage)
         for name in self.result.denied[:MAX_DENIED]:
             await self._output("system", f"Claude Code was not allowed to use {name}")
 

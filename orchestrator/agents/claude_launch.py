@@ -83,6 +83,7 @@ def arguments(version: Version, model: str) -> list[str]:
     """Return what the program is told, but for its session."""
     return [
         *("-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"),
+        "--replay-user-messages",
         "--dangerously-skip-permissions",
         *(("--permission-prompts", "none") if version >= _PROMPTS_NONE else ()),
         *("--disallowedTools", ",".join(WITHOUT), "--strict-mcp-config", "--model", model),

@@ -19,10 +19,11 @@ from orchestrator.agents.claude_code import INTERRUPTED, LOST, ClaudeCodeRuntime
 from orchestrator.agents.models import ModelAccess
 from orchestrator.agents.upstream import Upstream
 from orchestrator.core.events import AgentTurn, AgentUsage
+from orchestrator.core.liveness import PROTOCOL
 from orchestrator.core.model import Usage
 from orchestrator.errors import AgentError, BudgetExceeded, FieldRefused, ProviderRefused
 from sandbox.base import Backend, Limits
-from tests.agents.conftest import Log, OpenSession, spec_of, work_of
+from tests.agents.conftest import Letterbox, Log, OpenSession, spec_of, work_of
 from tests.kit.claude_code import claude_binary
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
 from tests.kit.processes import fresh_mark, marked
@@ -117,6 +118,26 @@ async def test_who_was_cut_in_the_middle_of_a_call_goes_on_in_the_same_session(
     known = json.dumps(api.messages()[2].body["messages"])
     assert "echo once" in known
     assert INTERRUPTED.strip() in known
+
+
+@needs_time
+async def test_what_is_said_meanwhile_is_told_beside_the_next_results(
+    api: ScriptedApi, session: Session, letters: Letterbox
+) -> None:
+    mark = fresh_mark("told")
+    run = f": {mark}; while ! test -e go; do perl -e 'sleep 1'; done"
+    minded = {"if": "from ann", "steps": [{"do": {"run": "echo minded > a"}}, {"say": "well"}]}
+    async with trio.open_nursery() as nursery:
+        prompt = script({"do": {"run": run}}, {"say": "nobody said anything"}, branches=[minded])
+        nursery.start_soon(answer, runtime_of(api.url), letters.on(session), prompt)
+        await seen(lambda: marked(mark), "the first call runs")
+        letters.put("mind the gap")
+        (work_of(session) / "go").touch()
+    assert (work_of(session) / "a").read_text() == "minded\n"
+    assert letters.told == [1]
+    assert len(api.messages()) == 3
+    assert "from ann\\n\\nmind the gap" in json.dumps(api.messages()[1].body["messages"])
+    assert len(letters.calls()) == 2
 
 
 @needs_time
@@ -250,6 +271,51 @@ async def test_unknown_lines_are_events_and_garbage_is_logged(
         "b",
         "[failed] no",
     ]
+
+
+async def test_calls_are_noted_by_what_came_of_them_and_lines_are_signs(
+    session: Session, letters: Letterbox, make_program: MakeProgram
+) -> None:
+    def call(number: int, command: object) -> dict[str, object]:
+        used = {"type": "tool_use", "id": f"t{number}", "name": "Bash", "input": {"command": command}}
+        return {"type": "assistant", "message": {"content": [used]}}
+
+    def came(number: int, text: str) -> dict[str, object]:
+        came = {"type": "tool_result", "tool_use_id": f"t{number}", "content": text}
+        return {"type": "user", "message": {"content": [came]}}
+
+    told = [call(1, "make"), came(1, "no"), call(2, "make"), came(2, "no"), call(3, "make"), came(3, "yes")]
+    program = make_program(says(*told, came(9, "of no call"), {"type": "keep_alive"}, OK))
+    (result,) = await answer(runtime_of(NOWHERE, program), letters.on(session), "x")
+    assert result.ok
+    first, again, other = letters.calls()
+    assert first == again != other
+    assert len([sign for sign in letters.signs if sign is PROTOCOL]) == len(told) + 2
+
+
+async def test_what_comes_too_late_for_an_answer_gets_one_of_its_own(
+    session: Session, letters: Letterbox, make_program: MakeProgram
+) -> None:
+    replay = '{"type": "user", "isReplay": true, "uuid": "\'"$name"\'", "message": {"content": "x"}}'
+    program = make_program(
+        'read -r message; name=${message##*uuid}; name=${name#???*\\"}; name=${name%??}\n'
+        + says({"type": "result", "is_error": False, "result": "first", "usage": {"input_tokens": 2}})
+        + f"echo '{replay}'; while read -r more; do :; done\n"
+        + says({"type": "result", "is_error": False, "result": "second", "usage": {"input_tokens": 3}})
+    )
+    letters.put("mind the gap")
+    (result,) = await answer(runtime_of(NOWHERE, program), letters.on(session), "x")
+    assert (result.ok, result.text, letters.told) == (True, "second", [1])
+
+
+async def test_a_message_that_the_program_ends_without_is_left(
+    session: Session, letters: Letterbox, make_program: MakeProgram
+) -> None:
+    replay = {"type": "user", "isReplay": True, "uuid": "forged", "message": {"content": "x"}}
+    program = make_program("read -r message; " + says(replay, OK) + "cat")
+    letters.put("mind the gap")
+    (result,) = await answer(runtime_of(NOWHERE, program), letters.on(session), "x")
+    assert (result.ok, letters.told) == (True, [])
 
 
 async def test_a_line_of_twelve_megabytes_passes(session: Session, make_program: MakeProgram) -> None:

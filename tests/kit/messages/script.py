@@ -114,7 +114,7 @@ def _branch(wanted: Script, rests: list[tuple[int, str]]) -> tuple[list[Step], i
 
 
 def _said_by_user(message: Mapping[str, Any]) -> Iterator[str]:
-    if message.get("role") == "user":
+    if message.get("role") in {"user", "system"}:  # by which newer clients pass on what a user says meanwhile
         yield from _texts(message.get("content") or "")
 
 
