@@ -23,13 +23,18 @@ class Dictation:
     """One run's input."""
 
     def __init__(self, inbox: Inbox, text: str, told: int = 0) -> None:
-        """Take the prompt, and which message is the last that it tells."""
+        """Take the prompt, and which message is the last that it tells, if any.
+
+        What is said after a prompt that tells messages is heard with its answer, or a crash would leave that
+        out.
+        """
         self._inbox = inbox
         self._text = text
         self._told = told
+        self._early = told == 0
         #: By the name of its line, up to which message the program was told.
         self._sent: dict[str, int] = {}
-        #: Up to which message it told its model; 0 where that is known to be heard.
+        #: Up to which message it told its model; 0 where nothing is to be journaled of that.
         self._taken = 0
         #: Set once no more is told.
         self._over = trio.Event()
@@ -58,10 +63,10 @@ class Dictation:
         self._taken = max(self._taken, number)
         return number > 0
 
-    async def answered(self) -> None:
-        """Have it journaled that the model was told what was taken in: it has answered."""
-        taken, self._taken = self._taken, 0
-        if taken:
+    async def answered(self, *, last: bool = False) -> None:
+        """Have it journaled that the model was told what was taken in: it has answered, for the last time."""
+        if self._taken and (self._early or last):
+            taken, self._taken = self._taken, 0
             await hear(self._inbox, taken)
 
 

@@ -138,9 +138,10 @@ class Telling:
             await self._count_tools(len(results))
 
     async def _take_result(self, data: Mapping[str, Any]) -> None:
-        await self._dictation.answered()
         self._dictation.end()
         self.result = result_of(data)
+        if not self.result.is_error:
+            await self._dictation.answered(last=True)
         self.usage = self.usage.plus(self.result.usage)
         for name in self.result.denied[:MAX_DENIED]:
             await self._output("system", f"Claude Code was not allowed to use {name}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,31 @@ class Agent:
 
     def do_forgetful(self, text: str) -> None:
         self.say(f"{len(self.recall())}")
+
+    def do_steered(self, text: str) -> str | None:
+        """Work with a tool until told to stop, or until `go` is there and then until told to stop."""
+        if "# Message" in text:
+            Path("told").write_text(text)
+            self.say("I see")
+            return None
+        self.update("tool_call", toolCallId="c0", title="look", kind="read", status="in_progress")
+        while not Path("go").exists() and not select.select([0], [], [], 0.05)[0]:
+            pass
+        ended = "completed" if Path("go").exists() else "failed"
+        self.update("tool_call_update", toolCallId="c0", status=ended, rawOutput="x")
+        while receive().get("method") != "session/cancel":
+            pass
+        Path("stopped").write_text(ended)
+        return "cancelled"
+
+    def do_loop(self, text: str) -> None:
+        """Make the same call twice, and one that comes to something else."""
+        for number, came in enumerate(("no rule", "no rule", "made")):
+            self.update("tool_call", toolCallId=f"c{number}", title="Terminal", kind="execute", rawInput={})
+            self.update(
+                "tool_call_update", toolCallId=f"c{number}", rawInput={"command": "make"}, title="make"
+            )
+            self.update("tool_call_update", toolCallId=f"c{number}", status="completed", rawOutput=came)
 
     def do_crash(self, text: str) -> None:
         if len(self.recall()) == 1:

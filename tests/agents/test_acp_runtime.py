@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from orchestrator.agents import companion
 from orchestrator.agents.acp import client
@@ -16,11 +17,13 @@ from orchestrator.agents.acp.runtime import AcpRuntime
 from orchestrator.agents.base import Prompt, TurnResult
 from orchestrator.agents.lines import MAX_LINE_BYTES
 from orchestrator.agents.registry import make_runtimes
+from orchestrator.agents.steering import message_prompt
 from orchestrator.core import events as e
+from orchestrator.core.liveness import PROTOCOL
 from orchestrator.core.model import Usage
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import AgentError, BudgetExceeded, FieldRefused
-from tests.agents.conftest import Log, OpenSession, spec_of
+from tests.agents.conftest import Letterbox, Log, OpenSession, spec_of
 from tests.kit.processes import fresh_mark, marked
 from tests.kit.until import seen
 
@@ -95,6 +98,66 @@ async def test_cut_prompt_is_asked_again_in_the_same_session(play: Play) -> None
     assert (cut.ok, str(cut.exit)) == (False, "exit status 9")
     [again] = await play("crash", "do it")
     assert (again.ok, again.text) == (True, PREFACE + "do it")
+
+
+async def test_what_people_say_is_told_once_no_tool_is_at_work(
+    open_session: OpenSession, workspace: Path, letters: Letterbox, log: Log
+) -> None:
+    session = letters.on(open_session(spec_of("python3", ".agent.py", "steered")))
+    async with AcpRuntime().open(session) as turns, trio.open_nursery() as nursery:
+
+        async def work() -> None:
+            results.append(await turns.turn(Prompt("please", 1)))
+
+        results: list[TurnResult] = []
+        nursery.start_soon(work)
+        await log.wait_for("tool read: look")
+        letters.put("mind the gap")
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert not (workspace / "stopped").exists()
+        (workspace / "go").touch()
+    assert (results[0].ok, results[0].stop_reason, results[0].text) == (True, "end_turn", "I see")
+    assert (workspace / "stopped").read_text() == "completed"
+    assert (
+        (workspace / "told").read_text().startswith(client.STEERED + "# Message 1, from ann\n\nmind the gap")
+    )
+    assert letters.told == [1]
+
+
+async def test_a_nudge_is_told_at_once(
+    open_session: OpenSession, workspace: Path, letters: Letterbox, log: Log
+) -> None:
+    session = letters.on(open_session(spec_of("python3", ".agent.py", "steered")))
+    async with AcpRuntime().open(session) as turns, trio.open_nursery() as nursery:
+        nursery.start_soon(turns.turn, Prompt("please", 1))
+        await log.wait_for("tool read: look")
+        letters.put("get going", sender=None)
+    assert (workspace / "stopped").read_text() == "failed"
+    assert letters.told == [1]
+
+
+async def test_what_waits_is_told_with_the_prompt_and_a_prompt_of_messages_is_no_cut_one(
+    open_session: OpenSession, workspace: Path, letters: Letterbox
+) -> None:
+    session = letters.on(open_session(spec_of("python3", ".agent.py", "prompt")))
+    letters.put("mind the gap")
+    async with AcpRuntime().open(session) as turns:
+        first = await turns.turn(Prompt("please", 1))
+        assert (first.text, letters.told) == ("please\n\n" + message_prompt(letters.said), [1])
+        letters.put("again")
+        assert (await turns.turn(Prompt("a message", 1, message=2))).text == "a message"
+        assert letters.told == [1, 2]
+
+
+async def test_calls_are_known_again_by_what_came_of_them(
+    open_session: OpenSession, workspace: Path, letters: Letterbox
+) -> None:
+    session = letters.on(open_session(spec_of("python3", ".agent.py", "loop")))
+    async with AcpRuntime().open(session) as turns:
+        await turns.turn(Prompt("please", 1))
+    first, again, other = letters.calls()
+    assert first == again != other
+    assert PROTOCOL in letters.signs
 
 
 async def test_agent_that_forgets_gets_a_new_session(play: Play) -> None:

@@ -20,6 +20,7 @@ TEST_MODULE_LINES, TEST_FUNCTION_LINES = 600, 80
 
 #: Who may open a nursery: the parts whose children they end themselves.
 NURSERIES = {
+    "orchestrator/agents/acp/client.py",
     "orchestrator/agents/egress.py",
     "orchestrator/agents/proxy.py",
     "orchestrator/agents/serving.py",

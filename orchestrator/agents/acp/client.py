@@ -1,9 +1,10 @@
-"""Our side of the Agent Client Protocol: what is asked of an agent, and how what it asks is answered.
+"""Our side of the Agent Client Protocol: what is asked of an agent.
 
 One request of ours is open at a time; while its answer is awaited, all else that the agent sends is dealt
-with as it comes. The invariant: nothing that an agent asks waits for anybody (permissions are decided by
-policy, at once), and nothing that it sends is trusted: answers to what was not asked, words in the name of
-other sessions and methods that nobody knows are told in the log and have no effect. Caller: `runtime`.
+with as it comes (`ear`). The protocol knows one way to say something in the middle of a prompt: to cancel it,
+and to ask by another in the same session. That is done where no tool would be cut off, or where the agent
+has to be got going. The invariant: what an agent sends is not trusted, answers to what was not asked have no
+effect, and no message is heard that the agent did not begin to answer. Caller: `runtime`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import contextlib
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
+import trio
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.agents.acp.link import Link, Message, params_of
+from orchestrator.agents.acp.ear import Ear
+from orchestrator.agents.acp.link import Link, message_of
 from orchestrator.agents.acp.progress import Progress
 from orchestrator.agents.acp.schema import PROTOCOL_VERSION
 from orchestrator.agents.base import Prompt, Session
-from orchestrator.agents.companion import missing_program
+from orchestrator.agents.steering import hear, message_prompt, news_of
+from orchestrator.core.model import Usage
+from orchestrator.core.words import Message
 from orchestrator.errors import AgentError, BudgetExceeded
 from orchestrator.version import VERSION
 
@@ -30,11 +35,10 @@ HANDSHAKE_S = 120.0
 CANCEL_S = 5.0
 MAX_SESSION_ID = 1000
 M = TypeVar("M", bound=BaseModel)
-NOT_FOUND, INVALID, LOGIN = -32601, -32602, -32000
+LOGIN = -32000
 
 INTERRUPTED = "You were interrupted while you worked on what stands below. See what is done, then go on.\n\n"
-#: Which of an agent's options a policy takes, best first.
-_CHOICES = {True: ("allow_once", "allow_always"), False: ("reject_once", "reject_always")}
+STEERED = "You were interrupted, to be told what follows. Take it in, then go on with your work.\n\n"
 
 
 class RequestFailed(Exception):
@@ -59,14 +63,15 @@ class Client:
         self._link = link
         self._types = schema
         self._progress = progress
-        self._allow = allow
+        self._ear = Ear(session, link, schema, progress, allow=allow)
         self._asked = 0
-        #: The agent's name for our session; empty before there is one.
-        self._id = ""
-        self._prompting = False
-        self._unknown: set[str] = set()
-
-    # --- what we ask ----------------------------------------------------------------------------------------
+        #: Which message is the last that the agent was told, and whether what it does was cancelled for one.
+        self._told = 0
+        self._interrupted = False
+        #: Whether messages are heard as soon as they begin to be answered; those that the first prompt is made
+        #: of, and what follows it, are heard with its answer, or a crash would leave that out.
+        self._early = False
+        self._receiving = trio.CancelScope()
 
     async def open(self, cwd: str, kept: object, prompt: Prompt) -> str:
         """Begin a session, or go on with the one that was kept; return the prompt's text as it fits there."""
@@ -75,21 +80,80 @@ class Client:
         there = earlier.get("session")
         if _is_name(there) and await self._resume(able, cwd, there):
             await self._keep(prompt)
-            return INTERRUPTED + prompt.text if earlier.get("prompt") == prompt.number else prompt.text
+            cut = (earlier.get("prompt"), earlier.get("message", 0)) == (prompt.number, prompt.message)
+            return INTERRUPTED + prompt.text if cut else prompt.text
         request = self._types.NewSessionRequest(cwd=cwd, mcp_servers=[])
         made = self._read(self._types.NewSessionResponse, await self._shake("session/new", request))
         if not _is_name(made.session_id):
             raise AgentError("the agent's name for its session is empty or too long")
-        self._id = made.session_id
+        self._ear.session_id = made.session_id
         await self._keep(prompt)
         return prompt.text
 
-    async def prompt(self, text: str) -> types.PromptResponse:
-        """Have the agent answer a prompt; raises `BudgetExceeded` once it has stopped."""
-        block = self._types.TextContentBlock(type="text", text=text)
-        request = self._types.PromptRequest(session_id=self._id, prompt=[block])
+    async def prompt(self, text: str, prompt: Prompt) -> tuple[str, Usage]:
+        """Have the agent answer a prompt, and what is said to it meanwhile; `text` is the prompt's.
+
+        Returns why it stopped, and what it says it spent; raises `BudgetExceeded` once it has stopped.
+        """
+        self._told = prompt.message
+        answered, error = ("", Usage()), None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            try:
+                answered = await self._converse(text, prompt)
+            except Exception as raised:  # raised again below, and not in a group
+                error = raised
+            nursery.cancel_scope.cancel(reason="the prompt was answered")
+        if error is not None:
+            raise error
+        return answered
+
+    async def _converse(self, text: str, prompt: Prompt) -> tuple[str, Usage]:
         self._progress.begin()
-        self._prompting = True
+        self._ear.prompting = True
+        self._early = prompt.message == 0
+        usage, news = Usage(), self._news()
+        if news:
+            text += "\n\n" + message_prompt(news)
+        answer = await self._prompt(text)
+        while self._interrupted:
+            usage = usage.plus(self._progress.usage(answer.usage))
+            answer = await self._prompt(STEERED + message_prompt(self._news()))
+        self._ear.prompting = False
+        await hear(self._session.inbox, self._told)
+        usage = usage.plus(self._progress.usage(answer.usage))
+        return answer.stop_reason, usage.plus(Usage(cost_usd=self._progress.cost()))
+
+    def _news(self) -> tuple[Message, ...]:
+        """Return what the agent is to be told now; what is returned once counts as told."""
+        news = news_of(self._session.inbox, self._told)
+        self._told = news[-1].number if news else self._told
+        return news
+
+    async def _watch(self) -> None:
+        """Break off the wait for the agent's words whenever there is something to tell it."""
+        seen = self._told
+        while True:
+            await self._session.inbox.wait(seen)
+            seen = max((seen, *(message.number for message in self._session.inbox.pending())))
+            self._receiving.cancel()
+
+    async def _interrupt(self) -> None:
+        """Have the agent stop, where there is something to tell it and nothing is lost by that.
+
+        What people say waits for the end of its tool calls; the supervisor's words are for who hangs in one.
+        """
+        if not self._ear.prompting or self._interrupted or not self._progress.answering:
+            return
+        news = news_of(self._session.inbox, self._told)
+        if news and (self._progress.idle or any(message.sender is None for message in news)):
+            await self._stop()
+
+    async def _prompt(self, text: str) -> types.PromptResponse:
+        """Ask by one prompt of the protocol's; raises `BudgetExceeded` once the agent has stopped."""
+        block = self._types.TextContentBlock(type="text", text=text)
+        request = self._types.PromptRequest(session_id=self._ear.session_id, prompt=[block])
+        self._interrupted = self._progress.answering = False
         answer: object = None
         spent: BudgetExceeded | None = None
         try:
@@ -102,7 +166,6 @@ class Client:
         if spent is not None:
             await self._cancel()
             raise spent
-        self._prompting = False
         said: types.PromptResponse = self._read(self._types.PromptResponse, answer)
         return said
 
@@ -131,24 +194,30 @@ class Client:
             method, request = "session/load", self._types.LoadSessionRequest
         else:
             return False
-        self._id = there
+        self._ear.session_id = there
         try:
             await self._ask(method, request(session_id=there, cwd=cwd, mcp_servers=[]), HANDSHAKE_S)
         except RequestFailed as failed:
             if failed.code == LOGIN:
                 raise self._refused(failed) from failed
             await self._progress.tell(f"the earlier session cannot be gone on with: {failed}")
-            self._id = ""
+            self._ear.session_id = ""
             return False
         return True
 
     async def _keep(self, prompt: Prompt) -> None:
-        await self._link.keep({"session": self._id, "prompt": prompt.number})
+        place = {"prompt": prompt.number, "message": prompt.message}
+        await self._link.keep({"session": self._ear.session_id, **place})
+
+    async def _stop(self) -> None:
+        self._interrupted = True
+        params = {"sessionId": self._ear.session_id}
+        await self._link.send(message_of(method="session/cancel", params=params))
 
     async def _cancel(self) -> None:
         """Tell the agent to stop, and give it time to put its papers away."""
         with self._session.backend.clock.move_on_after(CANCEL_S), contextlib.suppress(BudgetExceeded):
-            await self._link.send(_message(method="session/cancel", params={"sessionId": self._id}))
+            await self._stop()
             await self._answer_of(self._asked, "session/prompt")
 
     async def _shake(self, method: str, request: BaseModel) -> object:
@@ -176,7 +245,7 @@ class Client:
         """Return what the agent answers; raises `RequestFailed`, and `AgentError` past the deadline."""
         self._asked += 1
         params = request.model_dump(mode="json", by_alias=True, exclude_none=True)
-        await self._link.send(_message(id=self._asked, method=method, params=params))
+        await self._link.send(message_of(id=self._asked, method=method, params=params))
         if deadline_s is None:
             return await self._answer_of(self._asked, method)
         with self._session.backend.clock.move_on_after(deadline_s):
@@ -188,9 +257,14 @@ class Client:
 
     async def _answer_of(self, number: int, method: str) -> object:
         while True:
-            message = await self._link.receive()
+            await self._interrupt()
+            message = await self._receive()
+            if message is None:
+                continue
             if isinstance(message.get("method"), str):
-                await self._take(message)
+                await self._ear.take(message)
+                if self._early and self._progress.answering:
+                    await hear(self._session.inbox, self._told)
             elif type(message.get("id")) is int and message["id"] == number:
                 if "error" in message:
                     raise RequestFailed(method, message["error"])
@@ -200,88 +274,19 @@ class Client:
             if not self._link.waiting:
                 await self._count()
 
+    async def _receive(self) -> dict[str, object] | None:
+        """Return what the agent sends next; None where there was something to tell it meanwhile."""
+        with trio.CancelScope() as self._receiving:
+            return await self._link.receive()
+        return None
+
     async def _count(self) -> None:
         """Have the meter know of the tool calls."""
         calls, self._progress.uncounted = self._progress.uncounted, 0
         if calls:
             await self._session.meter.count_tools(calls)
 
-    # --- what the agent says and asks -----------------------------------------------------------------------
-
-    async def _take(self, message: Message) -> None:
-        method, params = message["method"], params_of(message)
-        if method.startswith("_sandbox/"):
-            await self._hear(method.partition("/")[2], params)
-        elif method == "session/update":
-            await self._update(params)
-        elif method == "session/request_permission" and "id" in message:
-            await self._link.send(_message(id=message["id"], **await self._permission(params)))
-        elif "id" in message:
-            await self._link.send(
-                _message(id=message["id"], error={"code": NOT_FOUND, "message": "there is no such method"})
-            )
-            await self._tell_once(f"the agent asks for what is not offered: {method[:100]}")
-        else:
-            await self._tell_once(f"the agent tells what nobody knows: {method[:100]}")
-
-    async def _hear(self, word: str, params: Message) -> None:
-        """Take what the companion inside tells."""
-        if word == "said":
-            await self._progress.log.add("stderr", str(params.get("text")).encode("utf-8", "replace"))
-        elif word == "missing":
-            command = self._session.spec.options.command or ("",)
-            what = f"the program {command[0]!r} cannot be started in the sandbox ({params.get('why')})"
-            raise missing_program(self._session, " ".join(what.split())[:500])
-        elif word == "served":
-            await self._progress.tell(f"{params.get('method')}: {params.get('what')}")
-        elif word == "refused":
-            await self._progress.tell(f"{params.get('method')} was refused: {params.get('why')}")
-        else:
-            await self._progress.tell(f"no message: {params.get('text')}")
-
-    async def _update(self, params: Message) -> None:
-        if not self._prompting:  # an earlier conversation is told again
-            return
-        try:
-            told = self._types.SessionNotification.model_validate(params)
-        except (ValidationError, RecursionError):
-            update = params.get("update")
-            kind = update.get("sessionUpdate") if isinstance(update, dict) else None
-            await self._tell_once(f"the agent tells what nobody knows: session/update {str(kind)[:100]}")
-            return
-        if told.session_id != self._id:
-            await self._tell_once("the agent tells of a session that is not ours")
-            return
-        await self._progress.take(told)
-
-    async def _permission(self, params: Message) -> Message:
-        """Decide at once what the agent asks leave for; return how to answer."""
-        try:
-            asked = self._types.RequestPermissionRequest.model_validate(params)
-        except (ValidationError, RecursionError):
-            return {"error": {"code": INVALID, "message": "this is no request for a permission"}}
-        if asked.session_id != self._id:
-            return {"error": {"code": INVALID, "message": "there is no such session"}}
-        options = {option.kind: option for option in reversed(asked.options)}
-        chosen = next((options[kind] for kind in _CHOICES[self._allow] if kind in options), None)
-        if chosen is None:  # there is no such option: the other way to say no
-            chosen = next((options[kind] for kind in _CHOICES[False] if kind in options), None)
-        title = asked.tool_call.title or asked.tool_call.tool_call_id
-        await self._progress.tell(f"permission {chosen.kind if chosen else 'cancelled'}: {title}")
-        if chosen is None:
-            return {"result": {"outcome": {"outcome": "cancelled"}}}
-        return {"result": {"outcome": {"outcome": "selected", "optionId": chosen.option_id}}}
-
-    async def _tell_once(self, text: str) -> None:
-        if text not in self._unknown and len(self._unknown) < 100:
-            self._unknown.add(text)
-            await self._progress.tell(text)
-
 
 def _is_name(word: object) -> TypeGuard[str]:
     """Whether an agent may call a session by this."""
     return isinstance(word, str) and 0 < len(word) <= MAX_SESSION_ID
-
-
-def _message(**fields: object) -> Message:
-    return {"jsonrpc": "2.0", **fields}

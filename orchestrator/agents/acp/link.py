@@ -135,6 +135,11 @@ class Link:
                 await self.receive()
 
 
+def message_of(**fields: object) -> Message:
+    """Return a message of the protocol."""
+    return {"jsonrpc": "2.0", **fields}
+
+
 def params_of(message: Message) -> Message:
     """Return the parameters of a message, as far as they are an object."""
     params = message.get("params")

@@ -6,10 +6,13 @@ that it has spent is its own word: it is shown where no meter of ours counted. C
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orchestrator.agents.base import MAX_TEXT
 from orchestrator.agents.lines import TurnLog
+from orchestrator.core.liveness import Evidence, of_tool
 from orchestrator.core.model import Usage
 from orchestrator.core.text import tail_of
 from sandbox.relay import Tail
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 MAX_TOLD, MAX_ENTRIES = 500, 20
 #: Ids of tool calls that are remembered; beyond, each is taken for a new one.
 MAX_CALLS = 10_000
+#: Tool calls at once that are followed to their end.
+MAX_OPEN = 100
+#: What an agent tells while it answers a prompt, and not about itself.
+_ANSWERS = {"agent_message_chunk", "agent_thought_chunk", "tool_call", "tool_call_update", "plan"}
 #: More than anybody spends.
 MAX_COUNT = 10**12
 
@@ -28,8 +35,14 @@ MAX_COUNT = 10**12
 class Progress:
     """The answer to one prompt, as it comes."""
 
-    def __init__(self, log: TurnLog) -> None:
+    def __init__(self, log: TurnLog, note: Callable[[Evidence], None]) -> None:
+        """Take the log, and where what came of a tool call is noted."""
         self.log = log
+        self._note = note
+        #: Whether it began to be answered what was asked last.
+        self.answering = False
+        #: By its id, the kind and the input of each call that has not ended.
+        self._open: dict[str, tuple[str, str]] = {}
         #: Tool calls that the meter was not told of yet.
         self.uncounted = 0
         self._calls: set[str] = set()
@@ -41,6 +54,11 @@ class Progress:
     def text(self) -> str:
         """The end of what the agent said."""
         return tail_of(self._said.bytes(), MAX_TEXT)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no tool is at work."""
+        return not self._open
 
     def begin(self) -> None:
         """Take what was told until now as not of this answer."""
@@ -54,6 +72,7 @@ class Progress:
     async def take(self, told: types.SessionNotification) -> None:
         """Take an update; those that are not named here are for people who look on."""
         update = told.update
+        self.answering |= update.session_update in _ANSWERS
         if update.session_update == "agent_message_chunk":
             if update.content.type == "text":
                 encoded = update.content.text.encode("utf-8", "replace")
@@ -71,6 +90,7 @@ class Progress:
 
     async def _take_call(self, call: types.ToolCallStart | types.ToolCallProgress) -> None:
         name = call.tool_call_id[:200]
+        self._follow(name, call)
         if name not in self._calls:
             if len(self._calls) < MAX_CALLS:
                 self._calls.add(name)
@@ -79,15 +99,29 @@ class Progress:
         elif call.status == "failed":
             await self.tell(f"tool failed: {call.title or name}")
 
+    def _follow(self, name: str, call: types.ToolCallStart | types.ToolCallProgress) -> None:
+        """Note what a call was and what came of it, once it has ended."""
+        kind, given = self._open.pop(name, (str(call.kind), str(call.title)))
+        if call.raw_input is not None:
+            given = json.dumps(call.raw_input, sort_keys=True)
+        if call.status in {"completed", "failed"}:
+            content = [part.model_dump(mode="json", exclude_none=True) for part in call.content or ()]
+            came = content if call.raw_output is None else call.raw_output
+            self._note(of_tool(kind, given, json.dumps([call.status, came], sort_keys=True)))
+        elif len(self._open) < MAX_OPEN:
+            self._open[name] = (kind, given)
+
+    def cost(self) -> float:
+        """Return what the agent says that all has cost since it began."""
+        return max(self._cost - self._cost_before, 0.0)
+
     def usage(self, told: types.Usage | None) -> Usage:
-        """Return what the agent says that the answer has cost."""
-        cost = max(self._cost - self._cost_before, 0.0)
+        """Return what the agent says that an answer has cost, but for money."""
         if told is None:
-            return Usage(cost_usd=cost)
+            return Usage()
         return Usage(
             input_tokens=min(told.input_tokens, MAX_COUNT),
             output_tokens=min(told.output_tokens, MAX_COUNT),
             cache_read_tokens=min(told.cached_read_tokens or 0, MAX_COUNT),
             cache_write_tokens=min(told.cached_write_tokens or 0, MAX_COUNT),
-            cost_usd=cost,
         )

@@ -79,7 +79,7 @@ class AcpTurns:
     async def turn(self, prompt: Prompt) -> TurnResult:
         """Have the agent answer a prompt; raises `AgentError` where it does not speak as it should."""
         session, began = self._session, self._session.backend.clock.now()
-        progress = Progress(TurnLog(session.output))
+        progress = Progress(TurnLog(session.output), session.note)
         tally, door = self._way.tally, self._way.door
         tally.reset()
         if door is not None:
@@ -124,9 +124,9 @@ class AcpTurns:
             counted = replace(session, meter=way.tally)
             client = Client(counted, link, self._schema, progress, allow=self._allow)
             text = await client.open(seen_workspace(session.backend, session.workspace), kept, prompt)
-            answer = await client.prompt(text)
+            answered = await client.prompt(text, prompt)
             await link.finish()
-        return answer.stop_reason, progress.usage(answer.usage)
+        return answered
 
     async def _announce(self) -> None:
         if not self._announced:

@@ -109,6 +109,8 @@ class ClaudeTurns:
                 await self._session.output("system", str(ended))
                 lost = ended
         await self._log.finish()
+        if lost is None:
+            await hear(self._session.inbox, self._talk.told)
         return TurnResult(
             ok=lost is None,
             stop_reason=self._talk.stop_reason if lost is None else "tools",
@@ -185,7 +187,8 @@ class ClaudeTurns:
         talk.take(json.loads(answer.content or "{}"))
         self._usage = self._usage.plus(answer.usage)
         await self._log.add("stdout", f"{answer.text}\n".encode() if answer.text else b"")
-        await hear(self._session.inbox, talk.told)
+        if not prompt.message:  # else it is only heard with its answer, or a crash would leave that out
+            await hear(self._session.inbox, talk.told)
         if answer.stop_reason == "refusal":
             said = f": {escaped(why)}" if why else ""
             raise AgentError(
