@@ -1,41 +1,83 @@
-"""What every runtime that asks a model promises, through a real supervisor, a sandbox, and a scripted API."""
+"""What every runtime that asks a model promises, through a real supervisor, a sandbox, and a scripted API.
+
+Claude Code and the ACP agent are the real ones. An ACP agent may ask its model for more than its turns (for a
+title, say): such requests offer no tools.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.kit.acp_agent import acp_agent
+from tests.kit.claude_code import claude_binary
 from tests.kit.messages_api import Request, ScriptedApi, script, scripted_api
 from tests.kit.processes import fresh_mark, marked
 from tests.kit.remote import git, make_remote
 from tests.kit.service import Service
 from tests.kit.until import pause, until
+from tests.system.conftest import shared_root
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 #: Must never be seen inside a sandbox.
 CANARY = fresh_mark("sk-canary")
 MODEL = "claude-sonnet-5-5"
+USAGE = {"usage": {"input_tokens": 1000, "output_tokens": 100}}
+#: What an agent is told that goes on, but for `claude`, whose conversation is kept here.
+WENT_ON = "You were interrupted"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One runtime."""
+    """One runtime: what its tasks say, and what holds for it alone."""
 
     name: str
+    options: Callable[[], Mapping[str, Any]] = dict
+    #: Between which turns it is tried whether a crash is survived.
+    crashes: Sequence[int] = (1,)
+    #: What its model is told of a call that a crash cut.
+    cut_call: str = WENT_ON
+    #: What it needs at least, in MB.
+    memory_mb: int = 128
+    #: A call of its shell that has so many seconds, where its deadlines stand still in a freeze.
+    timed: Callable[[str, int], Mapping[str, Any]] = field(default=lambda command, _: {"run": command})
 
 
-KINDS = (Kind("claude"),)
+def _claude_code() -> Mapping[str, Any]:
+    claude_binary()
+    return {}
+
+
+def _acp() -> Mapping[str, Any]:
+    command, env, _ = acp_agent()
+    return {"command": list(command), "env": env, "resources": {"memoryMb": 4096}}
+
+
+KINDS = (
+    Kind(
+        "claude",
+        crashes=(0, 1, 2),
+        cut_call="outcome of this call is unknown",
+        timed=lambda command, seconds: {"tool": "bash", "input": {"command": command, "timeout": seconds}},
+    ),
+    Kind("claude-code", _claude_code, memory_mb=1024),
+    Kind("acp", _acp, memory_mb=2048),
+)
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Return each runtime in turn."""
+    request.param.options()  # or skip
     return request.param  # type: ignore[no-any-return]
 
 
@@ -46,215 +88,271 @@ def api() -> Iterator[ScriptedApi]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def service(api: ScriptedApi) -> Iterator[Service]:
+    """Return a running supervisor with a key that the tests of this module share."""
+    with shared_root() as root, Service(root, **settings_for(api)) as own:
+        yield own
+
+
 @pytest.fixture
-def service(reachable_path: Path, api: ScriptedApi) -> Iterator[Service]:
-    """Return a running supervisor with a key."""
-    own = Service(reachable_path, **settings_for(api))
-    own.start()
-    yield own
-    own.stop()
-    own.http.close()
+def mortal(reachable_path: Path, api: ScriptedApi) -> Iterator[Service]:
+    """Return a running supervisor of one test alone."""
+    with Service(reachable_path, **settings_for(api)) as own:
+        yield own
 
 
 def settings_for(api: ScriptedApi) -> dict[str, str]:
-    return {"CLAUDE_API_KEY": CANARY, "ANTHROPIC_BASE_URL": api.url, "CLAUDE_MODEL": MODEL}
+    settings = {"CLAUDE_API_KEY": CANARY, "ANTHROPIC_BASE_URL": api.url, "CLAUDE_MODEL": MODEL}
+    with suppress(pytest.skip.Exception):
+        settings["SANDBOX_READ_ONLY"] = acp_agent()[2]
+    return settings
 
 
-def spawn(
-    service: Service, kind: Kind, remote: Path, name: str, *steps: dict[str, Any], **over: object
-) -> str:
-    """Spawn an agent whose model does these steps, under a name that the API's log knows."""
-    body = service.request_body(remote, "unused", name, **over)
-    del body["options"]["command"]
-    body["options"]["runtime"] = kind.name
-    body["context"]["instructions"] = script(*steps, agent=name)
-    status, answer = service.call("POST", "/agents/spawn", body)
-    assert status == 201, answer
-    return str(answer["agentId"])
+class Agent:
+    """One agent whose model does these steps, under a name that the API's log knows."""
+
+    def __init__(
+        self,
+        service: Service,
+        api: ScriptedApi,
+        kind: Kind,
+        *steps: Mapping[str, Any],
+        **over: Any,  # noqa: ANN401
+    ) -> None:
+        self.name = fresh_mark(kind.name)
+        self.remote = make_remote(service.remotes, self.name, files=over.pop("files", {"README": "x\n"}))
+        more = {name: over.pop(name) for name in ("branches", "loop") if name in over}
+        body = service.request_body(self.remote, "", self.name, **over)
+        del body["options"]["command"]
+        body["options"] |= {"runtime": kind.name, **kind.options(), **over.get("options", {})}
+        body["context"]["instructions"] = script(*steps, agent=self.name, **more)
+        status, answer = service.call("POST", "/agents/spawn", body)
+        assert status == 201, answer
+        self.id = str(answer["agentId"])
+        self._service, self._api = service, api
+
+    def wait(self, status: str = "completed") -> dict[str, Any]:
+        """Wait for its end, which is this one."""
+        end = self._service.wait(self.id)
+        assert end["status"] == status, (end, self._service.call("GET", f"/agents/{self.id}/logs"))
+        return end
+
+    def turns(self) -> list[Request]:
+        """Return the requests for its turns."""
+        return [request for request in self._api.messages(self.name) if request.body.get("tools")]
+
+    def show(self, path: str) -> str:
+        """Return what has landed under this name."""
+        return git("show", f"agent/{self.name}:{path}", cwd=self.remote)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return what the journal has of that name about its task."""
+        return [event["data"] for event in self._service.task_events(self.name) if event["type"] == name]
 
 
-def name_of(kind: Kind, what: str) -> str:
-    return fresh_mark(f"{kind.name}-{what}")
+MakeAgent = Callable[..., Agent]
 
 
-def counted(requests: list[Request], steps: tuple[dict[str, Any], ...]) -> dict[str, int]:
-    """Return what the API reported for these requests."""
-    told = [steps[request.step].get("usage", {}) for request in requests if request.how == "served"]
-    return {name: sum(usage.get(name, 0) for usage in told) for name in ("input_tokens", "output_tokens")}
+@pytest.fixture
+def make(service: Service, api: ScriptedApi, kind: Kind) -> MakeAgent:
+    """Return a function that spawns an agent of this kind."""
+    return lambda *steps, **over: Agent(service, api, kind, *steps, **over)
 
 
-USAGE = {"usage": {"input_tokens": 1000, "output_tokens": 100}}
+def told(request: Request) -> str:
+    """Return all that a model was told."""
+    return json.dumps(request.body["messages"])
 
 
-def test_it_edits_the_repository_and_the_change_lands(service: Service, kind: Kind, api: ScriptedApi) -> None:
-    remote = make_remote(service.remotes, files={"hello.py": "print('hello')\n"})
-    name = name_of(kind, "edits")
+def said(request: Request) -> str:
+    """Return all that the model had said before."""
+    return json.dumps([each for each in request.body["messages"] if each["role"] == "assistant"])
+
+
+def hold(mark: str) -> dict[str, str]:
+    """Return a call that lasts until its processes are ended."""
+    return {"run": f"sh -c ': {mark}; sleep 1000; :'"}
+
+
+def let_go(mark: str) -> None:
+    """End what `hold` began, from outside."""
+    for pid in marked(mark):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_it_edits_the_repository_and_holds_no_key(
+    service: Service, api: ScriptedApi, make: MakeAgent
+) -> None:
+    half = CANARY[: len(CANARY) // 2]  # the look itself must not be what is found
+    look = (
+        "{ cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline; env; "
+        f"/usr/bin/grep -rs -D skip {half} / --exclude-dir=sys --exclude-dir=usr --exclude-dir=proc "
+        "--exclude-dir=node_modules --exclude-dir=_bundled; } 2>/dev/null | tr '\\0' '\\n' > seen.txt; "
+        f"(exec 3<>/dev/tcp/127.0.0.1/{api.port}) 2> connect.txt; cut -d: -f1 /proc/net/dev > net.txt; true"
+    )
     steps = (
         {"say": "I look.", "do": {"read": "hello.py"}, **USAGE},
         {"do": {"edit": "hello.py", "old": "hello", "new": "goodbye"}, **USAGE},
-        {"do": [{"run": "python3 hello.py > said.txt"}, {"write": "n/new.txt", "text": "new\n"}], **USAGE},
+        {"do": [{"run": "python3 hello.py > said.txt"}, {"run": look}], **USAGE},
         {"say": "I made it say goodbye.", **USAGE},
     )
-    agent = spawn(service, kind, remote, name, *steps)
-    end = service.wait(agent)
-    assert (end["status"], end["reason"]) == ("completed", "done"), end
-    branch = f"agent/{name}"
-    assert git("show", f"{branch}:hello.py", cwd=remote) == "print('goodbye')\n"
-    assert git("show", f"{branch}:said.txt", cwd=remote) == "goodbye\n"
-    assert git("show", f"{branch}:n/new.txt", cwd=remote) == "new\n"
-    requests = api.messages(name)
-    reported = counted(requests, steps)
+    agent = make(*steps, files={"hello.py": "print('hello')\n"})
+    end = agent.wait()
+    assert end["reason"] == "done"
+    assert (agent.show("hello.py"), agent.show("said.txt")) == ("print('goodbye')\n", "goodbye\n")
+    assert "PATH=" in agent.show("seen.txt")
+    assert CANARY not in agent.show("seen.txt")
+    assert "refused" in agent.show("connect.txt")
+    assert agent.show("net.txt").split()[-1] == "lo"
+    asked = api.messages(agent.name)
     usage = end["usage"]
-    assert {"input_tokens": usage["inputTokens"], "output_tokens": usage["outputTokens"]} == reported
-    assert (usage["turns"], usage["toolCalls"]) == (4, 4)
-    assert {request.key for request in requests} == {CANARY}
-    assert {request.model for request in requests} == {MODEL}
-
-
-def test_there_is_no_key_and_no_network_inside(service: Service, kind: Kind, api: ScriptedApi) -> None:
-    remote = make_remote(service.remotes)
-    name = name_of(kind, "key")
-    half = CANARY[: len(CANARY) // 2]  # the look itself must not be what is found
-    look = (
-        f"{{ cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline; env; grep -rs {half} / --include='*' "
-        "--exclude-dir=sys --exclude-dir=usr --exclude-dir=proc; } 2>/dev/null | tr '\\0' '\\n' "
-        "> seen.txt; cat /proc/net/tcp /proc/net/dev | grep -v lo: > net.txt; "
-        f"(exec 3<>/dev/tcp/127.0.0.1/{api.port}) 2> connect.txt; true"
-    )
-    end = service.wait(spawn(service, kind, remote, name, {"do": {"run": look}}, {"say": "done"}))
-    assert end["status"] == "completed", end
-    branch = f"agent/{name}"
-    seen = git("show", f"{branch}:seen.txt", cwd=remote)
-    assert "PATH=" in seen
-    assert CANARY not in seen
-    assert "refused" in git("show", f"{branch}:connect.txt", cwd=remote)
+    assert (usage["inputTokens"], usage["outputTokens"]) == (1000 * len(asked), 100 * len(asked))
+    assert (usage["turns"], usage["toolCalls"], len(agent.turns())) == (len(asked), 4, 4)
+    assert {(request.key, request.model, request.how) for request in asked} == {(CANARY, MODEL, "served")}
+    assert not marked(agent.id)
     for path in service.home.rglob("*"):
-        if path.is_file():
-            assert CANARY.encode() not in path.read_bytes(), path
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
     assert CANARY not in service.log.read_text()
 
 
-def test_a_rejection_is_the_next_prompt_of_the_same_conversation(
-    service: Service, kind: Kind, api: ScriptedApi
-) -> None:
+def test_a_rejection_is_the_next_prompt_of_the_same_conversation(make: MakeAgent) -> None:
     gate = '[gates.tests]\ncommand = ["grep", "good", "f"]\n'
-    remote = make_remote(service.remotes, files={"f": "bad\n", "orchestrator.toml": gate})
-    name = name_of(kind, "rejected")
-    steps = (
+    again = {"if": "was rejected (round 1)", "steps": [{"do": {"run": "echo good > f"}}, {"say": "mended"}]}
+    agent = make(
         {"do": {"run": "echo worse > f"}},
-        {"say": "done"},
-        {"do": {"run": "echo good > f"}},
-        {"say": "mended"},
+        {"say": "so"},
+        branches=[again],
+        files={"f": "bad\n", "orchestrator.toml": gate},
+        gateProfile="minimal",
+        gates=None,
     )
-    agent = spawn(service, kind, remote, name, *steps, gateProfile="minimal", gates=None)
-    end = service.wait(agent)
-    assert (end["status"], end["usage"]["turns"]) == ("completed", 4), end
-    assert git("show", f"agent/{name}:f", cwd=remote) == "good\n"
-    assert "was rejected (round 1)" in json.dumps(api.messages(name)[2].body["messages"])
+    agent.wait()
+    assert agent.show("f") == "good\n"
+    assert len(agent.turns()) == 4
+    assert "echo worse" in said(agent.turns()[2])
 
 
-def test_a_kill_in_the_middle_of_a_stream_closes_it_at_once(
-    service: Service, kind: Kind, api: ScriptedApi
+def test_what_is_said_to_it_reaches_its_model_in_the_middle_of_the_prompt(
+    service: Service, make: MakeAgent
 ) -> None:
-    remote = make_remote(service.remotes)
-    name = name_of(kind, "stream")
-    agent = spawn(service, kind, remote, name, {"say_chars": 1_000_000, "pause_s": 0.02})
-    until(lambda: [r for r in api.messages(name) if r.status == 200], "the answer comes")
-    killed = service.call("POST", f"/agents/{agent}/kill")[1]
+    mark = fresh_mark("held")
+    minded = {"if": "from admin", "steps": [{"do": {"run": "echo minded > minded"}}, {"say": "well"}]}
+    agent = make({"do": hold(mark)}, {"say": "nobody spoke", "wait_s": 5}, branches=[minded])
+    until(lambda: marked(mark), "it runs")
+    assert service.call("POST", f"/agents/{agent.id}/message", {"text": "mind the gap"})[0] == 202
+    let_go(mark)
+    agent.wait()
+    assert agent.show("minded") == "minded\n"
+    *_, last = agent.turns()
+    assert "mind the gap" in told(last)
+    assert "nobody spoke" not in said(last)
+    assert [event["number"] for event in agent.events("agent.message") if event.get("delivered")] == [1]
+
+
+def test_who_goes_round_in_circles_is_nudged_then_begun_anew_then_ended(make: MakeAgent) -> None:
+    agent = make({"do": {"run": "echo the same"}}, loop=True)
+    assert agent.wait("failed")["reason"] == "stalled"
+    assert [(event["step"], event["concern"]) for event in agent.events("agent.attention")] == [
+        ("nudge", "loop"),
+        ("restart", "loop"),
+        ("end", "loop"),
+    ]
+    assert [event["number"] for event in agent.events("agent.message") if event.get("delivered")] == [1]
+    assert "You are watched by a program" in told(agent.turns()[-1])
+
+
+def test_a_kill_in_the_middle_of_a_stream_closes_it_at_once(service: Service, make: MakeAgent) -> None:
+    agent = make({"say_chars": 1_000_000, "pause_s": 0.02})
+    until(lambda: [request for request in agent.turns() if request.status == 200], "the answer comes")
+    killed = service.call("POST", f"/agents/{agent.id}/kill")[1]
     assert (killed["status"], killed["remaining"]) == ("killed", 0), killed
-    request = until(
-        lambda: next((r for r in api.messages(name) if r.seconds is not None), None), "it is closed"
-    )
-    assert request is not None
-    assert request.how == "cut by the client"
-    assert not marked(agent)
+    until(lambda: agent.turns()[0].seconds is not None, "it is closed")
+    assert [request.how for request in agent.turns()] == ["cut by the client"]
+    assert not marked(agent.id)
 
 
-def test_a_kill_in_the_middle_of_a_call_leaves_no_process(
-    service: Service, kind: Kind, api: ScriptedApi
-) -> None:
-    remote = make_remote(service.remotes)
-    name, mark = name_of(kind, "call"), fresh_mark("held")
-    run = f"(setsid sh -c 'trap \"\" TERM; : {mark}; sleep 1000; :' &) ; sh -c ': {mark}; sleep 1000; :'"
-    agent = spawn(service, kind, remote, name, {"do": {"run": run}})
-    until(lambda: len(marked(mark)) >= 2, "it runs")
-    killed = service.call("POST", f"/agents/{agent}/kill")[1]
-    assert killed["remaining"] == 0, killed
+def test_a_kill_in_the_middle_of_a_call_leaves_no_process(service: Service, make: MakeAgent) -> None:
+    mark = fresh_mark("held")
+    run = f"(setsid sh -c 'trap \"\" TERM; : {mark}; sleep 1000; :' &) ; {hold(mark)['run']}"
+    agent = make({"do": {"run": run}})
+    until(lambda: len(marked(mark)) >= 2, "it runs", 60)
+    killed = service.call("POST", f"/agents/{agent.id}/kill")[1]
+    assert (killed["status"], killed["remaining"]) == ("killed", 0), killed
     assert killed["killedProcesses"] >= 3
     assert not marked(mark)
-    assert not marked(agent)
-    assert len(api.messages(name)) == 1
+    assert not marked(agent.id)
+    assert len(agent.turns()) == 1
 
 
-@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("kind", "after"),
+    [pytest.param(kind, after, id=f"{kind.name}-{after}") for kind in KINDS for after in kind.crashes],
+)
 def test_the_same_agent_goes_on_after_a_crash_between_two_turns(
-    service: Service, kind: Kind, api: ScriptedApi, after: int
+    mortal: Service, api: ScriptedApi, kind: Kind, after: int
 ) -> None:
-    remote = make_remote(service.remotes)
-    name = name_of(kind, f"crash{after}")
-    calls = [{"do": {"run": f"echo {number} >> turns"}, "wait_s": 0.3} for number in range(3)]
-    agent = spawn(service, kind, remote, name, *calls, {"say": "done", "wait_s": 0.6})
-    until(
-        lambda: len([r for r in api.messages(name) if r.how == "served"]) > after, "so many turns are taken"
-    )
-    until(lambda: service.status(agent)["usage"]["toolCalls"] > after, "its calls are made")
-    service.kill9()
-    service.start()
-    end = service.wait(agent)
-    assert (end["status"], end["usage"]["turns"]) == ("completed", 4), end
-    served = [request.step for request in api.messages(name) if request.how == "served"]
-    assert served == [0, 1, 2, 3]
-    assert git("show", f"agent/{name}:turns", cwd=remote) == "0\n1\n2\n"
+    kind.options()  # or skip
+    calls = [{"do": {"run": f"echo {number} >> turns"}} for number in range(3)]
+    steps = [*calls, {"say": "done"}]
+    steps[after + 1] = {**steps[after + 1], "fault": {"kind": "hang", "times": 1}}
+    went_on = {"if": WENT_ON, "steps": [*calls, {"say": "done"}][after + 1 :]}
+    agent = Agent(mortal, api, kind, *steps, branches=[went_on])
+    until(lambda: len(agent.turns()) == after + 2, "so many turns are taken, and the next is asked for", 60)
+    until(lambda: mortal.status(agent.id)["usage"]["toolCalls"] == after + 1, "its calls are counted")
+    mortal.kill9()
+    until(lambda: not marked(agent.id), "nothing of it is left")
+    mortal.start()
+    agent.wait()
+    assert agent.show("turns") == "0\n1\n2\n"
+    served = [request for request in agent.turns() if request.how == "served"]
+    assert len(served) == 4
+    assert f"echo {after}" in said(served[after + 1])
 
 
-def test_a_call_that_was_cut_by_a_crash_is_told_as_unknown(
-    service: Service, kind: Kind, api: ScriptedApi
+def test_a_call_that_was_cut_by_a_crash_is_told_as_such(
+    mortal: Service, api: ScriptedApi, kind: Kind
 ) -> None:
-    remote = make_remote(service.remotes)
-    name, mark = name_of(kind, "cut"), fresh_mark("cut")
-    run = f"echo once >> runs; sh -c ': {mark}; sleep 1000; :'"
-    agent = spawn(
-        service, kind, remote, name, {"do": {"run": run}}, {"do": {"run": "wc -l runs"}}, {"say": "ok"}
-    )
-    until(lambda: marked(mark), "it runs")
-    service.kill9()
+    mark = fresh_mark("cut")
+    rest = [{"do": {"run": "wc -l runs"}}, {"say": "ok"}]
+    once = {"do": {"run": f"echo once >> runs; {hold(mark)['run']}"}}
+    agent = Agent(mortal, api, kind, once, *rest, branches=[{"if": WENT_ON, "steps": rest}])
+    until(lambda: marked(mark), "it runs", 60)
+    mortal.kill9()
     until(lambda: not marked(mark), "nothing of it is left")
-    service.start()
-    end = service.wait(agent)
-    assert (end["status"], end["usage"]["turns"], end["usage"]["toolCalls"]) == ("completed", 3, 2), end
-    assert git("show", f"agent/{name}:runs", cwd=remote) == "once\n"
-    assert [request.step for request in api.messages(name)] == [0, 1, 2]
-    assert "outcome of this call is unknown" in json.dumps(api.messages(name)[1].body)
+    mortal.start()
+    agent.wait()
+    assert agent.show("runs") == "once\n"
+    assert len(agent.turns()) == 3
+    assert kind.cut_call in told(agent.turns()[1])
 
 
-def test_a_call_beyond_the_memory_ends_alone_or_with_its_agent(service: Service, kind: Kind) -> None:
-    remote = make_remote(service.remotes)
-    run = "python3 -c 'x = bytearray(400 * 2**20); import time; time.sleep(1000)'"
-    steps = ({"do": {"run": run}}, {"say": "it was killed"})
-    agent = spawn(
-        service, kind, remote, name_of(kind, "oom"), *steps, options={"resources": {"memoryMb": 128}}
-    )
-    end = service.wait(agent)
-    assert end["reason"] in {"oom", "no_changes"}, end
+def test_a_call_beyond_the_memory_ends_alone_or_with_its_agent(
+    service: Service, kind: Kind, make: MakeAgent
+) -> None:
+    run = f"python3 -c 'x = b\"x\" * ({kind.memory_mb + 64} * 2**20); import time; time.sleep(1000)'"
+    resources = {"resources": {"memoryMb": kind.memory_mb}}
+    agent = make({"do": {"run": run}}, {"say": "it was killed"}, options=resources)
+    assert service.wait(agent.id)["reason"] in {"oom", "no_changes"}
 
 
-def test_a_freeze_stops_a_call_and_its_deadline(service: Service, kind: Kind, api: ScriptedApi) -> None:
-    remote = make_remote(service.remotes)
-    name, mark = name_of(kind, "frozen"), fresh_mark("frozen")
-    call = {"tool": "bash", "input": {"command": f"sh -c ': {mark}; sleep 1; :'; echo on > f", "timeout": 3}}
-    agent = spawn(service, kind, remote, name, {"do": call}, {"say": "done"})
-    until(lambda: marked(mark), "it runs")
+def test_a_freeze_stops_a_call_and_its_deadline(service: Service, kind: Kind, make: MakeAgent) -> None:
+    mark = fresh_mark("frozen")
+    run = f"sh -c ': {mark}; perl -e \"sleep 1\"; :'; echo on > f"
+    agent = make({"do": kind.timed(run, 3)}, {"say": "done"})
+    until(lambda: marked(mark), "it runs", 60)
     assert service.call("POST", "/freeze")[0] == 200
-    pause(4)
-    assert len(api.messages(name)) == 1
+    pause(4 if "tool" in kind.timed(run, 3) else 2)
+    asked = len(agent.turns())
     assert service.call("POST", "/thaw")[0] == 200
-    end = service.wait(agent)
-    assert end["status"] == "completed", end
-    assert git("show", f"agent/{name}:f", cwd=remote) == "on\n"
+    agent.wait()
+    assert (asked, agent.show("f")) == (1, "on\n")
 
 
 def test_a_task_without_runtime_and_command_is_done_by_a_model(service: Service, api: ScriptedApi) -> None:
-    remote = make_remote(service.remotes)
+    claude_binary()
+    remote = make_remote(service.remotes, fresh_mark("repo"))
     name = fresh_mark("default")
     body = service.request_body(remote, "unused", name)
     body["options"] = {"maxRetries": 0}

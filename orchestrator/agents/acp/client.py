@@ -68,8 +68,8 @@ class Client:
         #: Which message is the last that the agent was told, and whether what it does was cancelled for one.
         self._told = 0
         self._interrupted = False
-        #: Whether messages are heard as soon as they begin to be answered; those that the first prompt is made
-        #: of, and what follows it, are heard with its answer, or a crash would leave that out.
+        #: Whether messages are heard as soon as they begin to be answered; those that the first prompt is
+        #: made of, and what follows it, are heard with its answer, or a crash would leave that out.
         self._early = False
         self._receiving = trio.CancelScope()
 
