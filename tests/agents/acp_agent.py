@@ -137,6 +137,8 @@ class Agent:
         while receive().get("method") != "session/cancel":
             pass
         Path("stopped").write_text(ended)
+        if ended == "failed":
+            send(id=3, error={"code": -32800, "message": "Request cancelled"})
         return "cancelled"
 
     def do_loop(self, text: str) -> None:

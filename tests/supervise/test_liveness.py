@@ -122,6 +122,24 @@ async def test_who_loops_is_nudged_then_begun_anew_then_ended(
     check(gather(reachable_path / "home", remotes=[remote], at_rest=True))
 
 
+async def test_a_message_that_is_heard_twice_at_once_is_heard(
+    planes: Callable[..., Any], remote: Path
+) -> None:
+    async def listen(session: Session, _prompt: Prompt) -> None:
+        for _ in range(8):
+            session.note(of_tool("bash", "make", "no rule"))
+        await session.inbox.wait()
+        (nudge,) = session.inbox.pending()
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):  # the second is no more than a moment too late
+                nursery.start_soon(session.inbox.heard, nudge)
+
+    with trio.fail_after(LIFE_S):
+        async with planes(listen, Patience(stall_s=0)) as plane:
+            agent = await plane.over(await plane.submit(remote, "", "t", runtime="claude"))
+    assert (agent.status, agent.waiting) == (AgentStatus.COMPLETED, ())
+
+
 async def test_who_stalls_and_cannot_listen_is_begun_anew_and_lands_as_the_same_attempt(
     planes: Callable[..., Any], remote: Path
 ) -> None:

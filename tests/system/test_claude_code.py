@@ -1,4 +1,4 @@
-"""Claude Code through a real supervisor, where it cannot work, or has a network; else see `test_model_runtimes`."""
+"""Claude Code through a real supervisor, where it cannot work, or has a network."""
 
 from __future__ import annotations
 

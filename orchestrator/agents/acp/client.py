@@ -162,7 +162,9 @@ class Client:
         except BudgetExceeded as exceeded:
             spent = exceeded
         except RequestFailed as failed:
-            raise self._refused(failed) from failed
+            if not self._interrupted:
+                raise self._refused(failed) from failed
+            answer = {"stopReason": "cancelled"}  # some say it so
         if spent is not None:
             await self._cancel()
             raise spent
