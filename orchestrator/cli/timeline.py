@@ -154,6 +154,8 @@ def _message(payload: Payload) -> Line:
     number = int(payload["number"])
     if payload.get("delivered"):
         return Line("heard", f"message {number}", QUIET)
+    if payload.get("delivered") is False:
+        return Line("not heard", f"message {number}, and what waited before it", WARN)
     sender = one_line(str(payload.get("sender") or "the supervisor"), 40)
     return Line(f"message {number}", f"{sender}: {one_line(str(payload['text']), 120)}")
 

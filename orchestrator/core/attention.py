@@ -28,6 +28,7 @@ class AgentAttention(AgentEvent):
 class AgentMessage(AgentEvent):
     """Somebody said something to the agent, or, where it was `delivered`, it has heard all up to `number`.
 
+    Where that is false, it ends without having heard those up to `number` that were not delivered before.
     Without a sender it is from the supervisor.
     """
 
@@ -39,8 +40,8 @@ class AgentMessage(AgentEvent):
 
 
 def hear(agent: Agent, event: AgentMessage) -> Agent:
-    """Return the agent with a further message waiting, or with those gone that it was told."""
-    if event.delivered:
+    """Return the agent with a further message waiting, or with those gone that wait no more."""
+    if event.delivered is not None:
         if not any(message.number == event.number for message in agent.waiting):
             raise IllegalTransition(f"{event.name}: no message {event.number} waits for agent {agent.id}")
         return changed(agent, waiting=tuple(m for m in agent.waiting if m.number > event.number))

@@ -88,7 +88,7 @@ class TellAgent:
 
 @dataclass(frozen=True, slots=True)
 class TakeWork:
-    """Take the agent's work as final, and no further message for it; nothing happens where one waits."""
+    """Take what the agent made, if anything, as final, and no further message; nothing where one waits."""
 
     agent_id: AgentId
 

@@ -120,12 +120,20 @@ def _start(state: State, command: c.StartAgent, _now: datetime) -> list[e.Event]
     return [e.AgentRunning(**ids, sandbox=command.sandbox, runtime=agent.runtime), e.TaskExecuting(**ids)]
 
 
+def _unheard(agent: Agent) -> list[e.Event]:
+    """Return what those learn whose words an agent was not told before its end."""
+    numbers = [message.number for message in agent.waiting if message.sender is not None]
+    ids = {"task_id": agent.task_id, "agent_id": agent.id}
+    return [e.AgentMessage(**ids, number=numbers[-1], delivered=False)] if numbers else []
+
+
 def _complete(state: State, command: c.CompleteAgent, _now: datetime) -> list[e.Event]:
     agent = _active(state, command.agent_id)
     if agent.status is not AgentStatus.RUNNING:
         raise errors.CommandRefused(f"agent {agent.id} never ran")
     ids = {"task_id": agent.task_id, "agent_id": agent.id}
     return [
+        *_unheard(agent),
         e.AgentCompleted(
             **ids, reason=command.reason, commit=command.commit, branch=command.branch, error=command.error
         ),
@@ -142,6 +150,7 @@ def _fail(state: State, command: c.FailAgent, _now: datetime) -> list[e.Event]:
     follower = {"task_id": agent.task_id, "agent_id": command.next_agent_id}
     attempt = agent.attempt + 1
     return [
+        *_unheard(agent),
         e.AgentFailed(**ids, reason=command.reason, error=error, next_agent_id=command.next_agent_id),
         e.TaskRetryScheduled(
             **ids, next_agent_id=command.next_agent_id, attempt=attempt, at=command.retry_at
@@ -162,6 +171,7 @@ def _fail(state: State, command: c.FailAgent, _now: datetime) -> list[e.Event]:
 def _fail_for_good(state: State, agent: Agent, reason: Reason, error: str) -> list[e.Event]:
     ids = {"task_id": agent.task_id, "agent_id": agent.id}
     failed: list[e.Event] = [
+        *_unheard(agent),
         e.AgentFailed(**ids, reason=reason, error=error),
         e.TaskFailed(**ids, reason=reason, error=error),
     ]
@@ -180,7 +190,7 @@ def _kill(state: State, command: c.KillAgent, _now: datetime) -> list[e.Event]:
         remaining=command.remaining,
         elapsed_ms=command.elapsed_ms,
     )
-    ended: list[e.Event] = [killed, e.TaskCancelled(**ids, reason=command.reason)]
+    ended: list[e.Event] = [*_unheard(agent), killed, e.TaskCancelled(**ids, reason=command.reason)]
     # One that was never assigned holds nothing on the host.
     return ended if agent.active or agent.resumed else [*ended, e.AgentCleanup(**ids)]
 
@@ -189,7 +199,7 @@ def _tell(state: State, command: c.TellAgent, _now: datetime) -> list[e.Event]:
     agent = _live(state, command.agent_id)
     if agent.phase in {Phase.COMMITTING, Phase.LANDING}:
         raise errors.AlreadyEnded(
-            f"the work of agent {agent.id} was accepted and is on its way to the remote"
+            f"the work of agent {agent.id} is final: it lands, or there is nothing that could"
         )
     if len(agent.waiting) >= MAX_WAITING:
         raise errors.MailboxFull(f"{len(agent.waiting)} messages wait for agent {agent.id} already")

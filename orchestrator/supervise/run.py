@@ -33,7 +33,7 @@ from orchestrator.supervise.conversation import converse, pass_on_messages, take
 from orchestrator.supervise.delivery import deliver
 from orchestrator.supervise.ending import Done, RunFailed
 from orchestrator.supervise.gear import Run, limits_for
-from orchestrator.supervise.mailbox import Mailbox, waiting_for
+from orchestrator.supervise.mailbox import Mailbox
 from orchestrator.supervise.message import commit_message
 from orchestrator.supervise.outcome import read_outcome
 from orchestrator.supervise.pulse import WatchedMeter
@@ -179,9 +179,9 @@ async def _think_until_approved(
         )
         place = Place(number, None)
         if candidate is None and not outcome.complaints:
-            if waiting_for(run):
-                continue
-            return None
+            if await run.tools.store.submit(TakeWork(run.agent.id)):
+                return None
+            continue
         sealed, reason, complaints = await _judge(run, worktree, candidate, number)
         complaints += outcome.complaints
         if sealed is not None and not complaints:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
-from orchestrator.core.model import Agent, AgentId, Phase, TaskId
+from orchestrator.core.model import Agent, AgentId, Phase, Reason, TaskId
 from orchestrator.core.words import MAX_WAITING, Concern, Step
 from orchestrator.errors import AgentUnknown, AlreadyEnded, IllegalTransition, MailboxFull
 from tests.core.ledger import Ledger
@@ -64,7 +64,7 @@ def test_a_message_needs_a_live_agent_whose_work_was_not_taken_and_room() -> Non
         tell(ledger, "too much")
     ledger.record(e.AgentMessage(**IDS, number=MAX_WAITING, delivered=True))
     assert ledger.submit(c.TakeWork(A))
-    with pytest.raises(AlreadyEnded, match="on its way"):
+    with pytest.raises(AlreadyEnded, match="is final"):
         tell(ledger, "wait!")
     ledger.fail(retryable=False)
     with pytest.raises(AlreadyEnded):
@@ -76,6 +76,23 @@ def test_work_is_not_taken_while_a_message_waits() -> None:
     tell(ledger, "one more thing")
     assert ledger.submit(c.TakeWork(A)) == []
     assert agent_of(ledger).phase is Phase.WORKING
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "retried", "killed"])
+def test_words_that_were_not_heard_before_an_end_are_told_to_be_so(end: str) -> None:
+    ledger = running()
+    tell(ledger, "one")
+    tell(ledger, "two")
+    ledger.record(e.AgentMessage(**IDS, number=1, delivered=True))
+    ledger.record(e.AgentMessage(**IDS, number=3, text="a nudge of ours"))
+    told: list[e.Event] = {
+        "completed": lambda: ledger.submit(c.CompleteAgent(A, Reason.NO_CHANGES)),
+        "failed": lambda: ledger.fail(retryable=False),
+        "retried": lambda: ledger.fail(retryable=True),
+        "killed": lambda: ledger.submit(c.KillAgent(A, Reason.OPERATOR)),
+    }[end]()
+    assert told[0] == e.AgentMessage(**IDS, number=2, delivered=False)
+    assert not [event for event in told[1:] if isinstance(event, e.AgentMessage)]
 
 
 @pytest.mark.parametrize(

@@ -101,18 +101,20 @@ def j2_nothing_acknowledged_is_lost(evidence: Evidence) -> Findings:
 
 
 def j2_nothing_said_is_passed_over(evidence: Evidence) -> Findings:
-    """See work taken as final only once its agent had heard all that was said to it."""
+    """See work land once its agent had heard all that was said to it, and who was not heard be told so."""
     unheard: dict[str, int] = {}
     for recorded in evidence.events:
         event = recorded.event
         agent = event.agent_id or ""
-        if isinstance(event, e.AgentMessage) and event.delivered:
+        if isinstance(event, e.AgentMessage) and event.delivered is not None:
             unheard.pop(agent, None)
         elif isinstance(event, e.AgentMessage) and event.sender:
             unheard[agent] = event.number
         elif isinstance(event, e.PushCompleted) and agent in unheard:
             number = unheard[agent]
             yield f"event {recorded.seq}: the work of {agent} landed, and message {number} was not heard"
+        elif isinstance(event, e.AgentCompleted | e.AgentFailed | e.AgentKilled) and agent in unheard:
+            yield f"event {recorded.seq}: {agent} ended, and nobody was told of message {unheard[agent]}"
 
 
 def j3_chain_and_numbers(evidence: Evidence) -> Findings:
