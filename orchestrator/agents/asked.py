@@ -49,8 +49,6 @@ _BETAS = "anthropic-beta"
 #: Of what a client wants to try, another way to log in: with it, our key would be refused.
 _LOGIN = re.compile(r"\s*oauth-", re.IGNORECASE)
 
-Headers = Mapping[str, str]
-
 
 class Refused(Exception):
     """The door answers by itself, with an error such as the provider's."""

@@ -59,6 +59,19 @@ def test_help_names_every_command_and_imports_none(tmp_path: Path) -> None:
     )
 
 
+def test_a_supervisor_starts_without_what_only_some_agents_need(tmp_path: Path) -> None:
+    code = "import sys, orchestrator.assembly; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        env=base_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert {"trio", "orchestrator.agents.claude.runtime", "orchestrator.agents.acp.runtime"} <= set(loaded)
+    assert not {"anthropic", "acp", "httpx2", "rich", "claude_agent_sdk"} & set(loaded)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
