@@ -23,6 +23,7 @@ from socket import socket
 import trio
 from quart_trio import QuartTrio
 
+from orchestrator.agents.claude_cli import Program
 from orchestrator.agents.prices import read_prices
 from orchestrator.agents.provider import Provider
 from orchestrator.agents.purse import Purse
@@ -38,7 +39,7 @@ from orchestrator.core.egress import Allowance, Rules
 from orchestrator.core.liveness import Patience
 from orchestrator.core.watermark import WATERMARKS
 from orchestrator.errors import SettingsError
-from orchestrator.isolation import open_backend, scratch_of
+from orchestrator.isolation import find_own_claude, open_backend, scratch_of
 from orchestrator.journal.store import Store, open_store
 from orchestrator.logline import set_up_logging
 from orchestrator.repo.bare import Identity
@@ -111,7 +112,7 @@ async def _serve_on(
 ) -> None:
     """Recover, then run the supervisor and the API until a signal."""
     repositories = open_repositories(settings, backend)
-    tools = _open_tools(settings, store, repositories)
+    tools = _open_tools(settings, store, repositories, await find_own_claude(settings, backend))
     supervisor = Supervisor(
         store,
         tools,
@@ -154,7 +155,7 @@ async def _serve_on(
         settings.socket_path.unlink()
 
 
-def _open_tools(settings: Settings, store: Store, repositories: Repositories) -> Tools:
+def _open_tools(settings: Settings, store: Store, repositories: Repositories, own: Program | None) -> Tools:
     """Return what all runs work with."""
     return Tools(
         store,
@@ -163,7 +164,7 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories) ->
         _ceilings(settings),
         yolo=settings.yolo_mode,
         skills_dir=settings.skills_dir,
-        runtimes=make_runtimes(settings),
+        runtimes=make_runtimes(settings, own),
         provider=Provider(
             Ceilings(settings.provider_concurrency, settings.provider_tokens_per_minute),
             patience_s=settings.provider_patience_s,

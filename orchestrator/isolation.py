@@ -8,13 +8,15 @@ else's.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from orchestrator.agents.claude_cli import Place, Program, own_program
 from orchestrator.config import Settings
 from orchestrator.repo.removal import remove_tree
-from sandbox.base import Backend
+from sandbox.base import Backend, Directory, SandboxError
 from sandbox.delegation import instance_of
 from sandbox.probe import Probed, default_user, probe, user_from_name
 
@@ -87,3 +89,18 @@ async def find_backend(settings: Settings, instance: str | None = None) -> Probe
         )
     log.info("sandbox", extra={"tier": probed.backend.tier, "refusals": probed.refusals})
     return probed
+
+
+async def find_own_claude(settings: Settings, backend: Backend) -> Program | None:
+    """Return the Claude Code of the image that agents run in, where one is wanted and there is one."""
+    if backend.name != "podman" or settings.claude_api_key is None or settings.claude_code_path is not None:
+        return None
+    workspace, own = scratch_of(settings) / "image", None
+    workspace.mkdir()
+    os.chown(workspace, backend.user.uid, backend.user.gid)
+    try:
+        own = await own_program(Place(backend, Directory(workspace), "claude-code"))
+    except SandboxError as error:
+        log.warning("the image was not looked through for Claude Code", extra={"reason": str(error)})
+    await remove_tree(workspace)
+    return own

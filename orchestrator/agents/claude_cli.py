@@ -1,14 +1,15 @@
 """Claude Code on this host: where its program is, and whether that is one we can work with.
 
-It is looked for in `CLAUDE_CODE_PATH`, in the sandbox's `PATH`, in the supervisor's, and in the wheel of
-`claude-agent-sdk`, which has it as one file. The invariant: a program that `ready` returns has said its
-version inside a sandbox, so it is there, runs, and is new enough. Callers: `claude_code`, and
-`orchestrator doctor`.
+It is looked for in `CLAUDE_CODE_PATH`, in the image that agents run in, in the sandbox's `PATH`, in the
+supervisor's, and in the wheel of `claude-agent-sdk`, which has it as one file. The invariant: a program that
+`ready` returns has said its version inside a sandbox, so it is there, runs, and is new enough. Callers:
+`claude_code`, `isolation` (for the image's own), and `orchestrator doctor`.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ HOW = (
     "or set CLAUDE_CODE_PATH"
 )
 _TAIL_BYTES = 2000
+#: Says the version of the program on PATH, and last of all where that is.
+_OWN = 'found=$(command -v claude) && "$found" --version && echo "$found"'
 
 
 class ClaudeCodeUnusable(AgentError):
@@ -43,9 +46,20 @@ class Program:
 
     path: Path
     version: Version
+    #: Whether it is the image's own: then the path is one inside, and nothing is shown there.
+    own: bool = False
 
     def __str__(self) -> str:
-        return f"Claude Code {written(self.version)} ({self.path})"
+        return f"Claude Code {written(self.version)} ({self.path}{' of the image' if self.own else ''})"
+
+    def seen(self, backend: Backend) -> str:
+        """Return its path inside a sandbox."""
+        return str(self.path) if self.own else backend.seen(self.path, TARGET)
+
+    @property
+    def binds(self) -> tuple[Bind, ...]:
+        """How it is shown inside: as it is, read-only."""
+        return () if self.own else (Bind(self.path, TARGET),)
 
 
 def written(version: Version) -> str:
@@ -72,15 +86,20 @@ class Place:
 class ClaudeCli:
     """Finds the program, and remembers what it said of its version."""
 
-    def __init__(self, path: Path | None = None, sandbox_path: str = "") -> None:
-        """Take what the settings say: the path of the program, and `PATH` in the sandbox."""
+    def __init__(
+        self, path: Path | None = None, sandbox_path: str = "", *, own: Program | None = None
+    ) -> None:
+        """Take what the settings say (its path, `PATH` in the sandbox), and the image's own program."""
         self._path = path
         self._sandbox_path = sandbox_path
+        self._own = own if path is None else None
         #: What was said by the file as it was.
         self._known: dict[tuple[Path, int, int], Version] = {}
 
     def find(self) -> Path:
         """Return the program's file; raises `ClaudeCodeUnusable` where there is none, or an old one."""
+        if self._own is not None:
+            return self._own.path
         try:
             path = self._look().resolve()
             version = self._known.get(_identity(path), LEAST)
@@ -96,11 +115,13 @@ class ClaudeCli:
 
     async def ready(self, place: Place) -> Program:
         """Return a program that works there; raises `ClaudeCodeUnusable` with one line that names the fix."""
+        if self._own is not None:
+            return self._own
         path = self.find()
         _check_reach(path, place.backend.user)
         identity = _identity(path)
         if identity not in self._known:
-            self._known[identity] = await _version(path, place)
+            self._known[identity] = await _version(Program(path, LEAST), place)
             self.find()
         return Program(path, self._known[identity])
 
@@ -118,9 +139,16 @@ class ClaudeCli:
         return path
 
 
-def bind_of(path: Path) -> Bind:
-    """Return how the program is shown inside: as it is, read-only."""
-    return Bind(path, TARGET)
+async def own_program(place: Place) -> Program | None:
+    """Return the program that the image has of its own, if it is one that we can work with.
+
+    Raises `SandboxError` where nothing runs in the image.
+    """
+    said, _ = await _ask(place, ("sh", "-c", _OWN))
+    version, path = _found(said), said.strip().rpartition(b"\n")[2]
+    if version is None or version < LEAST or not path.startswith(b"/"):
+        return None
+    return Program(Path(os.fsdecode(path)), version, own=True)
 
 
 def _bundled() -> Path | None:
@@ -145,30 +173,42 @@ def _check_reach(path: Path, user: User) -> None:
         )
 
 
-async def _version(path: Path, place: Place) -> Version:
-    """Ask the program for its version, inside; raises `ClaudeCodeUnusable` where it does not say."""
-    spec = Spec(
-        label=place.label,
-        command=(place.backend.seen(path, TARGET), "--version"),
-        workspace=place.workspace,
-        binds=(*place.binds, bind_of(path)),
-        limits=place.limits,
-    )
-    said, complaint = Tail(_TAIL_BYTES), Tail(_TAIL_BYTES)
-    how = f"it did not say its version within {VERSION_S:g} s"
+async def _version(program: Program, place: Place) -> Version:
+    """Ask a program for its version, inside; raises `ClaudeCodeUnusable` where it does not say."""
+    said = b""
     try:
-        with place.backend.clock.move_on_after(VERSION_S):
-            async with place.backend.open(spec) as sandbox:
-                how = str(await relay(sandbox, on_stdout=_into(said), on_stderr=_into(complaint)))
+        said, how = await _ask(place, (program.seen(place.backend), "--version"), program.binds)
     except SandboxError as error:
         if error.retryable:
             raise
         how = str(error)
-    found = re.search(rb"(\d{1,6})\.(\d{1,6})\.(\d{1,6})", said.bytes())
+    found = _found(said)
     if found is None:
-        told = " ".join((complaint.bytes() or said.bytes()).decode(errors="replace").split())[-300:]
-        raise ClaudeCodeUnusable(f"{path} does not run in the sandbox as Claude Code ({told or how}): {HOW}")
-    return int(found[1]), int(found[2]), int(found[3])
+        raise ClaudeCodeUnusable(f"{program.path} does not run in the sandbox as Claude Code ({how}): {HOW}")
+    return found
+
+
+async def _ask(place: Place, command: tuple[str, ...], binds: tuple[Bind, ...] = ()) -> tuple[bytes, str]:
+    """Run a command there; return what it said, and how it ended or what it complained of."""
+    spec = Spec(
+        label=place.label,
+        command=command,
+        workspace=place.workspace,
+        binds=(*place.binds, *binds),
+        limits=place.limits,
+    )
+    said, complaint = Tail(_TAIL_BYTES), Tail(_TAIL_BYTES)
+    how = f"it did not say its version within {VERSION_S:g} s"
+    with place.backend.clock.move_on_after(VERSION_S):
+        async with place.backend.open(spec) as sandbox:
+            how = str(await relay(sandbox, on_stdout=_into(said), on_stderr=_into(complaint)))
+    told = " ".join((complaint.bytes() or said.bytes()).decode(errors="replace").split())[-300:]
+    return said.bytes(), told or how
+
+
+def _found(said: bytes) -> Version | None:
+    found = re.search(rb"(\d{1,6})\.(\d{1,6})\.(\d{1,6})", said)
+    return (int(found[1]), int(found[2]), int(found[3])) if found is not None else None
 
 
 def _into(tail: Tail) -> Sink:

@@ -20,7 +20,7 @@ from typing import Literal
 import trio
 
 from orchestrator.agents.base import Prompt, Session, TurnResult, Turns
-from orchestrator.agents.claude_cli import TARGET, ClaudeCli, ClaudeCodeUnusable, Place, Program, bind_of
+from orchestrator.agents.claude_cli import ClaudeCli, ClaudeCodeUnusable, Place, Program
 from orchestrator.agents.claude_dictation import Dictation
 from orchestrator.agents.claude_events import Telling
 from orchestrator.agents.claude_launch import Way, arguments, environment, home_bind, open_way
@@ -220,13 +220,13 @@ class ClaudeCodeTurns:
         return Spec(
             label=session.agent_id,
             command=(
-                backend.seen(self._program.path, TARGET),
+                self._program.seen(backend),
                 *arguments(self._program.version, self._model),
                 *(start.flag, start.session),
             ),
             workspace=session.workspace,
             env=environment(session, home, self._way, self._model),
-            binds=(*session.binds, bind_of(self._program.path), home_bind(home), *self._way.binds),
+            binds=(*session.binds, *self._program.binds, home_bind(home), *self._way.binds),
             limits=session.limits,
             listen=self._way.ports,
         )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from orchestrator.agents.acp.runtime import AcpRuntime
 from orchestrator.agents.base import Runtime
 from orchestrator.agents.claude.runtime import ClaudeRuntime
-from orchestrator.agents.claude_cli import ClaudeCli
+from orchestrator.agents.claude_cli import ClaudeCli, Program
 from orchestrator.agents.claude_code import ClaudeCodeRuntime
 from orchestrator.agents.command import CommandRuntime
 from orchestrator.agents.live_terminal import LiveTerminal
@@ -54,14 +54,19 @@ class Runtimes:
         return next((live[agent_id] for live in self._terminals if agent_id in live), None)
 
 
-def make_runtimes(settings: Settings | None = None) -> Runtimes:
-    """Return the runtimes that these settings allow; without settings, those that need none."""
+def make_runtimes(settings: Settings | None = None, own: Program | None = None) -> Runtimes:
+    """Return the runtimes that these settings allow; without settings, those that need none.
+
+    `own` is the Claude Code that the agents' image has.
+    """
     if settings is None:
         return Runtimes([CommandRuntime(), TerminalRuntime(), AcpRuntime()])
     upstream = Upstream(settings.anthropic_base_url or PROVIDER_URL, settings.claude_api_key)
     access = ModelAccess(upstream, settings.claude_model, settings.claude_models)
     claude = ClaudeRuntime(access)
-    claude_code = ClaudeCodeRuntime(ClaudeCli(settings.claude_code_path, settings.sandbox_path), access)
+    claude_code = ClaudeCodeRuntime(
+        ClaudeCli(settings.claude_code_path, settings.sandbox_path, own=own), access
+    )
     acp = AcpRuntime(access, allow=settings.agent_permissions == "allow")
     default = "command"
     if access.has_key:

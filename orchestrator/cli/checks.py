@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.agents.claude_cli import ClaudeCli, ClaudeCodeUnusable, Place
+from orchestrator.agents.claude_cli import ClaudeCli, ClaudeCodeUnusable, Place, own_program
 from orchestrator.cli.printable import one_line
 from sandbox.base import Backend, Directory, Limits, SandboxError, Spec, User
 from sandbox.process import run_child
@@ -208,9 +208,11 @@ async def tools_inside(backend: Backend, workspace: Path) -> list[Check]:
 
 async def claude_code(settings: Settings, backend: Backend, workspace: Path) -> Check:
     """Look for Claude Code, and ask it for its version inside the sandbox."""
-    cli = ClaudeCli(settings.claude_code_path, settings.sandbox_path)
+    place = Place(backend, Directory(workspace), "doctor")
+    own = await own_program(place) if backend.name == "podman" else None
+    cli = ClaudeCli(settings.claude_code_path, settings.sandbox_path, own=own)
     try:
-        program = await cli.ready(Place(backend, Directory(workspace), "doctor"))
+        program = await cli.ready(place)
     except ClaudeCodeUnusable as error:
         # Who has no key has no use for it.
         return Check("claude-code", "warning" if settings.claude_api_key else "ok", f"none: {error.detail}")

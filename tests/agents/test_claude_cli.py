@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator.agents.claude_cli import ClaudeCli, ClaudeCodeUnusable, Place, Program
+from orchestrator.agents.claude_cli import ClaudeCli, ClaudeCodeUnusable, Place, Program, own_program
 from orchestrator.agents.models import default_model, newest_sonnet
 from sandbox.base import Backend, Directory, User
+from sandbox.podman import PodmanBackend
 from sandbox.reach import closed_to
 from tests.kit.claude_code import claude_binary
 
@@ -154,3 +156,31 @@ def test_the_newest_sonnet_is_found_by_its_version() -> None:
     )
     assert newest_sonnet('"claude-opus-9"') is None
     assert default_model().startswith("claude-sonnet-")
+
+
+@pytest.mark.usefixtures("containers")  # made before a test's surroundings are photographed
+@pytest.mark.parametrize("backend", ["podman"], indirect=True)
+async def test_an_images_own_program_is_taken_before_the_hosts(
+    place: Place, make_program: MakeProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(place.backend, PodmanBackend)
+    assert await own_program(place) is None, "there is none in the image"
+    inside = make_program("echo '2.1.400 (Claude Code)'")
+    folder = inside.parent
+    with_one = PodmanBackend(
+        place.backend.user,
+        place.backend.image,
+        place.backend.root,
+        read_only=[folder],  # what is shown is the image's, as far as anybody inside can see
+        path=f"/usr/bin:/bin:{folder}",
+    )
+    there = replace(place, backend=with_one)
+    own = await own_program(there)
+    assert own == Program(inside, (2, 1, 400), own=True)
+    assert (own.seen(with_one), own.binds) == (str(inside), ())
+    monkeypatch.setenv("PATH", "/nowhere")
+    cli = ClaudeCli(own=own)
+    assert (cli.find(), await cli.ready(there)) == (inside, own)
+    assert ClaudeCli(claude_binary(), own=own).find() == claude_binary().resolve(), "what is set counts first"
+    make_program("echo '2.0.9 (Claude Code)'")
+    assert await own_program(there) is None, "it is too old"

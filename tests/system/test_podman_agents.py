@@ -136,15 +136,18 @@ def test_claude_code_is_frozen_thawed_and_killed_in_the_middle_of_a_call(
 def mortal_service(
     containers: Containers, ordinary_user: User, api: ScriptedApi, reachable_path: Path
 ) -> Iterator[Service]:
-    """Return a running supervisor over podman of this test alone."""
+    """Return a running supervisor over podman of this test alone, whose image has Claude Code."""
     with contained(reachable_path, containers, ordinary_user) as own:
-        own.env |= settings_for(api)
+        folder = str(claude_binary().parent)
+        own.env |= settings_for(api) | {
+            "SANDBOX_READ_ONLY": folder,
+            "SANDBOX_PATH": f"/usr/bin:/bin:{folder}",
+        }
         own.start()
         yield own
 
 
 def test_claude_code_goes_on_in_its_session_after_a_crash(mortal_service: Service, api: ScriptedApi) -> None:
-    claude_binary()
     service, mark = mortal_service, fresh_mark("held")
     remote = make_remote(service.remotes)
     went_on = {"if": "You were interrupted", "steps": [{"do": {"run": "echo 2 >> turns"}}, {"say": "done"}]}
@@ -160,6 +163,7 @@ def test_claude_code_goes_on_in_its_session_after_a_crash(mortal_service: Servic
     asked = api.messages(name)
     assert [request.step for request in asked] == [0, 1, 0, 1]
     assert "echo 1 >> turns" in str(asked[2].body["messages"]), "it knows what it did before"
+    assert "claude of the image)" in service.http.get(f"/agents/{agent}/logs").text
 
 
 def test_an_acp_agent_reaches_its_model_from_a_container(service: Service, api: ScriptedApi) -> None:
