@@ -15,8 +15,10 @@ from orchestrator.core.commands import SubmitTask
 from orchestrator.core.model import AgentId
 from orchestrator.core.spec import TaskSpec
 from orchestrator.journal.store import Store, open_store, utc_now
+from tests.kit.processes import fresh_mark
 
 _NUMBERS = itertools.count(1)
+_RUN = fresh_mark("agent")
 
 OpenStore = Callable[..., AbstractAsyncContextManager[Store]]
 
@@ -28,8 +30,8 @@ def spec_of(task: str, **fields: object) -> TaskSpec:
 
 
 async def submit(store: Store, task: str, **fields: object) -> AgentId:
-    """Submit a task and return its agent."""
-    agent_id = AgentId(f"agent-{next(_NUMBERS)}")
+    """Submit a task and return its agent, whose id no other run has: a reaper ends what bears it, host-wide."""
+    agent_id = AgentId(f"{_RUN}-{next(_NUMBERS)}")
     await store.submit(SubmitTask(spec_of(task, **fields), agent_id, "command"))
     return agent_id
 
