@@ -67,7 +67,7 @@ class Inbound:
         self._clock = clock
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._ahead = 0
-        self._tunnels = False
+        self._tunnels = self._bare = False
         #: Whether the head of an answer is on its way.
         self.begun = False
 
@@ -78,6 +78,7 @@ class Inbound:
                 return None
             self._http.start_next_cycle()
             self._ahead, self.begun = 0, False
+            self._tunnels = self._bare = False
         if self._http.our_state is not h11.IDLE:
             return None
         event = self._parsed_head()
@@ -91,7 +92,7 @@ class Inbound:
                 raise Unreadable(408, f"the head of the request did not come within {HEAD_S:g} s")
         if not isinstance(event, h11.Request):
             return None
-        self._tunnels = event.method == b"CONNECT"
+        self._tunnels, self._bare = event.method == b"CONNECT", event.method == b"HEAD"
         return _read(event)
 
     async def body(self, most: int, take: Callable[[int], bool] = lambda size: True) -> bytes:
@@ -121,13 +122,10 @@ class Inbound:
             raise Unreadable(408, f"the body of the request did not come within {WHOLE_BODY_S:g} s")
         return b"".join(parts)
 
-    async def whole(
-        self, status: int, body: bytes, headers: Mapping[str, str], *, bare: bool = False
-    ) -> None:
-        """Answer at once; `bare` sends no body (HEAD)."""
+    async def whole(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        """Answer at once."""
         await self.head(status, {**headers, "content-length": str(len(body))})
-        if body and not bare:
-            await self.part(body)
+        await self.part(body)
         await self.end()
 
     async def head(self, status: int, headers: Mapping[str, str]) -> None:
@@ -140,8 +138,9 @@ class Inbound:
         await self._send(h11.Response(status_code=status, headers=encoded([*headers.items(), *close])))
 
     async def part(self, content: bytes) -> None:
-        """Pass a part of the body on."""
-        await self._send(h11.Data(data=content))
+        """Pass a part of the body on; who asked by HEAD gets none."""
+        if content and not self._bare:
+            await self._send(h11.Data(data=content))
 
     async def end(self) -> None:
         """End the answer."""

@@ -100,7 +100,7 @@ class Message:
                 place: _Block({"type": block["type"], **block})
                 for place, block in enumerate(message["content"])
             }
-        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"no answer of a model: {error!r:.200}") from error
         answer.stop_reason, answer.complete = str(message.get("stop_reason") or ""), True
         return answer
@@ -112,7 +112,7 @@ class Message:
         """
         try:
             return self._add(event)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"an event that cannot come here: {error!r:.200}") from error
 
     def _add(self, event: Mapping[str, Any]) -> str | None:

@@ -56,6 +56,14 @@ async def test_headers_that_are_no_ascii_end_nothing_but_are_passed_on(doors: Do
     assert b"request-id: \xe9" in answer
 
 
+async def test_head_request_that_is_refused_is_answered_without_a_body(
+    doors: Doors, shared: ScriptedApi
+) -> None:
+    async with doors.open(shared) as at:
+        assert await at.ask("HEAD", "/v1/messages") == (403, b"")
+        assert (await at.ask("GET", "/v1/messages"))[1] != b""
+
+
 async def test_another_way_to_log_in_is_not_passed_on(doors: Doors, shared: ScriptedApi) -> None:
     betas = "context-1m-2025-08-07, oauth-2025-04-20,OAuth-x"
     async with doors.open(shared) as at:
@@ -187,6 +195,13 @@ async def test_bodies_on_their_way_have_one_room_for_all(
 
 
 # --- providers that say what they should not ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", ["1e999", "-1e999", '"x"', "[]"])
+def test_event_with_an_impossible_place_is_no_event(index: str) -> None:
+    event = {"type": "content_block_start", "content_block": {"type": "text"}, "index": json.loads(index)}
+    with pytest.raises(ValueError, match="cannot come here"):
+        Message().add(event)
 
 
 @pytest.mark.parametrize("kind", ["message", "error"])

@@ -34,3 +34,11 @@ async def test_name_without_end_is_cut_in_the_journal(log: Log, url: str) -> Non
         assert (await said).startswith(b"HTTP/1.1 403 ")
     (host,) = proxy.refused()
     assert len(host) <= 255
+
+
+async def test_head_request_to_a_host_that_is_refused_is_answered_without_a_body(log: Log) -> None:
+    async with open_proxy(log, "x.example") as proxy, proxy.knock() as knocker:
+        assert await knocker.ask("HEAD", "http://other.example/") == (403, b"")
+        assert (await knocker.ask("GET", "http://other.example/"))[1].startswith(b"egress: other.example:80 ")
+        await knocker.say(b"no HTTP\r\n\r\n")
+        assert b"HTTP/1.1 400 " in await knocker.rest()
