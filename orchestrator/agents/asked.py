@@ -241,9 +241,12 @@ def most_tokens(size: int, blocks: Iterable[Mapping[str, Any]], tools: object) -
 def content_of(news: Sequence[object], answer: Sequence[object]) -> str:
     """Return, as JSON, the messages since the last answer and this answer; what is too long is left out."""
     messages = [*news, {"role": "assistant", "content": answer}]
-    text = json.dumps(messages)
-    if len(text) <= MAX_CONTENT:
-        return text
-    left_out = {"role": "user", "content": f"[{len(text)} characters that are not kept]"}
-    text = json.dumps([left_out, messages[-1]])
-    return text if len(text) <= MAX_CONTENT else json.dumps([left_out])
+    try:
+        text = json.dumps(messages)
+        if len(text) <= MAX_CONTENT:
+            return text
+        left_out = {"role": "user", "content": f"[{len(text)} characters that are not kept]"}
+        text = json.dumps([left_out, messages[-1]])
+    except RecursionError:
+        left_out, text = {"role": "user", "content": "[not kept: it is nested too deeply]"}, ""
+    return text if text and len(text) <= MAX_CONTENT else json.dumps([left_out])

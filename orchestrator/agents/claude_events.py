@@ -121,7 +121,7 @@ class Telling:
                 self._text = block["text"]
                 await self._say(self._text)
             elif block.get("type") == "tool_use":
-                given = json.dumps(block.get("input"), ensure_ascii=False)
+                given = _json(block.get("input"))
                 if len(self._calls) < MAX_CALLS:
                     self._calls[str(block.get("id"))] = (str(block.get("name")), given)
                 await self._say(f"[{str(block.get('name'))[:100]}] {_cut(given, MAX_INPUT)}")
@@ -203,7 +203,14 @@ def _event(kind: str, data: Mapping[str, Any]) -> str:
         version, model = str(data.get("claude_code_version"))[:50], str(data.get("model"))[:100]
         return f"[{name}] Claude Code {version}, model {model}"
     rest = {key: value for key, value in data.items() if key not in {"type", "subtype", "session_id", "uuid"}}
-    return f"[{name}] {_cut(json.dumps(rest, ensure_ascii=False), MAX_EVENT)}"
+    return f"[{name}] {_cut(_json(rest), MAX_EVENT)}"
+
+
+def _json(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "[nested too deeply to be shown]"
 
 
 def _cut(text: str, most: int) -> str:

@@ -15,6 +15,8 @@ from orchestrator.core.model import NO_USAGE, Usage
 
 #: Characters that a token stands for at least, where nobody has counted the tokens.
 CHARS_A_TOKEN = 3
+#: Levels of what a model gives a tool.
+MAX_DEPTH = 100
 #: The counts of tokens as the provider calls them, and as we do.
 _COUNTS = {
     "input_tokens": "input_tokens",
@@ -67,12 +69,10 @@ class _Block:
         """Return the block as it would stand in an answer that is no stream."""
         grown = {name: "".join(pieces) for name, pieces in self.pieces.items()}
         given = grown.pop("partial_json", None)
-        block = {**self.first, **{name: self.first.get(name, "") + text for name, text in grown.items()}}
+        begun = {name: str(self.first.get(name) or "") for name in grown}
+        block = {**self.first, **{name: begun[name] + text for name, text in grown.items()}}
         if given:
-            try:
-                block["input"] = json.loads(given)
-            except ValueError:
-                block["input"] = given
+            block["input"] = given_of(given)
         return block
 
 
@@ -160,3 +160,25 @@ class Message:
     def text(self) -> str:
         """What it says to people."""
         return "\n".join(str(block.get("text", "")) for block in self.content if block["type"] == "text")
+
+
+def given_of(text: str) -> Any:  # noqa: ANN401 - a model's JSON
+    """Return what a model gives a tool; the text itself where that is no JSON, or nested to no purpose."""
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return text if _is_deep(given) else given
+
+
+def _is_deep(value: object) -> bool:
+    """Say whether something is nested so deeply that to handle it may take more stack than there is."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)

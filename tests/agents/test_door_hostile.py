@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from orchestrator.agents import proxy
-from orchestrator.agents.asked import MAX_PROMPT_TOKENS, Refused, check_model, read_body
+from orchestrator.agents.asked import MAX_PROMPT_TOKENS, Refused, check_model, content_of, read_body
 from orchestrator.agents.base import Request
 from orchestrator.agents.provider import MAX_LINES, Provider
 from orchestrator.core.message import Message
@@ -251,3 +251,32 @@ async def test_what_costs_nothing_has_a_rate_of_its_own(
         assert patience.cancelled_caught
         assert (await at.ask("HEAD", "/"))[0] == 200
         assert len(shared.requests()) == before
+
+
+@pytest.mark.parametrize("depth", [50, 101, 990, 100_000])
+def test_input_of_a_tool_that_is_nested_without_end_is_kept_as_text(depth: int) -> None:
+    message, text = Message(), "[" * depth + "]" * depth
+    call = {"type": "tool_use", "id": "i", "name": "n", "input": {}}
+    delta = {"type": "input_json_delta", "partial_json": text}
+    message.add({"type": "content_block_start", "index": 0, "content_block": call})
+    message.add({"type": "content_block_delta", "index": 0, "delta": delta})
+    (block,) = message.content
+    assert (block["input"] == text) == (depth > 100)
+    assert json.loads(content_of([], message.content))
+
+
+def test_turn_that_is_nested_too_deeply_is_left_out_of_what_is_kept() -> None:
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    assert "nested too deeply" in content_of(deep, [])
+
+
+def test_text_of_a_block_that_is_no_text_ends_nothing() -> None:
+    message = Message()
+    for text in (5, None, []):
+        block = {"type": "text", "text": text}
+        message.add({"type": "content_block_start", "index": 0, "content_block": block})
+        delta = {"type": "text_delta", "text": "a"}
+        message.add({"type": "content_block_delta", "index": 0, "delta": delta})
+        assert message.text.endswith("a")

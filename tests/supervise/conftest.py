@@ -30,7 +30,7 @@ def spec_of(task: str, **fields: object) -> TaskSpec:
 
 
 async def submit(store: Store, task: str, **fields: object) -> AgentId:
-    """Submit a task and return its agent, whose id no other run has: a reaper ends what bears it, host-wide."""
+    """Submit a task and return its agent, whose id no other run has: a reaper looks host-wide for it."""
     agent_id = AgentId(f"{_RUN}-{next(_NUMBERS)}")
     await store.submit(SubmitTask(spec_of(task, **fields), agent_id, "command"))
     return agent_id

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.message import CHARS_A_TOKEN, counts_of
+from orchestrator.core.message import CHARS_A_TOKEN, counts_of, given_of
 from orchestrator.core.model import Usage
 from orchestrator.core.trouble import ProviderFailure, Trouble
 
@@ -162,10 +162,7 @@ class Incoming:
 
 def _has_input(block: Block, text: str) -> bool:
     """Give a tool call its input; return whether it was one."""
-    try:
-        given = json.loads(text) if text.strip() else block.get("input") or {}
-    except (ValueError, RecursionError):
-        given = None
+    given = given_of(text) if text.strip() else block.get("input") or {}
     block["input"] = given if isinstance(given, dict) else {}
     return isinstance(given, dict)
 
