@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, State, Task, Usage, changed
+from orchestrator.core.policy import Standing, standing
+
+#: The fields of the state that count agents.
+COUNTS = ("queued", "active", "cut", "last_chance")
 
 
 def put_agent(state: State, agent: Agent) -> State:
-    """Store the agent and keep the two counts that decisions are made from."""
+    """Store the agent and keep the counts that decisions are made from."""
     before = state.agents.get(agent.id)
-    if before is not None and before.status is agent.status and before.phase is agent.phase:
-        return changed(state, agents=state.agents.set(agent.id, agent))
-    was_queued, was_active = (before.live and not before.active, before.active) if before else (False, False)
-    return changed(
-        state,
-        agents=state.agents.set(agent.id, agent),
-        queued=state.queued + (agent.live and not agent.active) - was_queued,
-        active=state.active + agent.active - was_active,
-    )
+    agents = state.agents.set(agent.id, agent)
+    if before is not None and _counted(before) == _counted(agent):
+        return changed(state, agents=agents)
+    counts = {name: getattr(state, name) for name in COUNTS}
+    for each, sign in ((agent, 1), (before, -1)):
+        for name in count_in(each):
+            counts[name] += sign
+    return changed(state, agents=agents, **counts)
+
+
+def _counted(agent: Agent) -> tuple[object, ...]:
+    return agent.status, agent.phase, agent.crashes
+
+
+def count_in(agent: Agent | None) -> tuple[str, ...]:
+    """Return by which of the state's counts the agent is counted."""
+    if agent is None or not agent.live:
+        return ()
+    if not agent.active:
+        return ("queued",)
+    stands = {Standing.CUT: ("cut",), Standing.LAST_CHANCE: ("last_chance",)}
+    return ("active", *stands.get(standing(agent), ()))
+
+
+def counts_of(agents: Iterable[Agent]) -> dict[str, int]:
+    """Return the state's counts of these agents."""
+    found = Counter(name for agent in agents for name in count_in(agent))
+    return {name: found[name] for name in COUNTS}
 
 
 def put_task(state: State, task: Task) -> State:

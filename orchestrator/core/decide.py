@@ -24,6 +24,7 @@ from orchestrator.core.policy import (
     is_due,
     may_run_beside,
     retry_can_help,
+    worst_of,
 )
 from orchestrator.core.words import MAX_WAITING
 
@@ -107,7 +108,7 @@ def _assign(state: State, command: c.AssignAgent, now: datetime) -> list[e.Event
         raise errors.NoSlot(f"{state.active} agents are active and {control.slots} may be")
     if not is_due(agent, now):
         raise errors.NoSlot(f"agent {agent.id} waits for its retry")
-    if not may_run_beside(agent, state.agents.values()):
+    if not may_run_beside(agent, worst_of(cut=state.cut, last_chance=state.last_chance)):
         raise errors.NoSlot(f"agent {agent.id} waits until it can run without others that a crash cut")
     return [e.TaskAssigned(task_id=agent.task_id, agent_id=agent.id)]
 

@@ -286,6 +286,9 @@ class State:
     #: O(1).
     queued: int = 0
     active: int = 0
+    #: Of those who hold a slot, how many a crash has cut of late, and how many are on their last chance.
+    cut: int = 0
+    last_chance: int = 0
     spend: Spend = NO_SPEND
     #: The sequence of the last event folded in.
     seq: int = 0

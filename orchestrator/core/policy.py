@@ -68,22 +68,32 @@ def standing(agent: Agent) -> Standing:
     return Standing.CUT if agent.crashes else Standing.CLEAR
 
 
-def standings_beside(others: Iterable[Agent]) -> frozenset[Standing]:
-    """Return how one must stand to become active beside those of `others` that are.
+def worst_of(*, cut: int, last_chance: int) -> Standing:
+    """Return how the worst stands where so many stand in each way, and all others are clear."""
+    if last_chance:
+        return Standing.LAST_CHANCE
+    return Standing.CUT if cut else Standing.CLEAR
+
+
+def worst_active(others: Iterable[Agent]) -> Standing:
+    """Return how the worst of those of `others` stands that are active."""
+    return max((standing(other) for other in others if other.active), default=Standing.CLEAR)
+
+
+def standings_beside(worst: Standing) -> frozenset[Standing]:
+    """Return how one must stand to become active where the worst of those who are stands so.
 
     A crash counts against everyone who was active: the one who caused it and the innocent. So an agent on its
     last chance never runs beside another that a crash has cut: a crash that ends it is then none of theirs.
     """
-    worst = max((standing(other) for other in others if other.active), default=Standing.CLEAR)
     if worst is Standing.CLEAR:
         return frozenset(Standing)
     return frozenset({Standing.CLEAR, Standing.CUT} if worst is Standing.CUT else {Standing.CLEAR})
 
 
-def may_run_beside(agent: Agent, others: Iterable[Agent]) -> bool:
-    """Return whether the agent may become active beside those of `others` that are."""
-    mine = standing(agent)
-    return mine is Standing.CLEAR or mine in standings_beside(others)
+def may_run_beside(agent: Agent, worst: Standing) -> bool:
+    """Return whether the agent may become active where the worst of those who are stands so."""
+    return standing(agent) in standings_beside(worst)
 
 
 def is_due(agent: Agent, now: datetime) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import apsw
 import trio
 
+from orchestrator.core.change import counts_of
 from orchestrator.core.events import Recorded, TaskSubmitted
 from orchestrator.core.model import Agent, State, Task, Verdict, changed
 from orchestrator.core.spec import TaskSpec
@@ -272,8 +273,7 @@ def live_state(connection: apsw.Connection, seq: int) -> State:
         tasks=State().tasks.update(open_tasks),
         agents=State().agents.update(living),
         control=read_control(settings),
-        queued=sum(agent.live and not agent.active for agent in living.values()),
-        active=sum(agent.active for agent in living.values()),
+        **counts_of(living.values()),
         spend=read_spend(connection.execute("SELECT * FROM spend ORDER BY day")),
         seq=seq,
     )

@@ -17,7 +17,7 @@ import trio
 
 from orchestrator.core.commands import AssignAgent
 from orchestrator.core.model import AgentId
-from orchestrator.core.policy import free_slots, standings_beside
+from orchestrator.core.policy import free_slots, standings_beside, worst_active
 from orchestrator.errors import CommandRefused
 from orchestrator.journal.store import Store
 from orchestrator.supervise.breaker import Breaker
@@ -86,5 +86,5 @@ async def _fill_slots(
 
 def _choose(store: Store, breaker: Breaker, now: datetime) -> AgentId | None:
     """Return who goes next of those to whom nothing but a slot is missing."""
-    standings = standings_beside(store.waiting.suspects.values())
+    standings = standings_beside(worst_active(store.waiting.suspects.values()))
     return store.waiting.first_due(now, standings, lambda repository: breaker.holds(repository, now))

@@ -10,6 +10,7 @@ from orchestrator.core import events as e
 from orchestrator.core.decide import decide
 from orchestrator.core.machine import evolve, prune
 from orchestrator.core.model import Agent, AgentId, PushIntent, Reason, State, Task, TaskId, Verdict
+from orchestrator.core.policy import worst_active, worst_of
 from orchestrator.core.spec import TaskSpec
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -133,6 +134,8 @@ def assert_sound(state: State) -> None:
     live = [agent for agent in state.agents.values() if agent.live]
     assert state.queued == sum(not agent.active for agent in live)
     assert state.active == sum(agent.active for agent in live)
+    assert worst_of(cut=state.cut, last_chance=state.last_chance) is worst_active(live)
+    assert state.cut + state.last_chance == sum(agent.active and agent.crashes > 0 for agent in live)
     assert len({agent.task_id for agent in live}) == len(live), "J5: two live agents of one task"
     for task in state.tasks.values():
         if not task.status.ended:

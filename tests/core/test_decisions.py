@@ -10,7 +10,8 @@ import pytest
 from orchestrator import errors
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
-from orchestrator.core.model import AgentId, AgentStatus, Phase, PushIntent, Reason, TaskId
+from orchestrator.core.decide import decide
+from orchestrator.core.model import AgentId, AgentStatus, Phase, PushIntent, Reason, TaskId, changed
 from orchestrator.core.policy import MAX_CRASHES, MAX_ERROR
 from tests.core.ledger import PUSH, Ledger, assert_sound, names, task_spec
 
@@ -298,6 +299,20 @@ def test_crashes_in_a_row_end_the_agent_and_count_as_a_failure(ledger: Ledger) -
     events = ledger.submit(c.ResumeAgent(agent_id, crashed=True))
     assert names(events) == ["agent.failed", "task.failed", "queue.paused"]
     assert ledger.agent().reason is Reason.CRASH_LOOP
+
+
+class Unlisted:
+    """Agents that are found by their ids, and that nobody goes through."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.get = ledger.state.agents.get
+
+
+def test_who_may_run_beside_whom_is_decided_without_a_walk_over_all_agents(ledger: Ledger) -> None:
+    agent_id = ledger.start()
+    ledger.submit(c.ResumeAgent(agent_id, crashed=True))
+    state = changed(ledger.state, agents=Unlisted(ledger))
+    assert names(decide(state, c.AssignAgent(agent_id), ledger.now)) == ["task.assigned"]
 
 
 def turn(agent_id: AgentId, number: int, *, ok: bool = True) -> e.AgentTurn:

@@ -26,6 +26,7 @@ from orchestrator.core.policy import (
     is_due,
     may_run_beside,
     standing,
+    worst_active,
 )
 from orchestrator.core.recovery import (
     FinishCleanup,
@@ -223,7 +224,7 @@ class Lives(RuleBasedStateMachine):
             return
         may = free_slots(self.state) and is_due(agent, self.ledger.now)
         command = c.AssignAgent(agent.id)
-        if may and may_run_beside(agent, self.state.agents.values()):
+        if may and may_run_beside(agent, worst_active(self.state.agents.values())):
             self.ledger.submit(command)
             self.slotted.add(agent.id)
         else:

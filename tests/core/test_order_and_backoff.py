@@ -19,6 +19,7 @@ from orchestrator.core.policy import (
     may_run_beside,
     order_key,
     retry_can_help,
+    worst_active,
 )
 from tests.core.ledger import Ledger
 
@@ -102,7 +103,7 @@ def test_no_one_on_its_last_chance_runs_beside_another_whom_a_crash_cut(
     cut = [other.crashes for other in beside if other.active and other.crashes]
     last = MAX_CRASHES - 1
     meets = bool(crashes and cut) and (crashes >= last or max(cut) >= last)
-    assert may_run_beside(changed(waits, crashes=crashes), beside) is not meets
+    assert may_run_beside(changed(waits, crashes=crashes), worst_active(beside)) is not meets
 
 
 def test_every_reason_is_either_bad_luck_or_final() -> None:

@@ -17,6 +17,7 @@ from orchestrator.core.policy import (
     may_run_beside,
     order_key,
     standings_beside,
+    worst_active,
 )
 from orchestrator.core.spec import Context, Role, TaskSpec
 from orchestrator.journal.line import WaitingLine
@@ -91,9 +92,9 @@ def test_line_agrees_with_a_sort(steps: list[tuple[Agent, str, str, int, frozens
             found.id
             for found in due
             if state.tasks[found.task_id].spec.context.repository not in held
-            and may_run_beside(found, everyone)
+            and may_run_beside(found, worst_active(everyone))
         ]
-        beside = standings_beside(line.suspects.values())
+        beside = standings_beside(worst_active(line.suspects.values()))
         assert line.first_due(now, beside, held.__contains__) == (free[0] if free else None)
         assert line.first_due(now) == (due[0].id if due else None)
         rebuilt = WaitingLine(state)
