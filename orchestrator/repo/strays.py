@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -16,26 +17,41 @@ from orchestrator.repo.git import OWNER
 from sandbox.procfs import Stat, carries, open_pidfd, signal_process, snapshot
 from sandbox.spawn import wait_pidfd
 
-#: Between asking a stray to end, so that it takes its locks with it, and making it.
-TERM_S = 2.0
-KILL_S = 5.0
+#: How long git, which is asked to end so that it takes its locks with it, may take; it needs milliseconds.
+TERM_S = 0.5
+#: How long the kernel may take over the rest.
+KILL_S = 1.0
 
 
 async def end_strays(root: Path) -> int:
-    """End every process that was started for a repository of ours below `root`; return how many."""
+    """End every process that was started for a repository of ours below `root`; return how many.
+
+    Git is asked first; what it started, a hook that may ignore that, is not.
+    """
     mark = f"{OWNER}={root}/".encode()
     ended: set[tuple[int, int]] = set()
-    for number, patience_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
+    rounds: tuple[tuple[float, Callable[[int], bool]], ...] = (
+        (TERM_S, _is_git),
+        (KILL_S, lambda _pid: False),
+    )
+    for patience_s, is_asked in rounds:
         with trio.move_on_after(patience_s):
             # Looked for anew each time: what is asked to end may start another first.
             while strays := [stat for stat in snapshot().values() if stat.alive and carries(stat.pid, mark)]:
                 ended.update((stat.pid, stat.start) for stat in strays)
                 for stat in strays:
-                    signal_process(stat, number)
+                    signal_process(stat, signal.SIGTERM if is_asked(stat.pid) else signal.SIGKILL)
                 for stat in strays:
                     await _wait_gone(stat)
                 await trio.lowlevel.checkpoint()
     return len(ended)
+
+
+def _is_git(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_bytes().startswith(b"git")
+    except OSError:
+        return False
 
 
 async def _wait_gone(stat: Stat) -> None:
