@@ -2,8 +2,8 @@
 
 The invariant: only this process writes it, one command a ref at a time; what a killed git left (locks, half
 packs) is gone before the next command that it could hinder. It is there while anybody uses it, and stays only
-if it got anything: a remote that gave nothing leaves nothing. Callers: `repositories`, `landing` and
-`worktree`.
+if it got anything: a remote that gave nothing leaves nothing. Callers: `shelf`, `repositories`, `landing`,
+`renewal` and `worktree`.
 """
 
 from __future__ import annotations
@@ -14,29 +14,26 @@ import os
 import re
 import secrets
 import shutil
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from weakref import WeakValueDictionary
+
+import trio
 
 from orchestrator.errors import BranchMissing, GitFailed, GitTimeout, RepositoryError, RepositoryUnreachable
 from orchestrator.repo.access import Access, Gateway
 from orchestrator.repo.bare import make_directory, write_bare
-from orchestrator.repo.git import REMOTE_S, Extra, Git, complaint
-from orchestrator.repo.removal import remove_tree
+from orchestrator.repo.git import NOTHING, REMOTE_S, Extra, Git, complaint
 from orchestrator.repo.single_flight import Flights
+from orchestrator.repo.soundness import Seen
 from orchestrator.repo.unmoved import stands_at
 from orchestrator.repo.url import Remote
 from orchestrator.repo.waste import litter
-from sandbox.base import User
 from sandbox.process import Completed
 
 #: How long a question may take that moves no objects.
 ASK_S = 60.0
-#: Mirrors that nobody uses are remembered up to this number, so that their next use need not look for litter.
-RECENT = 32
 #: Faults of old commits that harm nobody and that the base of a real project may well have.
 _HARMLESS = (
     *("badDate", "badDateOverflow", "badEmail", "badName", "badTimezone", "missingEmail", "zeroPaddedDate"),
@@ -52,14 +49,14 @@ _CONFIG = (
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_REPOSITORY = re.compile(r"does not appear to be a git repository|not a git repository")
 _FOREIGN = re.compile(r"dubious ownership")
-_KEY = re.compile(r"[0-9a-f]{64}")
-_GONE = "gone-"
+#: What begins the name of one that is being removed.
+GONE = "gone-"
 #: "Not our ref", by contrast, is a branch that moved while we asked.
 _NO_REF = re.compile(r"couldn't find remote ref")
 
 
 class Mirror:
-    """A bare copy of what was asked of a remote; never two of one remote at once, see `Mirrors`."""
+    """A bare copy of what was asked of a remote; never two of one remote at once, see `shelf`."""
 
     def __init__(self, directory: Path, remote: Remote, gateway: Gateway, readers: int) -> None:
         self.directory = directory
@@ -71,6 +68,10 @@ class Mirror:
         self._users = 0
         self._complete = False
         self._littered = True  # by the process before us
+        self._left = trio.Event()
+        self._answered = False  # to another mirror of it
+        #: Packs that were found whole by this process.
+        self.seen_whole: set[Seen] = set()
 
     @property
     def objects(self) -> Path:
@@ -154,12 +155,15 @@ class Mirror:
                 deadline_s=REMOTE_S,
             )
 
-    async def adopt(self, source: Path, commit: str, ref: str | None = None) -> None:
+    async def adopt(
+        self, source: Path, commit: str, ref: str | None = None, *, options: Sequence[str] = ()
+    ) -> None:
         """Copy a commit with all that it needs from a repository of ours, and keep it under `ref`."""
         with self.hold(*([ref] if ref else [])):
             done = await self._attempt(
                 *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"),
-                *("--no-recurse-submodules", "--", str(source), f"+{commit}:{ref}" if ref else commit),
+                *("--no-recurse-submodules", *options, "--", str(source)),
+                f"+{commit}:{ref}" if ref else commit,
                 extra=Extra({"GIT_ALLOW_PROTOCOL": "file"}),
                 deadline_s=ASK_S,
             )
@@ -179,7 +183,7 @@ class Mirror:
         said = complaint(done.stderr)
         # A repository that gave us something, or a directory that was there, vanished: perhaps for a moment.
         gone = self.remote.directory is not None and not self.remote.directory.is_dir()
-        never = not gone and not got_anything(self.directory)
+        never = not gone and not self._answered and not got_anything(self.directory)
         if _FOREIGN.search(said) or (never and _NO_REPOSITORY.search(said)):
             raise RepositoryError(f"{self.remote.url} is not a git repository that can be read here: {said}")
         raise RepositoryUnreachable(f"{self.remote.url}: {said}")
@@ -188,6 +192,32 @@ class Mirror:
     def in_use(self) -> bool:
         """Whether anybody is at work on the repository."""
         return self._users > 0
+
+    async def has(self, commit: str) -> bool:
+        """Return whether the commit is here; raises `GitFailed` where that cannot be told."""
+        with self.hold():
+            done = await self._attempt(
+                "cat-file", "-e", f"{commit}^{{commit}}", extra=NOTHING, deadline_s=ASK_S
+            )
+        if done.exit.signal is not None:
+            raise GitFailed(f"git could not look for the commit {commit[:12]}: {done.exit}")
+        return done.exit.ok
+
+    def twin(self, directory: Path) -> Mirror:
+        """Return another mirror of the same remote, to be made elsewhere."""
+        twin = Mirror(directory, self.remote, self._gateway, self._readers)
+        twin._answered = True
+        return twin
+
+    async def give_way(self, fresh: Mirror, aside: Path) -> None:
+        """Wait until nobody uses the repository, then move it `aside` and put a `fresh` one in its place."""
+        while self._users:
+            self._left = trio.Event()
+            await self._left.wait()
+        self.directory.rename(aside)
+        fresh.directory.rename(self.directory)
+        self._complete, self._littered = True, False
+        self.seen_whole.clear()
 
     @contextmanager
     def hold(self, *refs: str) -> Iterator[None]:
@@ -209,12 +239,14 @@ class Mirror:
             raise
         finally:
             self._users -= 1
-            if self._users == 0 and not got_anything(self.directory):
-                self._remove()
+            if self._users == 0:
+                self._left.set()
+                if not got_anything(self.directory):
+                    self._remove()
 
     def _prepare(self) -> None:
         """Make the repository, or put right what a crash left of it; only while nobody uses it."""
-        if not self._complete:
+        if not self._complete or not (self.directory / "HEAD").exists():  # removed under our feet
             make_directory(self.directory, 0o750, group=self._readers)
             write_bare(self.directory, _CONFIG)
             self._complete = True
@@ -224,7 +256,7 @@ class Mirror:
     def _remove(self) -> None:
         """Remove the repository, synchronously: whoever comes next finds none, and makes a new one."""
         self._complete = False
-        gone = self.directory.with_name(f"{_GONE}{secrets.token_hex(8)}")
+        gone = self.directory.with_name(f"{GONE}{secrets.token_hex(8)}")
         with contextlib.suppress(OSError):  # then it stays, and goes at the next start
             self.directory.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)  # a few small files; the next start takes what resists
@@ -234,43 +266,6 @@ class Mirror:
         self._littered = False
         for path in litter(self.directory):
             path.unlink(missing_ok=True)
-
-
-class Mirrors:
-    """The mirrors of a state directory; a remote's is made when it is needed."""
-
-    def __init__(self, root: Path, gateway: Gateway, user: User) -> None:
-        self._root = root
-        self._gateway = gateway
-        self._user = user
-        #: Whoever works on one refers to it, so there are never two of a remote at work.
-        self._known: WeakValueDictionary[str, Mirror] = WeakValueDictionary()
-        self._recent: deque[Mirror] = deque(maxlen=RECENT)
-
-    def of(self, remote: Remote) -> Mirror:
-        """Return the mirror of a remote; nothing is written before it is used."""
-        mirror = self._known.get(remote.key)
-        if mirror is None:
-            mirror = Mirror(self._root / remote.key, remote, self._gateway, self._user.gid)
-            self._known[remote.key] = mirror
-            self._recent.append(mirror)
-        return mirror
-
-    def has(self, remote: Remote) -> bool:
-        """Return whether anything was ever fetched from a remote."""
-        return got_anything(self._root / remote.key)
-
-    def idle(self) -> list[Path]:
-        """Return the mirrors that nobody uses now."""
-        known = self._known
-        named = [path for path in self._root.iterdir() if _KEY.fullmatch(path.name)]
-        return sorted(path for path in named if path.name not in known or not known[path.name].in_use)
-
-    async def sweep(self) -> None:
-        """Remove what a crash left that never got anything, or was half removed; before any is used."""
-        for path in list(self._root.iterdir()):
-            if path.name.startswith(_GONE) or (_KEY.fullmatch(path.name) and not got_anything(path)):
-                await remove_tree(path)
 
 
 def got_anything(mirror: Path) -> bool:

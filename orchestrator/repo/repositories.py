@@ -20,14 +20,16 @@ from orchestrator.repo.access import Gateway, no_tokens, write_askpass
 from orchestrator.repo.address import check_addresses
 from orchestrator.repo.bare import Identity, make_directory
 from orchestrator.repo.checkouts import Checkouts
-from orchestrator.repo.mirrors import Mirrors
 from orchestrator.repo.policy import Policy
 from orchestrator.repo.quarantine import MIRROR_AT, Origin, checked_commit, read_diff
+from orchestrator.repo.removal import remove_tree
+from orchestrator.repo.renewal import Renewals, damage_of, examine, examine_base
+from orchestrator.repo.shelf import Mirrors
 from orchestrator.repo.strays import end_strays
 from orchestrator.repo.survey import survey
 from orchestrator.repo.tenancy import read_tenancy
 from orchestrator.repo.url import UrlRules, parse_url
-from orchestrator.repo.waste import Waste, litter
+from orchestrator.repo.waste import Waste, litter, measure
 from orchestrator.repo.worktree import Base, Worktree, open_worktree, remove_room, salvage_ref
 from sandbox.base import Backend, User
 
@@ -73,6 +75,7 @@ class Repositories:
         self._identity = identity
         self._policy = policy or Policy()
         self._mirrors = Mirrors(self._mirrors_at, self._gateway, user)
+        self._renewals = Renewals()
         self._surveys: dict[str, Survey] = {}
 
     def check_url(self, url: str) -> None:
@@ -102,6 +105,25 @@ class Repositories:
         self._surveys[base.commit] = found
         return found
 
+    def damage(self, url: str) -> str | None:
+        """Return why our copy of a repository is to be made anew, where that is known or seen at once."""
+        return damage_of(self._mirrors.of(parse_url(url, self._gateway.rules)))
+
+    async def examine(self, url: str, commit: str, *, thorough: bool) -> str | None:
+        """Return what is wrong with our copy of a repository, None for nothing; then `renew` it."""
+        return await examine(self._mirrors.of(parse_url(url, self._gateway.rules)), commit, thorough=thorough)
+
+    async def examine_base(self, url: str, commit: str) -> str | None:
+        """Return what is wrong with our copy where a commit that it had is gone; quicker than `examine`."""
+        return await examine_base(
+            self._mirrors.of(parse_url(url, self._gateway.rules)), checked_commit(commit)
+        )
+
+    async def renew(self, url: str, branch: str, wanted: Collection[str] = ()) -> bool:
+        """Make our copy of a repository anew where it is damaged; see `Renewals.renew`."""
+        mirror = self._mirrors.of(parse_url(url, self._gateway.rules))
+        return await self._renewals.renew(mirror, branch, [checked_commit(commit) for commit in wanted])
+
     async def sweep(self) -> None:
         """Remove what a crash left half made or half removed, and end what a killed git left running."""
         for root in (self._mirrors_at, self._quarantine):
@@ -116,7 +138,8 @@ class Repositories:
     async def find_kept(self, *, agent_id: str, task_id: str, backend: Backend, shared: bool = True) -> Base:
         """Return what the worktree stands on that an earlier life of the agent left behind.
 
-        Raises `RoomUnusable` where there is none that can be worked on again.
+        Raises `RoomUnusable` where there is none that can be worked on again, another `RepositoryError` where
+        what it stands on cannot be had now.
         """
         tenancy = read_tenancy(self._quarantine / _directory_name(agent_id, task_id))
         try:
@@ -130,12 +153,8 @@ class Repositories:
         kind = "layers" if self._layered and shared else "directory"
         objects = backend.seen(mirror.objects, MIRROR_AT)
         tenancy.check(agent=agent_id, kind=kind, user=self._user.uid, objects=objects)
-        with mirror.hold():
-            there = await mirror.git.attempt("cat-file", "-e", f"{commit}^{{commit}}")
-        if there.exit.signal is not None:
-            raise GitFailed(f"git could not look for the commit {commit[:12]}: {there.exit}")
-        if not there.exit.ok:
-            raise RoomUnusable(f"the commit {commit[:12]} that it stands on is gone")
+        if not await mirror.has(commit):
+            await self._renewals.get_back(mirror, tenancy.branch, commit)
         return Base(remote.url, tenancy.branch, commit, mirror)
 
     @asynccontextmanager
@@ -181,6 +200,11 @@ class Repositories:
         """
         return sorted(path.name for path in self._quarantine.iterdir())
 
+    async def measure(self, agent_id: str, task_id: str) -> int:
+        """Return the bytes on the disk of what an agent left."""
+        name = _directory_name(agent_id, task_id)
+        return await measure((self._agents / name, self._quarantine / name))
+
     async def reap(self, name: str) -> None:
         """Remove what a crash left under a name from `directories`."""
         if name not in self.directories():
@@ -214,6 +238,9 @@ class Repositories:
         for path in self._checkouts.idle(commits):
             name = f"checkouts/{path.parent.name}/{path.name}"
             found.append(Waste("checkout", name, "no agent works on it", (path,)))
+        for path in self._mirrors.idle_asides():
+            why = "it was damaged, and what was whole of it is in its successor"
+            found.append(Waste("aside", f"mirrors/{path.name}", why, (path,)))
         for mirror in self._mirrors.idle():
             for path in litter(mirror):
                 name = f"mirrors/{path.relative_to(self._mirrors_at)}"
@@ -229,6 +256,9 @@ class Repositories:
                 return True
             case "checkout":
                 return await self._checkouts.drop(path)
+            case "aside":
+                await remove_tree(path)
+                return True
             case _:
                 idle = any(mirror in path.parents for mirror in self._mirrors.idle())
                 if idle:

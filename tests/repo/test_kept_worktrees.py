@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import RoomUnusable
+from orchestrator.repo.renewal import BaseGone
 from orchestrator.repo.worktree import Worktree
 from sandbox.base import Layers, Limits
 from sandbox.bubblewrap import BubblewrapBackend
@@ -120,7 +121,6 @@ def rewrite(stage: Stage, **change: object) -> None:
         ({"boot": "another"}, "files may be torn"),
         ({"version": 0}, "by another version"),
         ({"user": 1}, "another kind of sandbox"),
-        ({"base": "c" * 40}, "is gone"),
         ({"base": "--upload-pack=x"}, "cannot be had"),
         ({"url": "file:///etc"}, "cannot be had"),
         ({"url": 7}, "makes no sense"),
@@ -136,6 +136,15 @@ async def test_it_is_not_used_where_its_tenancy_does_not_vouch_for_it(
         async with take_up(stage):
             pass
     assert stage.repositories.directories() == [NAME], "the caller decides what becomes of it"
+
+
+async def test_one_whose_commit_is_nowhere_is_not_given_up_either(stage: Stage) -> None:
+    await leave(stage, crashed=True)
+    rewrite(stage, base="c" * 40)
+    with pytest.raises(BaseGone, match="is gone"):
+        async with take_up(stage):
+            pass
+    assert stage.repositories.directories() == [NAME]
 
 
 async def test_one_that_was_left_in_good_order_outlives_the_host(stage: Stage) -> None:

@@ -88,7 +88,7 @@ def living_mirrors(stage: Stage) -> list[Mirror]:
 
 
 async def test_mirrors_that_nobody_uses_are_forgotten(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.repo.mirrors.RECENT", 2, raising=False)
+    monkeypatch.setattr("orchestrator.repo.shelf.RECENT", 2)
     repositories: Repositories = stage.open_repositories()
     base = await repositories.resolve(stage.url, "main")
     for number in range(4):
