@@ -146,6 +146,38 @@ MUTATIONS = (
         f"{REMOTE}::test_f09_a_remote_that_says_more_than_fits_is_given_up_before_its_deadline",
     ),
     Mutation(
+        "f09-patience",
+        "orchestrator/supervise/ending.py",
+        "        raise RunPostponed(error.detail, failure_of(error)) from error\n",
+        "        raise\n",
+        "tests/supervise/test_silent_remote.py"
+        "::test_an_agent_whose_remote_vanishes_amid_a_push_waits_for_it_and_lands",
+    ),
+    Mutation(
+        "mirror-blame",
+        "orchestrator/supervise/finish.py",
+        "        found = await blame(live.run, failed)\n",
+        "        await trio.lowlevel.checkpoint()\n",
+        "tests/supervise/test_damaged_copy.py"
+        "::test_an_agent_whose_copy_is_torn_meanwhile_lands_without_another_attempt",
+    ),
+    Mutation(
+        "salvage-stays",
+        "orchestrator/supervise/finish.py",
+        "    unkept = live.salvaging.cancelled_caught or aftermath.unsalvaged\n",
+        "    unkept = live.salvaging.cancelled_caught\n",
+        "tests/supervise/test_salvage_later.py"
+        "::test_work_that_could_not_be_salvaged_stays_is_told_of_and_salvaged_later",
+    ),
+    Mutation(
+        "stray-kill",
+        "orchestrator/repo/strays.py",
+        "signal.SIGTERM if is_asked(stat.pid) else signal.SIGKILL",
+        "signal.SIGTERM",
+        "tests/repo/test_strays.py"
+        "::test_strays_are_ended_with_what_they_start_meanwhile_and_git_is_asked_first",
+    ),
+    Mutation(
         "f10-failed",
         "orchestrator/supervise/conversation.py",
         "    if not result.ok:\n",

@@ -91,6 +91,8 @@ def _show(session: Session, found: dict[str, Any]) -> None:
 def _fate(item: dict[str, Any], *, dry: bool) -> str:
     if item["removed"]:
         return "removed"
+    if item["kind"] == "unsalvaged":
+        return "stays"
     return "would go" if dry else f"stays: {item['error']}"
 
 

@@ -20,6 +20,7 @@ from orchestrator.core.policy import (
     MAX_CONCURRENT,
     MAX_CRASHES,
     MAX_ERROR,
+    crash_loop,
     free_slots,
     is_due,
     may_run_beside,
@@ -230,9 +231,9 @@ def _resume(state: State, command: c.ResumeAgent, _now: datetime) -> list[e.Even
     agent = _active(state, command.agent_id)
     ids = {"task_id": agent.task_id, "agent_id": agent.id}
     crashes = agent.crashes + command.crashed
-    if crashes >= MAX_CRASHES:
-        error = f"the orchestrator died {crashes} times in a row while this agent ran"
-        return _fail_for_good(state, agent, Reason.CRASH_LOOP, error)
+    # Whose push may have arrived is not given up before the remote was asked: its next run does that first.
+    if crashes >= MAX_CRASHES and agent.push is None:
+        return _fail_for_good(state, agent, Reason.CRASH_LOOP, crash_loop(crashes))
     resumed = e.AgentResumed(**ids, crashes=crashes, not_before=command.not_before)
     return [resumed, e.TaskQueued(**ids, priority=agent.priority)]
 

@@ -38,6 +38,11 @@ _FINAL = frozenset(
 )
 
 
+def crash_loop(crashes: int) -> str:
+    """Return what is told of an agent that is given up after crashes."""
+    return f"the orchestrator died {crashes} times in a row while this agent ran"
+
+
 def order_key(agent: Agent) -> tuple[int, int]:
     """Return the agent's place in the line: higher priority first, then older first."""
     return (-agent.priority, agent.queued_seq)

@@ -22,8 +22,8 @@ class Reap:
 
 
 @dataclass(frozen=True, slots=True)
-class SettlePush:
-    """Ask the remote whether the journaled push was done, then complete or resume the agent."""
+class Complete:
+    """Complete the agent: it is journaled that its push arrived."""
 
     agent_id: AgentId
     push: PushIntent
@@ -31,7 +31,10 @@ class SettlePush:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Put the agent back into the queue, as the same agent, or end it where that was tried too often."""
+    """Put the agent back into the queue, as the same agent, or end it where that was tried too often.
+
+    Where it had begun to push, its next run first asks the remote whether that arrived; no start does.
+    """
 
     agent_id: AgentId
 
@@ -45,7 +48,7 @@ class FinishCleanup:
     salvage: bool = False
 
 
-Remedy = Reap | SettlePush | Resume | FinishCleanup
+Remedy = Reap | Complete | Resume | FinishCleanup
 
 
 def directory_of(agent_id: str, task_id: str) -> str:
@@ -69,8 +72,8 @@ def remedies(state: State, directories: Collection[str], running: Collection[Age
     for agent in agents:
         if agent.id in running:
             continue
-        if agent.active and agent.push is not None:  # in any phase: only the remote knows whether it arrived
-            plan.append(SettlePush(agent.id, agent.push))
+        if agent.active and agent.push is not None and agent.pushed:
+            plan.append(Complete(agent.id, agent.push))
         elif agent.active:
             plan.append(Resume(agent.id))
         elif not agent.live:

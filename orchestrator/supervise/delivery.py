@@ -13,7 +13,7 @@ from orchestrator.repo.landing import land
 from orchestrator.repo.quarantine import Quarantine, Sealed
 from orchestrator.repo.worktree import Base, Worktree
 from orchestrator.supervise.arrival import settle
-from orchestrator.supervise.ending import RunFailed
+from orchestrator.supervise.ending import RunFailed, patient
 from orchestrator.supervise.gear import Run
 
 
@@ -33,7 +33,8 @@ async def deliver(run: Run, worktree: Worktree, sealed: Sealed) -> None:
         ),
     )
     ref = f"refs/heads/{branch}"
-    old = await run.tools.repositories.observe(base.url, ref)
+    with patient():
+        old = await run.tools.repositories.observe(base.url, ref)
     await _refuse_foreign_branch(run, branch, old)
     push = PushIntent(remote=base.url, ref=ref, old=old or "", new=sealed.commit)
     await run.record(e.AgentPhase(**run.ids, phase=Phase.LANDING, push=push))
@@ -43,9 +44,10 @@ async def deliver(run: Run, worktree: Worktree, sealed: Sealed) -> None:
         await run.record(e.PushRejected(**run.ids, push=push, error=failure.detail[:2000]))
         raise failure
     # A lost answer is no lost push: the remote is asked before giving up.
-    arrived = await settle(run.tools.store, run.tools.repositories, run.agent.id, told=failure is None)
-    if arrived is None and failure is not None:
-        raise failure
+    with patient():
+        arrived = await settle(run.tools.store, run.tools.repositories, run.agent.id, told=failure is None)
+        if arrived is None and failure is not None:
+            raise failure
 
 
 async def _try_to_land(

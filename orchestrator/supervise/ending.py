@@ -6,10 +6,12 @@ it succeed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from orchestrator.core.model import Reason
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, PushRejected, RepositoryError
 from sandbox.base import SandboxError
 
 
@@ -51,6 +53,8 @@ class Postponed:
     """What the agent goes on with cannot be had for the moment; it waits for that, and its work stays."""
 
     error: str
+    #: What it comes to where that does not pass within reason; None where it waits as long as it takes.
+    failed: Failed | None = None
 
 
 Ending = Done | Failed | Killed | Interrupted | Postponed
@@ -65,7 +69,22 @@ class RunFailed(Exception):
 
 
 class RunPostponed(Exception):
-    """The run cannot go on now."""
+    """The run cannot go on now; where it has waited long enough, it has `failed`."""
+
+    def __init__(self, error: str, failed: Failed | None = None) -> None:
+        super().__init__(error)
+        self.failed = failed
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Let a run wait for a remote that does not answer, rather than fail: its work is done, and kept."""
+    try:
+        yield
+    except RepositoryError as error:
+        if isinstance(error, PushRejected) or not error.retryable:
+            raise
+        raise RunPostponed(error.detail, failure_of(error)) from error
 
 
 def failure_of(error: BaseException) -> Failed:

@@ -10,6 +10,7 @@ Called by `supervisor`.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -27,9 +28,12 @@ from orchestrator.supervise.breaker import Breaker
 from orchestrator.supervise.ending import Done, Ending, Failed, Interrupted, Killed, Postponed
 from orchestrator.supervise.live import Live
 from orchestrator.supervise.salvage import Aftermath, leave, remove, salvage, settle_push
+from orchestrator.supervise.upkeep import blame
 
-#: Who is postponed waits as after so many failed attempts: 8 to 16 seconds.
+#: Who is postponed waits as after so many failed attempts: 8 to 16 seconds. What may never pass is waited for
+#: longer each time, and so often: about half an hour.
 POSTPONED_AS = 5
+MAX_POSTPONED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,14 @@ class Ledger:
     new_id: Callable[[], str]
     #: Learns of every end, and holds back what would only fail again.
     breaker: Breaker = field(default_factory=Breaker)
+    #: How often each agent was postponed in a row for what may never pass.
+    postponed: Counter[AgentId] = field(default_factory=Counter)
 
 
 async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledger) -> None:
     """Salvage, remove and journal, in the order that the ending asks for."""
     run, aftermath, proven_at = live.run, Aftermath(), trio.current_time()
-    ending = await _settle(live, ending, keep, aftermath)
+    ending = await _settle(live, ending, keep, aftermath, ledger)
     if isinstance(ending, Killed):
         await _journal_kill(live, ending, proven_at, ledger.store)
         live.ended.set()  # who asked is answered now, and not kept waiting for what is left to tidy up
@@ -54,7 +60,9 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
         with live.salvaging:
             await salvage(run, keep, aftermath)
     # A stop that cuts a salvage leaves it, and what is there to be salvaged, to the next start.
-    stays = isinstance(ending, Interrupted | Postponed) or live.salvaging.cancelled_caught
+    # So does one that failed: the reaper tries again, and says what became of it.
+    unkept = live.salvaging.cancelled_caught or aftermath.unsalvaged
+    stays = isinstance(ending, Interrupted | Postponed) or unkept
     if stays:
         await leave(run, keep, aftermath)
     else:
@@ -67,25 +75,63 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
         await ledger.store.record(aftermath.event(run))
 
 
-async def _settle(live: Live, ending: Ending, keep: AsyncExitStack, aftermath: Aftermath) -> Ending:
-    """Return how the agent really ended: work that landed is done, and a kill overtakes a failure."""
+async def _settle(
+    live: Live, ending: Ending, keep: AsyncExitStack, aftermath: Aftermath, ledger: Ledger
+) -> Ending:
+    """Return how the agent really ended: work that landed is done, and a kill overtakes a failure.
+
+    A failure that our own copy of the repository is to blame for is none, as long as there is patience.
+    """
     run = live.run
-    if not isinstance(ending, Failed | Interrupted):
-        return ending
-    await settle_push(run, aftermath)
-    if landed := run.landed:  # whatever came after
-        return Done(Reason.DONE, landed.new, run.spec.landing_branch)
+    if isinstance(ending, Failed | Interrupted):
+        await settle_push(run, aftermath)
+        if landed := run.landed:  # whatever came after
+            return Done(Reason.DONE, landed.new, run.spec.landing_branch)
     if isinstance(ending, Failed):
-        with live.salvaging:
-            await salvage(run, keep, aftermath)
-        if isinstance(live.end, Killed):  # it came while there was still a retry to prevent
-            live.salvaging = trio.CancelScope()
-            return live.end
-    return ending
+        ending = await _find_blame(live, ending)
+    if isinstance(ending, Postponed) and ending.failed and not _wait_once_more(run.agent.id, ledger):
+        ending = ending.failed
+    if not isinstance(ending, Failed) or live.salvaging.cancelled_caught:
+        return ending
+    with live.salvaging:
+        await salvage(run, keep, aftermath)
+    return _overtaken(live) or ending  # it may have come while there was still a retry to prevent
+
+
+async def _find_blame(live: Live, failed: Failed) -> Ending:
+    """Return what a failure is once it is known whether our own copy of the repository is to blame."""
+    found = None
+    with live.salvaging:
+        found = await blame(live.run, failed)
+    if killed := _overtaken(live):
+        return killed
+    if not live.salvaging.cancelled_caught:
+        live.salvaging = trio.CancelScope()
+    return found or failed
+
+
+def _overtaken(live: Live) -> Killed | None:
+    """Return the kill that came while a failure was looked after, whose salvage then begins anew."""
+    if not isinstance(live.end, Killed):
+        return None
+    live.salvaging = trio.CancelScope()
+    return live.end
+
+
+def _wait_once_more(agent_id: AgentId, ledger: Ledger) -> bool:
+    """Return whether there is patience left with what an agent waits for, and count it."""
+    gone = ledger.postponed.keys() - ledger.store.state.agents.keys()
+    for each in gone:
+        del ledger.postponed[each]
+    ledger.postponed[agent_id] += 1
+    return ledger.postponed[agent_id] <= MAX_POSTPONED
 
 
 async def _journal_end(live: Live, ending: Done | Failed | Interrupted | Postponed, ledger: Ledger) -> None:
     agent_id, repository = live.run.agent.id, live.run.spec.context.repository
+    waited = ledger.postponed[agent_id]
+    if not isinstance(ending, Postponed):
+        del ledger.postponed[agent_id]
     match ending:
         case Done():
             if ledger.breaker.succeeded(repository):
@@ -102,7 +148,7 @@ async def _journal_end(live: Live, ending: Done | Failed | Interrupted | Postpon
         case Interrupted():
             await ledger.store.submit(c.ResumeAgent(agent_id, crashed=False))
         case Postponed():
-            wait = timedelta(seconds=backoff_s(POSTPONED_AS, random.random()))  # noqa: S311 - as below
+            wait = timedelta(seconds=backoff_s(POSTPONED_AS + max(0, waited - 1), random.random()))  # noqa: S311 - as below
             again = c.ResumeAgent(agent_id, crashed=False, not_before=ledger.clock() + wait)
             await ledger.store.submit(again)
 

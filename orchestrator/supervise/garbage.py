@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.core.model import AgentId, State
+from orchestrator.core.model import AgentId, AgentStatus, State
 from orchestrator.core.recovery import directory_of, may_hold
 from orchestrator.core.reports import Garbage, GarbageReport
 from orchestrator.errors import RepositoryError
@@ -29,7 +29,22 @@ async def collect_garbage(tools: Tools, running: Running, *, dry_run: bool) -> G
     items = [Garbage(each.kind, each.name, await measure(each.paths), each.why) for each in found]
     if not dry_run:
         items = [await _remove(tools, running, each, item) for each, item in zip(found, items, strict=True)]
-    return GarbageReport(dry_run, tuple(items))
+    return GarbageReport(dry_run, (*items, *await _unsalvaged(tools, running)))
+
+
+async def _unsalvaged(tools: Tools, running: Running) -> list[Garbage]:
+    """Return the work of ended agents that could not be salvaged yet: told, and never removed here."""
+    there, busy = tools.repositories.directories(), running()
+    found = []
+    for agent in tools.store.state.agents.values():
+        name = directory_of(agent.id, agent.task_id)
+        if agent.live or agent.status is AgentStatus.COMPLETED or agent.id in busy or name not in there:
+            continue
+        waiting = tools.backlog.find(agent.id)
+        why = f"work of an ended agent, kept until it is salvaged{f': {waiting.why}' if waiting else ''}"
+        size = await tools.repositories.measure(agent.id, agent.task_id)
+        found.append(Garbage("unsalvaged", f"quarantine/{name}", size, why))
+    return found
 
 
 def _find(tools: Tools) -> list[Waste]:

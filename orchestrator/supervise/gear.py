@@ -19,6 +19,7 @@ from orchestrator.journal.store import Store
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.worktree import Worktree
+from orchestrator.supervise.backlog import Backlog
 from orchestrator.supervise.pulse import Pulse
 from orchestrator.supervise.tree import Tree
 from sandbox.base import Backend, Limits
@@ -63,6 +64,8 @@ class Tools:
     patience: Patience = field(default_factory=Patience)
     #: Calls the reaper, where something is left that no run takes care of.
     reaper_bell: Bell = field(default_factory=Bell)
+    #: The work of ended agents that could not be salvaged yet.
+    backlog: Backlog = field(default_factory=Backlog)
 
 
 @dataclass(slots=True)

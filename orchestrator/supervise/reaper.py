@@ -2,8 +2,8 @@
 
 Invariant: after `recover`, and after each pass, every directory of ours belongs to an agent of the state and
 no agent of the state counts as active without a run (J7, J8). Nothing is reaped that is just being made: an
-agent is assigned, durably, before anything of it exists. `recover` ends processes, reaps what nobody owns,
-settles pushes and returns cut agents to the queue; the worktrees of those who go on stay. What ended agents
+agent is assigned, durably, before anything of it exists. `recover` ends processes, reaps what nobody owns and
+returns cut agents to the queue, and asks no remote; the worktrees of those who go on stay. What ended agents
 left is salvaged and removed by the passes, after the start. Called by `assembly`.
 """
 
@@ -11,24 +11,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 import trio
 
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
-from orchestrator.core.model import AgentId, AgentStatus, Reason
-from orchestrator.core.recovery import FinishCleanup, Reap, Resume, SettlePush, remedies
+from orchestrator.core.model import AgentId, AgentStatus, PushIntent, Reason
+from orchestrator.core.recovery import Complete, FinishCleanup, Reap, Resume, remedies
 from orchestrator.core.reports import GarbageReport
 from orchestrator.errors import CommandRefused, JournalError, OrchestratorError, RepositoryError
-from orchestrator.supervise.arrival import settle
+from orchestrator.journal.store import utc_now
 from orchestrator.supervise.ending import failure_of
 from orchestrator.supervise.garbage import collect_garbage, is_read
 from orchestrator.supervise.gear import Progress, Run, Tools
 from orchestrator.supervise.restarts import was_stopping
-from orchestrator.supervise.salvage import Aftermath, remove, salvage, settle_push
+from orchestrator.supervise.salvage import Aftermath, leave, remove, salvage, settle_push
 from orchestrator.supervise.tree import Tree
+from orchestrator.supervise.upkeep import mend
 from sandbox.base import Backend, SandboxError
 from sandbox.strays import end_processes, find_labelled
 
@@ -36,8 +38,6 @@ log = logging.getLogger(__name__)
 
 #: Between two passes.
 EVERY_S = 60.0
-#: How long all remotes together may take to say whether a push arrived; later, the run itself asks again.
-OBSERVE_S = 10.0
 #: How long killed processes may take to be gone; the kernel needs milliseconds.
 KILL_S = 5.0
 
@@ -65,6 +65,7 @@ class Reaper:
         *,
         running: Callable[[], Collection[AgentId]],
         leftovers: Sequence[Leftovers] = (),
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """Take `running`, which names the agents whose run takes care of them now."""
         self._tools = tools
@@ -73,6 +74,7 @@ class Reaper:
         self._backend = backend
         self._running = running
         self.leftovers = leftovers
+        self._clock = clock
         self._at_work = trio.Lock()
         #: Agents that the last pass found active without a run: they may just have been assigned.
         self._suspects: frozenset[AgentId] = frozenset()
@@ -85,14 +87,13 @@ class Reaper:
             await self._repositories.sweep()
         except OSError as error:  # the passes try again
             log.warning("what a crash left half made stays", extra={"error": str(error)})
-        ends = trio.current_time() + OBSERVE_S
         crashed = not await was_stopping(self._store)
         for remedy in remedies(self._store.state, self._repositories.directories()):
             match remedy:
                 case Reap(name=name):
                     await self._reap(name, done)
-                case SettlePush(agent_id=agent_id):
-                    await self._settle(agent_id, done, ends=ends, crashed=crashed)
+                case Complete(agent_id=agent_id, push=push):
+                    await self._complete(agent_id, push, done)
                 case Resume(agent_id=agent_id):
                     await self._resume(agent_id, done, crashed=crashed)
         await self._tell(done)
@@ -126,15 +127,14 @@ class Reaper:
         # From one moment: whoever is in neither list began after it.
         state, running = self._store.state, frozenset(self._running())
         plan = remedies(state, self._repositories.directories(), running)
-        lost = frozenset(remedy.agent_id for remedy in plan if isinstance(remedy, Resume | SettlePush))
+        lost = frozenset(remedy.agent_id for remedy in plan if isinstance(remedy, Resume | Complete))
         known, self._suspects = self._suspects & lost, lost
-        ends = trio.current_time() + OBSERVE_S
         for remedy in plan:
             match remedy:
                 case Reap(name=name):
                     await self._reap(name, done)
-                case SettlePush(agent_id=agent_id) if agent_id in known:
-                    await self._settle(agent_id, done, ends=ends, crashed=False)
+                case Complete(agent_id=agent_id, push=push) if agent_id in known:
+                    await self._complete(agent_id, push, done)
                 case Resume(agent_id=agent_id) if agent_id in known:
                     await self._resume(agent_id, done, crashed=False)
                 case FinishCleanup(agent_id=agent_id):
@@ -204,19 +204,13 @@ class Reaper:
         else:
             done.resumed += 1
 
-    async def _settle(self, agent_id: AgentId, done: Recovered, *, ends: float, crashed: bool) -> None:
-        """Complete the agent where the remote has its commit; else let it go on."""
-        push = None
-        with trio.move_on_at(ends):
-            try:
-                push = await settle(self._store, self._repositories, agent_id)
-            except RepositoryError as error:
-                log.warning("push not settled", extra={"agent_id": agent_id, "error": error.detail})
-        if push is None:
-            await self._resume(agent_id, done, crashed=crashed)
-            return
+    async def _complete(self, agent_id: AgentId, push: PushIntent, done: Recovered) -> None:
         branch = push.ref.removeprefix("refs/heads/")
-        await self._store.submit(c.CompleteAgent(agent_id, Reason.DONE, push.new, branch))
+        try:
+            await self._store.submit(c.CompleteAgent(agent_id, Reason.DONE, push.new, branch))
+        except CommandRefused as refusal:  # it ended since the pass looked
+            log.debug("agent not completed", extra={"agent_id": agent_id, "detail": refusal.detail})
+            return
         done.ended += 1
 
     async def _finish(self, agent_id: AgentId, *, worth_keeping: bool) -> None:
@@ -225,6 +219,8 @@ class Reaper:
         task = await self._store.find_task(agent.task_id) if agent else None
         if agent is None or task is None or agent_id in self._running():
             return
+        if not self._tools.backlog.is_due(agent_id, trio.current_time()):
+            return
         run = Run(agent, task.spec, Tree(self._backend), self._tools, Progress())
         url = task.spec.context.repository
         aftermath = Aftermath(self._repositories.find_salvage(url, agent_id))  # kept before the crash
@@ -232,6 +228,22 @@ class Reaper:
             if agent.status is not AgentStatus.COMPLETED:
                 await settle_push(run, aftermath)
             if worth_keeping:
+                with suppress(RepositoryError):  # here is the time that a salvage does not have for it
+                    await mend(run)
                 await salvage(run, keep, aftermath)
-            await remove(run, keep, aftermath)
-        await self._store.record(aftermath.event(run))
+            stays = aftermath.unsalvaged is not None and not await self._give_up(run, aftermath)
+            await (leave if stays else remove)(run, keep, aftermath)
+        if not stays:
+            self._tools.backlog.drop(agent_id)
+            await self._store.record(aftermath.event(run))
+
+    async def _give_up(self, run: Run, aftermath: Aftermath) -> bool:
+        """Return whether work that could not be salvaged has been tried often enough."""
+        agent = run.agent
+        size = await self._repositories.measure(agent.id, agent.task_id)
+        given_up = self._tools.backlog.put(
+            agent, aftermath.unsalvaged or "", size, now=trio.current_time(), today=self._clock()
+        )
+        if given_up:
+            aftermath.note(run, f"salvage: {given_up}")
+        return given_up is not None

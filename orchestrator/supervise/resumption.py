@@ -17,9 +17,11 @@ from orchestrator.core import events as e
 from orchestrator.core.model import Agent, Phase
 from orchestrator.core.policy import MAX_ROUNDS
 from orchestrator.errors import RepositoryError, RoomUnusable
+from orchestrator.repo.renewal import BaseGone
 from orchestrator.repo.worktree import Worktree
-from orchestrator.supervise.ending import RunPostponed
+from orchestrator.supervise.ending import RunPostponed, failure_of, patient
 from orchestrator.supervise.gear import Run
+from orchestrator.supervise.upkeep import mend
 from sandbox.base import SandboxError
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,15 @@ class Place:
 
     number: int
     prompt: str | None
+
+
+async def mend_first(run: Run) -> None:
+    """Make our copy of the repository anew where it is damaged; an agent that has work waits for that."""
+    if run.agent.resumed:
+        with patient():
+            await mend(run)
+    else:
+        await mend(run)
 
 
 async def open_kept(run: Run, keep: AsyncExitStack) -> tuple[Worktree | None, str | None]:
@@ -72,6 +83,8 @@ async def open_kept(run: Run, keep: AsyncExitStack) -> tuple[Worktree | None, st
         )
     except RoomUnusable as error:
         return None, await _give_up(run, str(error))
+    except BaseGone as error:  # which hardly passes; yet nothing is given up in haste
+        raise RunPostponed(error.detail, failure_of(error)) from error
     except (RepositoryError, SandboxError, OSError) as error:
         why = str(error)
     else:

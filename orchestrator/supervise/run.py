@@ -23,7 +23,7 @@ from orchestrator.core.commands import StartAgent, TakeWork
 from orchestrator.core.egress import Rules
 from orchestrator.core.liveness import STARTED
 from orchestrator.core.model import Phase, Reason, Verdict
-from orchestrator.core.policy import MAX_ROUNDS
+from orchestrator.core.policy import MAX_CRASHES, MAX_ROUNDS, crash_loop
 from orchestrator.gates.base import Exhibit, plan_gates, run_gates
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.worktree import Worktree
@@ -31,7 +31,7 @@ from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.briefing import first_prompt, result_file
 from orchestrator.supervise.conversation import converse, pass_on_messages, take_turn
 from orchestrator.supervise.delivery import deliver
-from orchestrator.supervise.ending import Done, RunFailed
+from orchestrator.supervise.ending import Done, RunFailed, patient
 from orchestrator.supervise.gear import Run, limits_for
 from orchestrator.supervise.mailbox import Mailbox
 from orchestrator.supervise.message import commit_message
@@ -40,6 +40,7 @@ from orchestrator.supervise.pulse import WatchedMeter
 from orchestrator.supervise.resumption import (
     Place,
     find_place,
+    mend_first,
     open_kept,
     prompt_after,
     recall,
@@ -57,8 +58,13 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     """Carry the task to its end or raise; `keep` owns what must outlive a cancelled run."""
     tools, spec = run.tools, run.spec
     await run.tree.wait_thawed()
-    if landed := await settle(tools.store, tools.repositories, run.agent.id):  # by an earlier life
+    with patient():
+        landed = await settle(tools.store, tools.repositories, run.agent.id)
+    if landed:  # by an earlier life
         return Done(Reason.DONE, landed.new, spec.landing_branch)
+    if run.agent.crashes >= MAX_CRASHES:  # and was not given up before that was known
+        raise RunFailed(Reason.CRASH_LOOP, crash_loop(run.agent.crashes))
+    await mend_first(run)
     kept, why = await open_kept(run, keep)
     worktree = kept or await _open_new(run, keep, why)
     run.progress.worktree = worktree

@@ -16,11 +16,13 @@ import trio
 
 from orchestrator.core import events as e
 from orchestrator.core.recovery import directory_of
-from orchestrator.errors import JournalError, RoomForsaken
+from orchestrator.errors import JournalError, RepositoryError, RoomForsaken, RoomUnusable
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import failure_of
 from orchestrator.supervise.gear import Run
+from orchestrator.supervise.upkeep import find_damage, mend
+from sandbox.base import SandboxError
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,13 @@ class Aftermath:
     salvage: str | None = None
     #: What could not be done, step by step; empty where all is well.
     left_behind: list[str] = field(default_factory=list)
+    #: Why work that should have been kept could not be, for now; then nothing of it is removed.
+    unsalvaged: str | None = None
+
+    def note(self, run: Run, trouble: str) -> None:
+        """Take note of what could not be done."""
+        log.warning("agent left something behind", extra={"agent_id": run.agent.id, "left": trouble})
+        self.left_behind.append(trouble[:1000])
 
     def event(self, run: Run) -> e.AgentCleanup:
         """Return the fact to be journaled."""
@@ -74,14 +83,31 @@ async def salvage(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
     run.tree.reopen()
 
     async def keep_files() -> None:
-        try:
-            worktree = run.progress.worktree or await _open_left(run, keep)
-        except RoomForsaken:
-            return
-        if worktree.touched():
-            aftermath.salvage = await worktree.salvage(limits=run.tools.default_limits, deadline_s=SALVAGE_S)
+        await mend(run)
+        failure = await _keep_files(run, keep, aftermath)
+        if failure is not None and await find_damage(run, thorough=True):
+            await mend(run)
+            failure = await _keep_files(run, keep, aftermath)
+        if failure is not None:
+            raise failure
 
-    await _step("salvage", SALVAGE_S, keep_files, run, aftermath)
+    aftermath.unsalvaged = await _step("salvage", SALVAGE_S, keep_files, run, aftermath)
+
+
+async def _keep_files(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> Exception | None:
+    """Keep the work, if there is any; return what went wrong where that may pass."""
+    try:
+        worktree = run.progress.worktree or await _open_left(run, keep)
+        if worktree.touched():
+            limits = run.tools.default_limits
+            aftermath.salvage = await worktree.salvage(limits=limits, deadline_s=SALVAGE_S)
+    except RoomForsaken:  # what was worth keeping was kept
+        return None
+    except RoomUnusable as error:  # there is nothing that could be kept, now or later
+        aftermath.note(run, f"salvage: {error.detail}")
+    except (RepositoryError, SandboxError) as error:
+        return error
+    return None
 
 
 async def _open_left(run: Run, keep: AsyncExitStack) -> Worktree:
@@ -123,8 +149,8 @@ async def leave(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
 
 async def _step(
     name: str, deadline_s: float, step: Callable[[], Awaitable[None]], run: Run, aftermath: Aftermath
-) -> None:
-    """Take one step within its deadline; whatever goes wrong is noted and ends nothing but the step."""
+) -> str | None:
+    """Take one step within its deadline; return what went wrong, which ends nothing but the step."""
     trouble = f"{name}: not done within {deadline_s:g} s"
     with trio.move_on_after(deadline_s):
         try:
@@ -134,6 +160,6 @@ async def _step(
         except Exception as error:
             trouble = f"{name}: {failure_of(error).error}"
         else:
-            return
-    log.warning("agent left something behind", extra={"agent_id": run.agent.id, "left": trouble})
-    aftermath.left_behind.append(trouble[:1000])
+            return None
+    aftermath.note(run, trouble)
+    return trouble

@@ -152,7 +152,7 @@ class Supervisor(KillSwitch):
             try:
                 return await carry_out(live.run, keep)
             except RunPostponed as postponed:
-                return Postponed(str(postponed))
+                return Postponed(str(postponed), postponed.failed)
             except Exception as error:
                 if not isinstance(error, RunFailed | OrchestratorError | SandboxError):
                     log.exception("a run met what it did not expect", extra={"agent_id": live.run.agent.id})

@@ -301,6 +301,15 @@ def test_crashes_in_a_row_end_the_agent_and_count_as_a_failure(ledger: Ledger) -
     assert ledger.agent().reason is Reason.CRASH_LOOP
 
 
+def test_an_agent_whose_push_may_have_arrived_is_not_given_up_before_that_is_known(ledger: Ledger) -> None:
+    agent_id = ledger.start()
+    ledger.record(e.AgentPhase(task_id=TaskId("t"), agent_id=agent_id, phase=Phase.LANDING, push=PUSH))
+    for _ in range(MAX_CRASHES):
+        assert names(ledger.submit(c.ResumeAgent(agent_id, crashed=True))) == ["agent.resumed", "task.queued"]
+        ledger.submit(c.AssignAgent(agent_id))
+    assert ledger.agent().crashes == MAX_CRASHES
+
+
 class Unlisted:
     """Agents that are found by their ids, and that nobody goes through."""
 

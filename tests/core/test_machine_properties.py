@@ -29,10 +29,10 @@ from orchestrator.core.policy import (
     worst_active,
 )
 from orchestrator.core.recovery import (
+    Complete,
     FinishCleanup,
     Reap,
     Resume,
-    SettlePush,
     directory_of,
     may_hold,
     remedies,
@@ -380,10 +380,8 @@ class Lives(RuleBasedStateMachine):
 
 
 def carry_out(ledger: Ledger, agent_id: AgentId, push: PushIntent | None) -> None:
-    """Do as the reaper does; `push` is one that the remote says it has."""
-    agent = ledger.agent(agent_id)
-    if push is not None and agent.status == "running":
-        ledger.record(e.PushCompleted(task_id=agent.task_id, agent_id=agent_id, push=push))
+    """Do as the reaper does; `push` is one that is known to have arrived."""
+    if push is not None:
         ledger.submit(c.CompleteAgent(agent_id, Reason.DONE, push.new))
     else:
         ledger.submit(c.ResumeAgent(agent_id, crashed=True))
@@ -395,12 +393,12 @@ def assert_heals(state: State) -> None:
     open_tasks = {task.id for task in state.tasks.values() if not task.status.ended}
     names = {agent.id: directory_of(agent.id, agent.task_id) for agent in state.agents.values()}
     directories = {*names.values(), "stray"}
-    for number, remedy in enumerate(remedies(state, directories)):
+    for remedy in remedies(state, directories):
         match remedy:
             case Reap(name=name):
                 directories.remove(name)
-            case SettlePush(agent_id=agent_id, push=push):
-                carry_out(ledger, agent_id, push if number % 2 else None)
+            case Complete(agent_id=agent_id, push=push):
+                carry_out(ledger, agent_id, push)
             case Resume(agent_id=agent_id):
                 carry_out(ledger, agent_id, None)
             case FinishCleanup(agent_id=agent_id):

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
 from orchestrator.core.model import AgentId, Phase, Reason, TaskId
-from orchestrator.core.recovery import FinishCleanup, Reap, Resume, SettlePush, directory_of, remedies
+from orchestrator.core.recovery import Complete, FinishCleanup, Reap, Resume, directory_of, remedies
 from tests.core.ledger import PUSH, Ledger
 
 #: The directory of agent `a` of task `t`.
@@ -65,23 +65,21 @@ def test_an_active_agent_goes_on(ledger: Ledger, started: bool) -> None:
 
 
 @pytest.mark.parametrize("later", [None, Phase.CLEANING, Phase.WORKING])
-def test_a_journaled_push_is_settled_first_whatever_came_after_it(
+def test_an_agent_that_had_begun_to_push_goes_on_and_asks_then_whatever_came_after(
     ledger: Ledger, later: Phase | None
 ) -> None:
     agent_id = ledger.start()
     ledger.record(e.AgentPhase(task_id=TaskId("t"), agent_id=agent_id, phase=Phase.LANDING, push=PUSH))
     if later is not None:
         ledger.record(e.AgentPhase(task_id=TaskId("t"), agent_id=agent_id, phase=later))
-    assert remedies(ledger.state, ()) == [SettlePush(agent_id, PUSH)]
+    assert remedies(ledger.state, ()) == [Resume(agent_id)]
 
 
-def test_a_push_that_could_not_be_settled_is_asked_about_again_once_the_agent_runs(ledger: Ledger) -> None:
+def test_a_push_that_is_known_to_have_arrived_completes_its_agent(ledger: Ledger) -> None:
     agent_id = ledger.start()
     ledger.record(e.AgentPhase(task_id=TaskId("t"), agent_id=agent_id, phase=Phase.LANDING, push=PUSH))
-    ledger.submit(c.ResumeAgent(agent_id, crashed=True))
-    assert remedies(ledger.state, ()) == []
-    ledger.submit(c.AssignAgent(agent_id))
-    assert remedies(ledger.state, ()) == [SettlePush(agent_id, PUSH)]
+    ledger.record(e.PushCompleted(task_id=TaskId("t"), agent_id=agent_id, push=PUSH))
+    assert remedies(ledger.state, ()) == [Complete(agent_id, PUSH)]
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -141,7 +141,7 @@ async def open_plane(
             clock=clock,
             new_id=new_id,
         )
-        reaper = Reaper(tools, backend, running=supervisor.running)
+        reaper = Reaper(tools, backend, running=supervisor.running, clock=clock)
         await reaper.recover()
         started = e.SystemStarted(
             version="test", sandbox=backend.name, max_agents=slots, queue_concurrency=slots, max_queued=1000
