@@ -228,7 +228,7 @@ def _services(
         short = store.state.control.short
         free_mb = shutil.disk_usage(settings.home).free // 2**20
         return {
-            "journal": "failed: the disk is short" if store.disk_short else "ok",
+            "journal": "failed: the disk is short" if store.room.short else "ok",
             "sandbox": backend.name,
             "disk": "ok" if free_mb >= WATERMARKS["disk"] else f"failed: only {free_mb} MB are free",
             "host": f"degraded: short of {', '.join(sorted(short))}" if short else "ok",

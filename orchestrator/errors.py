@@ -31,9 +31,6 @@ class SettingsError(OrchestratorError):
     code = "bad_setting"
 
 
-# --- commands that are refused
-
-
 class CommandRefused(OrchestratorError):
     """The command does not fit the present state."""
 
@@ -135,9 +132,6 @@ class IllegalTransition(OrchestratorError):
     code = "illegal_transition"
 
 
-# --- the journal
-
-
 class JournalError(OrchestratorError):
     """The journal cannot be used."""
 
@@ -173,6 +167,10 @@ class DiskFull(JournalError):
     code = "disk_full"
     status = 507
     retryable = True
+
+
+class RoomKept(DiskFull):
+    """The disk is full, and the room left is kept for kills and ends: make room on it, and ask again."""
 
 
 # --- repositories

@@ -37,6 +37,7 @@ F1 = "tests/faults/test_f01_crash_at_every_step.py"
 CANCEL = "tests/supervise/test_cancel_everywhere.py"
 DISK = "tests/faults/test_disk_faults.py"
 PROCESS = "tests/faults/test_process_faults.py"
+ROOM = "tests/journal/test_room.py"
 REMOTE = "tests/faults/test_f09_rude_remotes.py"
 
 MUTATIONS = (
@@ -99,16 +100,37 @@ MUTATIONS = (
     Mutation(
         "f04-watermark",
         "orchestrator/journal/store.py",
-        "            if self._files.room.short:\n",
+        "            if self.room.short:\n",
         "            if False:\n",
         f"{DISK}::test_f04_a_full_disk_refuses_work_and_kills_until_there_is_room_again",
     ),
     Mutation(
         "f04-ballast",
-        "orchestrator/journal/place.py",
-        "            gained = self._extend(log)\n",
-        "            gained = 0\n",
-        f"{DISK}::test_f04_a_full_disk_refuses_work_and_kills_until_there_is_room_again",
+        "orchestrator/journal/room.py",
+        "            held = self._ballast.stat().st_size\n",
+        "            held = 0\n",
+        f"{ROOM}::test_ballast_is_kept_while_the_disk_is_short_and_goes_to_the_journal_when_it_is_full",
+    ),
+    Mutation(
+        "f04-grow",
+        "orchestrator/journal/room.py",
+        "            grown = self._grow(held - min(held, self._ballast_bytes) // _LOG_PART)\n",
+        "            grown = 0\n",
+        f"{ROOM}::test_thousands_of_waiting_tasks_are_cancelled_on_a_full_disk",
+    ),
+    Mutation(
+        "f04-kept",
+        "orchestrator/journal/store.py",
+        "        if self.room.scarce and not must_be_written(command, events):\n",
+        "        if False:\n",
+        f"{ROOM}::test_no_number_of_switches_on_a_full_disk_takes_what_is_kept_for_ends",
+    ),
+    Mutation(
+        "f04-start",
+        "orchestrator/journal/database.py",
+        "    make_way(database)\n",
+        "",
+        f"{ROOM}::test_a_start_on_a_full_disk_finds_the_room_that_was_kept",
     ),
     Mutation(
         "f05-refused",

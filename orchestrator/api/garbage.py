@@ -23,7 +23,8 @@ async def collect(call: Call) -> Response:
     found = garbage_found(report)
     if not asked.dry_run:
         outcome = f"{sum(item.removed for item in report.items)} of {len(report.items)} removed"
-        await call.services.store.audit(AuditEntry(call.principal.name, "gc", "*", outcome))
+        changed = any(item.removed for item in report.items)
+        await call.services.store.audit(AuditEntry(call.principal.name, "gc", "*", outcome), changed=changed)
     return answer(found)
 
 

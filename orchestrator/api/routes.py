@@ -125,7 +125,8 @@ AGENTS = [
         summary="Say something to a live agent: it is told by a further turn, or sooner where it listens",
         run=messages.say, body=Saying, body_example=sample.SAYING, keyed=True,
         errors=(
-            *BODY, e.AgentUnknown, e.AlreadyEnded, e.MailboxFull, problem.KeyInFlight, problem.KeyReused,
+            *BODY, e.AgentUnknown, e.AlreadyEnded, e.MailboxFull, e.RoomKept, problem.KeyInFlight,
+            problem.KeyReused,
         ),
         returns={202: Returns(description="Durable; it waits", model=Said, example=sample.SAID)},
     ),
@@ -224,7 +225,7 @@ QUEUE = [
     ),
     Route(
         method="POST", path="/queue/resume", name="resumeQueue", tag="queue", scope=OPERATE,
-        summary="Take work from the queue again", run=tasks.resume,
+        summary="Take work from the queue again", run=tasks.resume, errors=(e.RoomKept,),
         returns=_ok("Not paused", a.QueueSwitch, {"paused": False}),
     ),
 ]  # fmt: skip
@@ -239,7 +240,8 @@ CONTROL = [
     Route(
         method="POST", path="/thaw", name="thaw", tag="control", scope=ADMIN,
         summary="Let everything go on where it stood; where nothing is frozen, end a drain",
-        run=control.thaw, returns=_ok("It goes on", a.ControlSwitch, {**sample.FROZEN, "frozen": False}),
+        run=control.thaw, errors=(e.RoomKept,),
+        returns=_ok("It goes on", a.ControlSwitch, {**sample.FROZEN, "frozen": False}),
     ),
     Route(
         method="POST", path="/drain", name="drain", tag="control", scope=ADMIN,

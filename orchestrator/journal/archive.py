@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,18 +35,6 @@ OF_TASK = (
 
 #: The most that one question is answered with, and how far back from the end `latest` looks.
 MAX_ROWS, RECENT = 1000, 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many tasks there are, by what they are at; `delayed` ones wait for a retry's time."""
-
-    pending: int
-    active: int
-    completed: int
-    failed: int
-    delayed: int
-    cancelled: int = 0
 
 
 class Message(NamedTuple):

@@ -37,11 +37,14 @@ class Committer:
         if now_s >= self._expire_at:
             self._expire_at = now_s + EXPIRE_EVERY_S
             statements.append(expiry(self._clock() - KEEP_RECEIPTS))
-        return partial(self._commit, statements, now_s)
+        return partial(self._commit, statements, now_s, len(group.state.agents))
 
-    def _commit(self, statements: list[tuple[str, str]], now_s: float) -> None:
+    def _commit(self, statements: list[tuple[str, str]], now_s: float, lives: int) -> None:
+        room = self._files.room
         if now_s >= self._balance_at:
             self._balance_at = now_s + BALANCE_EVERY_S
-            self._files.room.balance()
+            room.balance(lives)
         if statements:
-            write(self._files.writer, statements, self._files.room.release)
+            write(self._files.writer, statements, room.remedies())
+        if room.spent:
+            room.measure()

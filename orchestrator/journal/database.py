@@ -18,6 +18,7 @@ import apsw
 
 from orchestrator.errors import JournalCorrupt, JournalError
 from orchestrator.journal import migration, place, verify
+from orchestrator.journal.room import Room, make_way
 
 LOG = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Files:
     reader: apsw.Connection
     log_writer: apsw.Connection
     log_reader: apsw.Connection
-    room: place.Room
+    room: Room
     heads: verify.Heads
 
 
@@ -120,10 +121,13 @@ def _open(stack: ExitStack, home: Path, database: Path, connect: Connect) -> Fil
         place.refuse_network(directory)
     for directory in sorted({home, database.parent}):
         stack.enter_context(place.locked(directory / "lock"))
+    make_way(database)
     writer, reader = _pair(stack, database, "journal", connect)
     heads = check(writer, database)
     log_writer, log_reader = _logs(stack, database.with_name("logs.db"))
-    return Files(writer, reader, log_writer, log_reader, place.Room(database), heads)
+    room = Room(database, writer)
+    stack.callback(room.leave, log_writer)
+    return Files(writer, reader, log_writer, log_reader, room, heads)
 
 
 def _pair(

@@ -7,7 +7,7 @@ hands it to the writer; `write` is the only SQL that changes the journal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any, NamedTuple
@@ -29,6 +29,9 @@ INDEXED = 1024
 #: What one transaction may hold before the next is begun.
 MAX_EVENTS = 2000
 MAX_CHARACTERS = 8 * 1024 * 1024
+#: The same where the disk is short: the room that the write-ahead log is sure of must do for it.
+FEW_EVENTS = 200
+FEW_CHARACTERS = 512 * 1024
 
 #: The events that tell more than what they make of their agent.
 _TELLING = {e.AgentSpawning, e.AgentRunning, e.AgentPhase, e.AgentTurn, e.GatePassed, e.GateRejected}
@@ -78,6 +81,8 @@ class Group:
 
     state: State
     heads: Heads
+    #: Whether it should stay small.
+    small: bool = False
     done: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None
     recorded: list[e.Recorded] = field(default_factory=list)
@@ -97,6 +102,8 @@ class Group:
     @property
     def full(self) -> bool:
         """Whether it should take no more."""
+        if self.small:
+            return len(self._events) >= FEW_EVENTS or self.characters >= FEW_CHARACTERS
         return len(self._events) >= MAX_EVENTS or self.characters >= MAX_CHARACTERS
 
     def add(self, step: Step) -> None:
@@ -223,12 +230,10 @@ def _spent(usage: Usage | None) -> list[float | None]:
     ]  # fmt: skip
 
 
-def write(
-    connection: apsw.Connection, statements: list[tuple[str, str]], make_room: Callable[[], bool]
-) -> None:
+def write(connection: apsw.Connection, statements: list[tuple[str, str]], remedies: Iterator[str]) -> None:
     """Execute the statements in one transaction, durable on return; an error leaves the outcome unknown.
 
-    A full disk is an error only once `make_room` has found nothing more to give up.
+    A full disk is an error only once there are no more `remedies`, each of which makes room.
     """
     while True:
         try:
@@ -239,7 +244,7 @@ def write(
             # after all, the events' numbers would be taken and the repetition would fail.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if not make_room():
+            if next(remedies, None) is None:
                 raise
         else:
             return

@@ -55,6 +55,8 @@ def migrate(path: Path, folder: str) -> None:
 def applied(path: Path) -> set[str]:
     """Return the names of the steps that the database has seen."""
     connection = apsw.Connection(str(path))
+    # Closing it must not take the write-ahead log away: on a full disk others would have its room.
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     try:
         there = "SELECT count(*) FROM sqlite_schema WHERE name = '_sqlite_migrations'"
         if not connection.execute(there).get:

@@ -1,4 +1,4 @@
-"""Where the journal lies: the state directory, its lock, its file system, and the room left on its disk.
+"""Where the journal lies: the state directory, its lock and its file system.
 
 Keeps out what would break the journal's promises before SQLite ever opens it: a second orchestrator on the
 same files, and network file systems, whose locks and syncs do not hold. Called by `database.open_files`.
@@ -7,15 +7,12 @@ same files, and network file systems, whose locks and syncs do not hold. Called 
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import JournalInUse, JournalMisplaced, SettingsError
-
-LOG = logging.getLogger(__name__)
 
 #: File systems whose locks, shared memory or syncs cannot be relied on.
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -26,8 +23,6 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )  # fmt: skip
 
 MIB = 1024 * 1024
-#: By how much less is tried where others were faster to take the ballast's room.
-SLICE_BYTES = MIB // 4
 
 
 def file_system_of(path: Path, mountinfo: str) -> str:
@@ -102,84 +97,9 @@ def locked(path: Path) -> Iterator[None]:
             raise JournalInUse(
                 f"the orchestrator with pid {holder} runs on {path.parent}: stop it, or set ORCHESTRATOR_HOME"
             ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        # Never cut to nothing before: on a full disk others would have its block.
+        written = os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        os.ftruncate(lock, written)
         yield
     finally:
         os.close(lock)
-
-
-class Room:
-    """The room left on the journal's disk: a watermark for new work, and a ballast for ending the old.
-
-    New tasks are refused below the watermark. The ballast file is kept until a commit finds the disk full;
-    then its room goes to the write-ahead log, as whoever fills the disk would take what is merely free. So
-    kills and ends still fit. It is taken again once there is room for both.
-    """
-
-    def __init__(
-        self, database: Path, *, reserve_bytes: int = 64 * MIB, ballast_bytes: int = 8 * MIB
-    ) -> None:
-        directory = self._directory = database.parent
-        self._log = database.with_name(f"{database.name}-wal")
-        self._ballast = directory / "ballast"
-        self._reserve_bytes = reserve_bytes
-        self._ballast_bytes = ballast_bytes
-
-    def free_bytes(self) -> int:
-        """Return what an ordinary user may still write."""
-        disk = os.statvfs(self._directory)
-        return disk.f_bavail * disk.f_frsize
-
-    @property
-    def short(self) -> bool:
-        """Whether there is too little for new work."""
-        return self.free_bytes() < self._reserve_bytes
-
-    def release(self) -> bool:
-        """Give the ballast's room to the write-ahead log; return whether there was any.
-
-        Only for the thread that writes the journal. SQLite takes what lies behind its own end for the rest of
-        an older log, and holds no lock on this file that closing it here could drop.
-        """
-        try:
-            log = os.open(self._log, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            return False
-        try:
-            self._ballast.unlink()
-            gained = self._extend(log)
-        except OSError:
-            return False
-        finally:
-            os.close(log)
-        LOG.warning("the disk is full: kills and ends go into the last %s bytes", gained)
-        return gained > 0
-
-    def _extend(self, log: int) -> int:
-        """Reserve room behind the log's end, as much of the ballast's as nobody has taken meanwhile."""
-        end = os.fstat(log).st_size
-        for wanted in range(self._ballast_bytes, 0, -SLICE_BYTES):
-            with suppress(OSError):
-                os.posix_fallocate(log, end, wanted)
-                return wanted
-            os.ftruncate(log, end)  # of what a failed try has left there
-        return 0
-
-    def balance(self) -> None:
-        """Take the ballast (again) where there is room for it above the watermark."""
-        with suppress(OSError):  # a commit must not fail for the sake of its safety net
-            short = self.free_bytes() <= self._reserve_bytes + self._ballast_bytes
-            if not short and self._held_bytes() < self._ballast_bytes:
-                self._fill()
-
-    def _held_bytes(self) -> int:
-        return self._ballast.stat().st_size if self._ballast.exists() else 0
-
-    def _fill(self) -> None:
-        flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        ballast = os.open(self._ballast, flags, 0o600)
-        try:
-            os.posix_fallocate(ballast, 0, self._ballast_bytes)
-        finally:
-            os.close(ballast)

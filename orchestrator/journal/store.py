@@ -10,6 +10,7 @@ and the API; opened by assembly.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
@@ -22,22 +23,23 @@ import trio
 from orchestrator.core.commands import Command, SubmitTask
 from orchestrator.core.decide import decide
 from orchestrator.core.events import Event, Recorded
-from orchestrator.core.machine import evolve, prune
 from orchestrator.core.model import Agent, AgentId, Task, TaskId
 from orchestrator.core.moment import whole_ms
 from orchestrator.errors import DiskFull, JournalBroken, JournalError, KeyInUse
-from orchestrator.journal.archive import Archive, Counts, live_state
+from orchestrator.journal.archive import Archive, live_state
 from orchestrator.journal.attempts import Attempts
 from orchestrator.journal.bus import Bus
-from orchestrator.journal.committer import Committer
+from orchestrator.journal.committer import BALANCE_EVERY_S, Committer
+from orchestrator.journal.counts import Counts, count_tasks
 from orchestrator.journal.database import Connect, Files, connect, open_files
-from orchestrator.journal.encoding import write_event
 from orchestrator.journal.fresh import new_uuid, utc_now
-from orchestrator.journal.group import AuditEntry, Group, Receipt, Step
+from orchestrator.journal.group import AuditEntry, Group, Receipt
 from orchestrator.journal.line import WaitingLine
 from orchestrator.journal.logs import LogBook
 from orchestrator.journal.recent import Recent
+from orchestrator.journal.steps import take_steps
 from orchestrator.journal.thread import WriterThread, writer_thread
+from orchestrator.journal.thrift import must_be_written
 from orchestrator.journal.verify import Heads
 
 __all__ = ["AuditEntry", "Counts", "Receipt", "Store", "open_store", "utc_now"]
@@ -58,7 +60,7 @@ class Store(Archive):
         super().__init__(files.reader)
         self._files, self._clock, self._new_id = files, clock, new_id
         self.state = live_state(files.writer, files.heads.seq)  #: Committed, so safe to show to clients.
-        self.bus = Bus()
+        self.bus, self.room = Bus(), files.room
         self.waiting = WaitingLine(self.state)
         self.logs = LogBook(files.log_writer, files.log_reader, clock, live=self.state.agents.keys())
         self._head, self._heads, self._committed = self.state, files.heads, files.heads
@@ -83,17 +85,20 @@ class Store(Archive):
         """Decide the command and return its events once they are durable, or raise `CommandRefused`.
 
         The receipt and the audit entry are stored in the same transaction. A caller that is cancelled while
-        it waits undoes nothing. Raises `KeyInUse` for a receipt whose key was just used, `DiskFull` for a
-        task without room.
+        it waits undoes nothing. Raises `KeyInUse` for a receipt whose key was just used, `DiskFull` for what
+        there is no room for.
         """
         await self._wait_for_room()
         if isinstance(command, SubmitTask):
-            if self._files.room.short:
+            if self.room.short:
                 raise DiskFull
             earlier = max(command.earlier_attempts, self._attempts.lately(TaskId(command.spec.task_id)))
             at_once = self.dispatched(command.spec.context.repository) if self.dispatched else False
             command = replace(command, earlier_attempts=earlier, at_once=at_once)
-        return await self._append(decide(self._head, command, self._clock()), receipt, audit)
+        events = decide(self._head, command, self._clock())
+        if self.room.scarce and not must_be_written(command, events):
+            audit = None
+        return await self._append(events, receipt, audit)
 
     async def record(self, *events: Event, audit: AuditEntry | None = None) -> list[Recorded]:
         """Append facts and return them once durable; `IllegalTransition` comes before anything is written.
@@ -108,10 +113,19 @@ class Store(Archive):
         await self._wait_for_room()
         self._join(list(events), None, None)
 
-    async def audit(self, entry: AuditEntry) -> None:
-        """Append to the hash-chained audit trail; durable on return."""
+    async def audit(self, entry: AuditEntry, *, changed: bool = True) -> None:
+        """Append to the hash-chained audit trail; durable on return.
+
+        What has not `changed` anything leaves no entry where the room left is kept for ends.
+        """
         await self._wait_for_room()
-        await self._append([], None, entry)
+        await self._append([], None, entry if changed or not self.room.scarce else None)
+
+    async def room_to_spare(self) -> None:
+        """Wait while the room left is kept for ends: for whatever can wait with what it has to say."""
+        await trio.lowlevel.checkpoint()
+        while self.room.scarce and self._stopped is None:
+            await self._moved.park()
 
     async def _append(
         self, events: list[Event], receipt: ReceiptOf, audit: AuditEntry | None
@@ -127,14 +141,8 @@ class Store(Archive):
         self, events: list[Event], receipt: ReceiptOf, audit: AuditEntry | None
     ) -> tuple[Group, list[Recorded]]:
         """Evolve the head and join the next group, or raise and change nothing."""
-        now, head, heads, digest = whole_ms(self._clock()), self._head, self._heads, self._heads.hash
-        steps: list[Step] = []
-        for event in events:
-            recorded, row = write_event(head.seq + 1, self._new_id(), now, event, digest)
-            after = evolve(head, recorded)
-            steps.append(Step(recorded, row, head, after))
-            head, digest = prune(after, event), recorded.hash
-        heads = Heads(head.seq, digest, heads.audit_seq, heads.audit_hash)
+        now = whole_ms(self._clock())
+        steps, head, heads = take_steps(events, self._head, self._heads, now, self._new_id)
         all_recorded = [step.recorded for step in steps]
         receipt = receipt(all_recorded) if callable(receipt) else receipt
         if receipt is not None and receipt.key in self._recent_keys:
@@ -158,7 +166,7 @@ class Store(Archive):
         """Return the group that the next commit takes, other than the one being written."""
         last = self._groups[-1] if self._groups else None
         if last is None or last is self._writing or last.full:
-            last = Group(self._head, self._heads)
+            last = Group(self._head, self._heads, small=self.room.short)
             self._groups.append(last)
         return last
 
@@ -188,9 +196,14 @@ class Store(Archive):
     async def _write_groups(self, thread: WriterThread) -> None:
         try:
             while True:
-                while not self._groups:
-                    await self._filled.park()
-                await self._write_group(thread)
+                with trio.move_on_after(BALANCE_EVERY_S if self.room.scarce else math.inf):
+                    while not self._groups:
+                        await self._filled.park()
+                if self._groups:
+                    await self._write_group(thread)
+                else:  # is there room again?
+                    await thread.run(self._committer.job(Group(self._head, self._heads)))
+                    self._moved.unpark_all()
         finally:
             with trio.move_on_after(DRAIN_S, shield=True):
                 while self._groups and self._stopped is None:
@@ -254,16 +267,7 @@ class Store(Archive):
 
     async def counts(self) -> Counts:
         """Return how many tasks there are, by what they are at."""
-        ended = await self.ended()
-        delayed = self.waiting.delayed(self._clock())
-        return Counts(
-            pending=self.state.queued - delayed,
-            active=self.state.active,
-            completed=ended.get("completed", 0),
-            failed=ended.get("failed", 0),
-            delayed=delayed,
-            cancelled=ended.get("cancelled", 0),
-        )
+        return count_tasks(self.state, await self.ended(), self.waiting.delayed(self._clock()))
 
     async def head_hash(self) -> Heads:
         """Return the committed ends of both hash chains."""
@@ -273,11 +277,6 @@ class Store(Archive):
     def queue_position(self, agent_id: str) -> int | None:
         """Return the agent's place in the line, 1 for the next, or None where it does not wait."""
         return self.waiting.rank(AgentId(agent_id))
-
-    @property
-    def disk_short(self) -> bool:
-        """Whether the disk has too little room for new tasks."""
-        return self._files.room.short
 
 
 @asynccontextmanager

@@ -111,7 +111,8 @@ class Run:
         return not self.tools.runtimes.keeps_running(self.agent.runtime)
 
     async def record(self, *events: e.Event) -> None:
-        """Journal facts of this run; durable on return."""
+        """Journal facts of this run; durable on return. On a full disk they wait, before an end does."""
+        await self.tools.store.room_to_spare()
         await self.tools.store.record(*events)
 
     async def output(self, stream: str, line: str) -> None:

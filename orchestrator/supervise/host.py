@@ -40,7 +40,8 @@ async def compare(store: Store, left: Mapping[str, float]) -> None:
     now = shortages(left, before)
     facts: list[e.Event] = [
         *(e.SystemDegraded(part=part, detail=describe(part, left)) for part in sorted(now - before)),
-        *(e.SystemRecovered(part=part) for part in sorted(before - now)),
+        # Where room is kept for ends, what comes and goes is journaled once.
+        *(e.SystemRecovered(part=part) for part in sorted(before - now) if not store.room.scarce),
     ]
     if facts:
         await store.record(*facts)

@@ -27,6 +27,9 @@ from sandbox.procfs import one_look
 
 log = logging.getLogger(__name__)
 
+#: Waiting tasks that are cancelled at once: several commits' worth.
+MAX_CANCELLING = 1000
+
 
 class KillSwitch:
     """Ends agents from outside."""
@@ -42,6 +45,8 @@ class KillSwitch:
         self._expectant: set[trio.CancelScope] = set()
         #: Whether nobody is started any more.
         self.leaving = False
+        #: All who wait for the journal are woken by each of its commits.
+        self._cancelling = trio.CapacityLimiter(MAX_CANCELLING)
         #: Whose run has ended since then.
         self._departed: dict[AgentId, Live] = {}
 
@@ -76,16 +81,19 @@ class KillSwitch:
         victims = self._cut_each(tasks, end)  # every tree first; then the journal and the proofs
         if freeze:
             await self.switches.freeze(actor=actor)
-        await self._store.audit(AuditEntry(actor, "agents.kill_all", "*", "requested", f"{len(tasks)} tasks"))
+        entry = AuditEntry(actor, "agents.kill_all", "*", "requested", f"{len(tasks)} tasks")
+        await self._store.audit(entry, changed=bool(victims))
         reports: list[KillReport] = []
         errors: list[str] = []
+        met = bool(victims)
         while victims:
             await self._kill_each(victims, end, reports, errors)
             victims = {} if errors else self._cut_each(tasks, end)
         remaining = sum(report.remaining for report in reports)
         elapsed_ms = round((trio.current_time() - began) * 1000, 1)
         outcome = f"{len(reports)} killed, {len(errors)} failed, {remaining} remaining"
-        await self._store.audit(AuditEntry(actor, "agents.kill_all", "*", outcome, f"{elapsed_ms} ms"))
+        entry = AuditEntry(actor, "agents.kill_all", "*", outcome, f"{elapsed_ms} ms")
+        await self._store.audit(entry, changed=met)
         total = len(reports) + len(errors)
         return KillAllReport(total, len(reports), len(errors), tuple(errors), remaining, elapsed_ms)
 
@@ -166,7 +174,8 @@ class KillSwitch:
         if self.leaving:  # nobody can start it meanwhile
             command = c.KillAgent(agent.id, end.reason, f"killed by {end.actor}", killed, remaining)
         try:
-            await self._store.submit(command, audit=entry)
+            async with self._cancelling:
+                await self._store.submit(command, audit=entry)
         except CommandRefused:
             if self._store.state.seq == state.seq:
                 await self._expect(state)

@@ -100,6 +100,7 @@ async def _open_new(run: Run, keep: AsyncExitStack, why: str | None) -> Worktree
         worktree="new",
         detail=why,
     )
+    await run.tools.store.room_to_spare()
     await run.tools.store.note(starting)  # durable before `agent.running`, and before any end
     worktree = await keep.enter_async_context(
         tools.repositories.open_worktree(

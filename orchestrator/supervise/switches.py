@@ -79,7 +79,7 @@ class Switches:
         entry = AuditEntry(actor, "control.freeze", "*", "requested", f"{elapsed_ms} ms")
         try:
             async with self._turn:
-                await self._store.submit(Freeze(), audit=entry)
+                changed = bool(await self._store.submit(Freeze(), audit=entry))
         except JournalError as error:
             raise FreezeNotLatched(
                 f"every process was stopped in {elapsed_ms} ms, but that is not latched: {error.detail}"
@@ -87,25 +87,27 @@ class Switches:
         with trio.move_on_after(START_S):
             for live in self._running():
                 await live.run.tree.wait_started()
-        return await self._report(actor, "control.freeze", "frozen", elapsed_ms)
+        return await self._report(actor, "control.freeze", "frozen", elapsed_ms, changed=changed)
 
     async def thaw(self, *, actor: str) -> SwitchReport:
         """Let everything go on where it stood; where nothing is frozen, end a drain."""
         asked = self._freezes  # before it waits for its turn, as a freeze stops before it waits for its own
         async with self._turn:
-            await self._store.submit(Thaw(), audit=AuditEntry(actor, "control.thaw", "*", "requested"))
+            entry = AuditEntry(actor, "control.thaw", "*", "requested")
+            changed = bool(await self._store.submit(Thaw(), audit=entry))
             began = trio.current_time()
             if self._freezes == asked:
                 self._frozen = False
                 for live in self._lives.values():
                     live.run.tree.thaw_nowait()
-        return await self._report(actor, "control.thaw", "thawed", _ms_since(began))
+        return await self._report(actor, "control.thaw", "thawed", _ms_since(began), changed=changed)
 
     async def drain(self, *, actor: str) -> SwitchReport:
         """Admit nothing more; what runs goes on to its end."""
         began = trio.current_time()
-        await self._store.submit(Drain(), audit=AuditEntry(actor, "control.drain", "*", "requested"))
-        return await self._report(actor, "control.drain", "draining", _ms_since(began))
+        entry = AuditEntry(actor, "control.drain", "*", "requested")
+        changed = bool(await self._store.submit(Drain(), audit=entry))
+        return await self._report(actor, "control.drain", "draining", _ms_since(began), changed=changed)
 
     async def hold(self) -> None:
         """Keep still what is frozen, until cancelled."""
@@ -117,13 +119,15 @@ class Switches:
             if self._frozen:
                 self._stop_each()
 
-    async def _report(self, actor: str, action: str, outcome: str, elapsed_ms: float) -> SwitchReport:
+    async def _report(
+        self, actor: str, action: str, outcome: str, elapsed_ms: float, *, changed: bool
+    ) -> SwitchReport:
         running, control = self._running(), self._store.state.control
         trees = [live.run.tree for live in running]
         processes = sum(len(tree.processes()) for tree in trees)
         starting = sum(tree.starting for tree in trees)
         detail = f"{len(running)} agents, {processes} processes, {starting} starting, {elapsed_ms} ms"
-        await self._store.audit(AuditEntry(actor, action, "*", outcome, detail))
+        await self._store.audit(AuditEntry(actor, action, "*", outcome, detail), changed=changed)
         return SwitchReport(control.frozen, control.draining, len(running), processes, starting, elapsed_ms)
 
 

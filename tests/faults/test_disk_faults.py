@@ -149,6 +149,33 @@ def test_f04_a_full_disk_refuses_work_and_kills_until_there_is_room_again(on_sma
     check(gather(service.home, told=told))
 
 
+def test_f04_a_supervisor_killed_on_a_full_disk_starts_there_and_its_switches_work(
+    on_small_disk: Service,
+) -> None:
+    service = on_small_disk
+    remote = make_remote(service.remotes)
+    agent = service.spawn(remote, "sleep 1000", "sleeps")
+    service.wait_phase(agent, "working")
+    assert service.call("POST", "/queue/pause")[0] == 200
+    waiting = [service.spawn(remote, "true", f"waits{number}") for number in range(3)]
+    with without_blocks(service.home):
+        for switch in ("/freeze", "/thaw"):
+            assert service.call("POST", switch)[0] == 200, switch
+        service.kill9()
+        service.launch()
+        until(lambda: service.answers("/health"), "it answers", END_S)
+        for switch in ("/freeze", "/thaw", "/drain", "/queue/resume", "/queue/pause"):
+            assert service.call("POST", switch)[0] == 200, switch
+        status, answer = service.call("POST", "/agents/kill-all")
+        assert (status, answer["killed"], answer["remaining"]) == (200, 4, 0), answer
+    for switch in ("/thaw", "/queue/resume"):
+        assert service.call("POST", switch)[0] == 200, switch
+    assert all(service.status(each)["status"] == "killed" for each in (agent, *waiting))
+    end = service.wait(service.spawn(remote, "echo 1 > a", "new"))
+    assert (end["status"], end["reason"]) == ("completed", "done"), end
+    check(gather(service.home))
+
+
 def test_f04_a_disk_without_inodes_fails_agents_and_not_the_supervisor(on_small_disk: Service) -> None:
     service = on_small_disk
     remote = make_remote(service.remotes)

@@ -18,6 +18,7 @@ from orchestrator.core.model import AgentId, Reason
 from orchestrator.journal import database, place
 from orchestrator.journal.fresh import new_uuid, utc_now
 from orchestrator.journal.logs import LogBook
+from orchestrator.journal.room import Room
 from orchestrator.journal.store import Store, open_store
 from orchestrator.journal.verify import verify_file
 from tests.journal.rig import started, submission, work
@@ -61,7 +62,7 @@ class SmallFile(apsw.VFSFile):
 async def store_on(disk: SmallDisk, home: Path) -> AsyncIterator[Store]:
     """Own a store on the disk, which has taken its ballast."""
     with database.open_files(home, home / "orchestrator.db", disk.connect) as files:
-        room = place.Room(home / "orchestrator.db", reserve_bytes=1, ballast_bytes=BALLAST)
+        room = Room(home / "orchestrator.db", files.writer, reserve_bytes=1, ballast_bytes=BALLAST)
         store = Store(replace(files, room=room), utc_now, new_uuid)
         async with trio.open_nursery() as nursery:
             await nursery.start(store.run)
@@ -140,7 +141,7 @@ async def test_a_full_disk_costs_lines_of_the_log_and_leaves_one_mark(tmp_path: 
     disk = SmallDisk(tmp_path)
     with database.open_files(tmp_path, tmp_path / "orchestrator.db") as files:
         writer = disk.connect(tmp_path / "logs.db")
-        place.Room(tmp_path / "x.db", reserve_bytes=1, ballast_bytes=BALLAST).balance()
+        Room(tmp_path / "x.db", files.writer, reserve_bytes=1, ballast_bytes=BALLAST).balance(0)
         book = LogBook(writer, files.log_reader, utc_now)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(book.run)

@@ -1,22 +1,16 @@
-"""Where the journal may lie: local file systems only, closed to others, with room to spare."""
+"""Where the journal may lie: local file systems only, closed to others."""
 
 from __future__ import annotations
 
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import trio
 
 from orchestrator import errors
-from orchestrator.core.commands import PauseQueue
 from orchestrator.journal import place
-from orchestrator.journal.database import open_files
-from orchestrator.journal.fresh import new_uuid, utc_now
-from orchestrator.journal.store import Store, open_store
-from tests.journal.rig import submission
+from orchestrator.journal.store import open_store
 
 MOUNTS = """\
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -55,44 +49,6 @@ async def test_files_are_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(home.stat().st_mode) == (0o711 if os.geteuid() == 0 else 0o700)
     assert stat.S_IMODE(database.parent.stat().st_mode) == 0o700
     assert set(modes.values()) == {0o600}
-
-
-async def test_new_tasks_are_refused_while_the_disk_is_short_and_kills_are_not(tmp_path: Path) -> None:
-    with open_files(tmp_path, tmp_path / "orchestrator.db") as files:
-        short = place.Room(tmp_path / "x.db", reserve_bytes=files.room.free_bytes() * 4)
-        store = Store(replace(files, room=short), utc_now, new_uuid)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(store.run)
-            assert store.disk_short
-            with pytest.raises(errors.DiskFull):
-                await store.submit(submission("t", "a"))
-            await store.submit(PauseQueue())
-            nursery.cancel_scope.cancel()
-
-
-def test_ballast_is_kept_while_the_disk_is_short_and_goes_to_the_log_when_it_is_full(tmp_path: Path) -> None:
-    ballast, log = tmp_path / "ballast", tmp_path / "x.db-wal"
-    log.write_bytes(b"frames")
-    room = place.Room(tmp_path / "x.db", reserve_bytes=4096, ballast_bytes=place.MIB)
-    assert not room.release()
-    room.balance()
-    short = place.Room(tmp_path / "x.db", reserve_bytes=room.free_bytes() * 4, ballast_bytes=place.MIB)
-    short.balance()
-    assert ballast.stat().st_size == place.MIB
-    assert short.release()
-    short.balance()
-    assert not ballast.exists()
-    assert log.read_bytes() == b"frames" + bytes(place.MIB)
-    assert not short.release()
-
-
-def test_ballast_is_taken_again_once_there_is_room(tmp_path: Path) -> None:
-    (tmp_path / "x.db-wal").touch()
-    room = place.Room(tmp_path / "x.db", reserve_bytes=4096, ballast_bytes=2 * place.SLICE_BYTES)
-    room.balance()
-    room.release()
-    room.balance()
-    assert (tmp_path / "ballast").stat().st_blocks * 512 >= 2 * place.SLICE_BYTES
 
 
 async def test_a_place_that_cannot_be_used_is_one_clear_error(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class Service:
         self.launch()
 
         def ready() -> bool:
-            return self.process is None or self.process.poll() is not None or self._answers()
+            return self.process is None or self.process.poll() is not None or self.answers()
 
         until(ready, "the supervisor is ready", READY_S)
         assert self.process is not None
@@ -105,9 +105,10 @@ class Service:
                 cwd=self.root,
             )
 
-    def _answers(self) -> bool:
+    def answers(self, path: str = "/health/ready") -> bool:
+        """Return whether this is answered, and well."""
         try:
-            return self.http.get("/health/ready").status_code == 200
+            return self.http.get(path).status_code == 200
         except httpx2.TransportError:
             return False
 
