@@ -33,8 +33,8 @@ def scratch_of(settings: Settings) -> Path:
     return settings.home / "scratch"
 
 
-def _make(scratch: Path) -> None:
-    """Make the directory; it may be entered by all, and read by us."""
+def make_scratch(scratch: Path) -> None:
+    """Make the directory where it is not there (any more); it may be entered by all, and read by us."""
     scratch.mkdir(exist_ok=True)
     scratch.chmod(0o711)
 
@@ -46,7 +46,7 @@ async def open_backend(settings: Settings) -> AsyncGenerator[Backend, None]:
     Raises `SandboxUnavailable` with every reason where none works.
     """
     await remove_tree(scratch_of(settings))  # with what a crash left in it
-    _make(scratch_of(settings))
+    make_scratch(scratch_of(settings))
     probed = await find_backend(settings, instance_of(settings.home))
     try:
         if probed.cgroups is not None and (left := await probed.cgroups.reap(REAP_S, everywhere=True)):

@@ -10,14 +10,19 @@ later life is asked in the same words, whatever has changed since in settings, s
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
+import logging
 import os
+import stat
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import RoomForsaken, RoomUnusable
 from sandbox.base import Directory, Layers
+
+log = logging.getLogger(__name__)
 
 _NAME = "tenancy.json"
 #: What it is called once the room is given up.
@@ -82,9 +87,29 @@ def keep_prompt(quarantine: Path, text: str) -> None:
 def kept_prompt(quarantine: Path) -> str | None:
     """Return the first prompt that was kept, or None."""
     try:
-        return (quarantine / _PROMPT_NAME).read_bytes().decode()
+        return _read(quarantine / _PROMPT_NAME).decode()
     except FileNotFoundError:
         return None
+    except (NotADirectoryError, IsADirectoryError, ValueError):
+        log.warning("the prompt that was kept cannot be read", extra={"directory": quarantine.name})
+        return None
+
+
+def _read(path: Path, most: int = -1) -> bytes:
+    """Return what a file of ours holds; `ValueError` for what we never make, which is not waited for."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:
+            raise ValueError(f"{path.name} is no file but a link or a socket") from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError(f"{path.name} is no file")
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(fd)
 
 
 def _write(path: Path, text: str) -> None:
@@ -92,7 +117,11 @@ def _write(path: Path, text: str) -> None:
     fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(text.encode())
-    made.rename(path)
+    try:
+        made.rename(path)
+    except IsADirectoryError:  # nobody of ours made it
+        path.rename(path.with_name(f"{path.name}.strange"))
+        made.rename(path)
 
 
 def read_tenancy(quarantine: Path) -> Tenancy:
@@ -102,9 +131,7 @@ def read_tenancy(quarantine: Path) -> Tenancy:
     busy disk) is raised as it is.
     """
     try:
-        fd = os.open(quarantine / _NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            fields = json.loads(file.read(_MAX_BYTES))
+        fields = json.loads(_read(quarantine / _NAME, _MAX_BYTES))
         tenancy = Tenancy(**fields)
     except FileNotFoundError:
         if (quarantine / _FORMER).exists():

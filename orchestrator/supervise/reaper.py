@@ -23,6 +23,7 @@ from orchestrator.core.model import AgentId, AgentStatus, PushIntent, Reason
 from orchestrator.core.recovery import Complete, FinishCleanup, Reap, Resume, remedies
 from orchestrator.core.reports import GarbageReport
 from orchestrator.errors import CommandRefused, JournalError, OrchestratorError, RepositoryError
+from orchestrator.isolation import make_scratch
 from orchestrator.journal.store import utc_now
 from orchestrator.supervise.ending import failure_of
 from orchestrator.supervise.garbage import collect_garbage, is_read
@@ -183,6 +184,7 @@ class Reaper:
         """Remove what lies about elsewhere: half made checkouts, files for agents that are no more."""
         await self._repositories.tidy()
         running = self._running()
+        make_scratch(self._tools.scratch)
         for path in list(self._tools.scratch.iterdir()):
             # Directories are homes, which end with their sandboxes, and at each start.
             if path.is_file() and not is_read(path, running):

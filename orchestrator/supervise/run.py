@@ -25,6 +25,7 @@ from orchestrator.core.liveness import STARTED
 from orchestrator.core.model import Phase, Reason, Verdict
 from orchestrator.core.policy import MAX_CRASHES, MAX_ROUNDS, crash_loop
 from orchestrator.gates.base import Exhibit, plan_gates, run_gates
+from orchestrator.isolation import make_scratch
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
@@ -140,6 +141,7 @@ def _session(run: Run, worktree: Worktree, meter: AgentMeter, *, resumed: bool) 
         run.pulse.note_line(line)
         await run.output(stream, line)
 
+    make_scratch(run.tools.scratch)  # somebody may have tidied it away
     outbox = worktree.open_outbox()
     return Session(
         agent_id=run.agent.id,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -145,6 +147,41 @@ async def test_one_whose_commit_is_nowhere_is_not_given_up_either(stage: Stage) 
         async with take_up(stage):
             pass
     assert stage.repositories.directories() == [NAME]
+
+
+@pytest.mark.parametrize("how", ["a link", "a pipe", "a directory", "a socket"])
+async def test_what_is_no_file_vouches_for_nothing_and_is_not_waited_for(stage: Stage, how: str) -> None:
+    await leave(stage)
+    put(stage.home / "quarantine" / NAME / "tenancy.json", how)
+    with pytest.raises(RoomUnusable, match="cannot be read"):
+        async with take_up(stage):
+            pass
+
+
+@pytest.mark.parametrize("how", ["a link", "a pipe", "a directory"])
+async def test_a_prompt_that_cannot_be_read_any_more_is_kept_anew(stage: Stage, how: str) -> None:
+    await leave(stage)
+    async with take_up(stage) as worktree:
+        worktree.keep_prompt("first")
+        assert worktree.kept_prompt() == "first"
+        put(worktree.quarantine.place / "prompt.md", how)
+        assert worktree.kept_prompt() is None
+        worktree.keep_prompt("second")
+        assert worktree.kept_prompt() == "second"
+
+
+def put(path: Path, how: str) -> None:
+    """Put something else where a file of ours was."""
+    path.unlink()
+    match how:
+        case "a link":
+            path.symlink_to("/etc/passwd")
+        case "a pipe":
+            os.mkfifo(path)
+        case "a socket":
+            os.mknod(path, stat.S_IFSOCK | 0o600)
+        case _:
+            path.mkdir()
 
 
 async def test_one_that_was_left_in_good_order_outlives_the_host(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -121,6 +122,13 @@ async def test_files_for_agents_that_are_no_more_go(ward: OpenWard) -> None:
         await w.reaper.take_pass()
         left = {path.name for path in (w.home / "scratch").iterdir()}
         assert left == {"runs.prompt-1.md", "sandbox-gate-c0ffee-home"}, "a home ends with its sandbox"
+
+
+async def test_a_directory_for_such_files_that_was_tidied_away_is_made_anew(ward: OpenWard) -> None:
+    async with ward() as w:
+        (w.home / "scratch").rmdir()
+        await w.reaper.take_pass()
+        assert stat.S_IMODE((w.home / "scratch").stat().st_mode) == 0o711
 
 
 async def test_a_file_whose_agent_begins_to_run_while_garbage_is_collected_stays(ward: OpenWard) -> None:
