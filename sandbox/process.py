@@ -1,9 +1,8 @@
 """Run a host process, speak with it, end it with all its descendants, and prove that they are gone.
 
 The invariant: however the block of `open_child` is left, nothing that the process started is alive
-after it, as far as this tier can see (`sandbox.tree`). Callers: `sandbox.trusted`, and
-`orchestrator.repo` for git on our own repositories. What is isolated goes through
-`sandbox.bubblewrap` instead.
+after it, as far as can be seen without a warden (`sandbox.tree`). Callers: `orchestrator.repo` for git on
+our own repositories, and whoever runs a program of the host's. What is an agent's goes through a backend.
 """
 
 from __future__ import annotations
@@ -18,17 +17,25 @@ from pathlib import Path
 
 import trio
 
-from sandbox.base import MIB, Exit, Proof, Usage
+from sandbox.base import MIB, Exit, Proof
 from sandbox.leaf import Leaf
 from sandbox.pipes import Capture, Closed, feed
-from sandbox.procfs import Stat, read_stat
+from sandbox.procfs import read_stat
 from sandbox.spawn import DEVNULL, PIPE, Spawned, wait_pidfd
-from sandbox.stopping import Stopped
-from sandbox.terminal import Terminal
 from sandbox.tree import Tree, become_subreaper, has_adopted
-from sandbox.usage import measure
 
-__all__ = ["DEVNULL", "GRACE_S", "PIPE", "TREE_VARIABLE", "Child", "Completed", "open_child", "run_child"]
+__all__ = [
+    "DEVNULL",
+    "ENTER",
+    "GRACE_S",
+    "PIPE",
+    "PROOF_S",
+    "TREE_VARIABLE",
+    "Child",
+    "Completed",
+    "open_child",
+    "run_child",
+]
 
 #: How long the end of a block waits for a killed tree; the kernel needs milliseconds.
 GRACE_S = 5.0
@@ -41,7 +48,7 @@ TERM_S = 1.0
 #: How long output is still read after the command's own end, from descendants that hold the pipe.
 DRAIN_S = 1.0
 #: Enters a cgroup and becomes the command; the shell's own variables do not belong to its environment.
-_ENTER = ("/bin/sh", "-c", 'echo 0 >"$1" || exit 125; shift; unset PWD OLDPWD; exec "$@"', "enter")
+ENTER = ("/bin/sh", "-c", 'echo 0 >"$1" || exit 125; shift; unset PWD OLDPWD; exec "$@"', "enter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class Child(Spawned):
         Where there is a `leaf`, it enters that before it is anything else.
         """
         if leaf is not None:
-            argv = (*_ENTER, str(leaf.path / "cgroup.procs"), *argv)
+            argv = (*ENTER, str(leaf.path / "cgroup.procs"), *argv)
         become_subreaper()
         mark = secrets.token_hex(8)
         super().__init__(argv, env={**env, TREE_VARIABLE: mark}, fds=fds)
@@ -80,16 +87,12 @@ class Child(Spawned):
         self._tree = Tree(stat, f"{TREE_VARIABLE}={mark}".encode())
         self._killed_at: float | None = None
         self._killed = 0
-        self._stopped = Stopped()
         self._leaf = leaf
         stdin, stdout, stderr = self.streams
         #: Where the caller gave a descriptor in place of a pipe, the stream is one that is closed.
         self.stdin: trio.abc.SendStream = stdin or Closed()
         self.stdout: trio.abc.ReceiveStream = stdout or Closed()
         self.stderr: trio.abc.ReceiveStream = stderr or Closed()
-        #: Ways in that whoever opened it may give it; see `sandbox.base.Sandbox`.
-        self.listeners: tuple[trio.SocketListener, ...] = ()
-        self.terminal: Terminal | None = None
         #: Evidence that the tree is gone, once `prove_gone` has looked.
         self.proof: Proof | None = None
 
@@ -101,30 +104,6 @@ class Child(Spawned):
     def processes(self) -> list[int]:
         """Return the pids alive in the tree, the process itself among them (zombies apart)."""
         return [] if self.proof is not None else [stat.pid for stat in self._tree.living()]
-
-    def usage(self) -> Usage:
-        """Return the sum over the tree; see `sandbox.base.Sandbox`."""
-        pids = self.processes()
-        used = measure(pids)
-        return used if self._leaf is None else self._leaf.usage(used)
-
-    def freeze_nowait(self) -> None:
-        """Stop the whole tree, synchronously and without a checkpoint; idempotent."""
-        if self.proof is None and self._killed_at is None:
-            if self._leaf is not None:
-                self._leaf.freeze_nowait()
-            self._stopped.freeze_nowait(self._outside if self._leaf is not None else self._tree.living)
-
-    def thaw_nowait(self) -> None:
-        """Let what was frozen go on."""
-        if self._leaf is not None:
-            self._leaf.thaw_nowait()
-        self._stopped.thaw_nowait()
-
-    def _outside(self) -> list[Stat]:
-        """Return what left its cgroup, as only a trusted program's own user may."""
-        inside = set(self._leaf.pids()) if self._leaf is not None else set()
-        return [stat for stat in self._tree.living() if stat.pid not in inside]
 
     def kill_nowait(self) -> None:
         """SIGKILL the whole tree, synchronously and without a checkpoint; idempotent."""

@@ -1,10 +1,10 @@
-"""The plain tier's process tree: no namespace holds it together, so it is found again and again.
+"""The process tree of a command of our own: nothing holds it together, so it is found again and again.
 
 The invariant: `Tree.kill_nowait` returns only when a scan of /proc finds no member that has not been
 sent SIGKILL; a killed process cannot fork, so the tree can only shrink from then on. A descendant
 that lost its parents is adopted by this process (child subreaper) and known by its session or by a
-marker in its environment; one that is given away by neither is beyond this tier, which is for
-trusted code. Caller: `sandbox.process`.
+marker in its environment; one that is given away by neither is beyond this, which is for programs of
+the host such as git. Callers: `sandbox.process`; and `sandbox.warded` for how to end what was found.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sandbox.procfs import Stat, carries, descendants, open_pidfd, signal_process, snapshot
-from sandbox.spawn import unreaped
+from sandbox.spawn import unreaped, wait_pidfd
 
 _PR_SET_CHILD_SUBREAPER = 36
 #: Rounds of a kill before it gives up chasing: each sees all that the former left unsignalled.
@@ -40,6 +40,31 @@ def has_adopted() -> bool:
     except OSError:  # a kernel without CONFIG_PROC_CHILDREN, or a thread that just ended
         return True
     return False
+
+
+def end_nowait(living: Sequence[Stat], look: Callable[[], Sequence[Stat]]) -> None:
+    """Send SIGKILL to all that live, and to all that `look` finds alive then, until it finds nothing new."""
+    sent: set[tuple[int, int]] = set()
+    for _ in range(_ROUNDS):
+        fresh = [stat for stat in living if stat.name not in sent]
+        if not fresh:
+            return
+        for stat in fresh:  # all stand still before the first dies: none can fork or be adopted unseen
+            signal_process(stat, signal.SIGSTOP)
+        for stat in fresh:
+            signal_process(stat, signal.SIGKILL)
+            sent.add(stat.name)
+        living = look()
+
+
+async def wait_ended(living: Sequence[Stat]) -> None:
+    """Wait until all of them have ended."""
+    for stat in living:
+        if (pidfd := open_pidfd(stat)) is not None:
+            try:
+                await wait_pidfd(pidfd)
+            finally:
+                os.close(pidfd)
 
 
 class Tree:
@@ -76,21 +101,10 @@ class Tree:
         `first` is called once these are counted: a quicker way to kill most of them.
         """
         living = self.living()
-        count = len(living)
         if first is not None:
             first()
-        sent: set[tuple[int, int]] = set()
-        for _ in range(_ROUNDS):
-            fresh = [stat for stat in living if stat.name not in sent]
-            if not fresh:
-                break
-            for stat in fresh:  # all stand still before the first dies: none can fork or be adopted unseen
-                signal_process(stat, signal.SIGSTOP)
-            for stat in fresh:
-                signal_process(stat, signal.SIGKILL)
-                sent.add(stat.name)
-            living = self.living()
-        return count
+        end_nowait(living, self.living)
+        return len(living)
 
     def pidfds(self) -> list[int]:
         """Return pidfds of the members that are still there, for the caller to wait on and close."""

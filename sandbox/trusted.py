@@ -1,9 +1,9 @@
 """The `process` backend: no isolation at all, for trusted code where the operator said so.
 
-    sh, nice (giving way) > env (directory) > setpriv (uid, parent-death signal)
-        > env (the task's variables) > prlimit > the command
+    warden (adopts every orphan) > sh, nice (giving way) > env (directory)
+        > setpriv (uid, parent-death signal) > env (the task's variables) > prlimit > the command
 
-The invariant: what it starts is ended with all its descendants (`sandbox.process`), and never runs as
+The invariant: what it starts is ended with all its descendants (`sandbox.warded`), and never runs as
 the host's uid 0. So nothing that a task chose decides what runs before the identity is dropped: tools
 have absolute paths, and until `setpriv` is done the task's variables go by numbered names that mean
 nothing to a loader or a program. It hides nothing: the command sees the host's paths, network and
@@ -36,10 +36,10 @@ from sandbox.clock import Clock, RunningClock
 from sandbox.inlet import listener_of
 from sandbox.layout import SYSTEM_PATH, check_spec, check_user, find_tool, identity
 from sandbox.ports import Ports, host_ports
-from sandbox.process import PIPE, TREE_VARIABLE, open_child
 from sandbox.pty import open_here
-from sandbox.spawn import AGENTS_OOM_SCORE, NICER_BY
+from sandbox.spawn import AGENTS_OOM_SCORE, NICER_BY, PIPE
 from sandbox.terminal import Terminal
+from sandbox.warded import open_warded
 
 _TOOLS = {
     "sh": "dash",
@@ -117,24 +117,21 @@ class ProcessBackend:
             with open_leaf(self._cgroups, spec) as leaf, ExitStack() as ours, ExitStack() as theirs:
                 listeners = self._listeners(spec, ours)
                 terminal, far = self._terminal(spec, ours, theirs)
-                async with open_child(
+                streams = dict.fromkeys(range(3), far)
+                async with open_warded(
                     self._command(spec, spec.workspace.path, list(env), far),
+                    spec,
                     env={
                         "PATH": SYSTEM_PATH,
                         LABEL_VARIABLE: spec.label,
                         **{_hidden(number): value for number, value in enumerate(env.values())},
                     },
-                    stdin=far,
-                    stdout=far,
-                    stderr=far,
-                    pass_fds=spec.pass_fds,
+                    fds={**streams, **{fd: fd for fd in spec.pass_fds}},
                     leaf=leaf,
-                ) as child:
+                ) as tree:
                     theirs.close()
-                    child.listeners, child.terminal = listeners, terminal
-                    if spec.launched is not None:
-                        spec.launched(child)
-                    yield child
+                    tree.listeners, tree.terminal = listeners, terminal
+                    yield tree
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -166,9 +163,9 @@ class ProcessBackend:
 
     def _command(self, spec: Spec, directory: Path, names: Sequence[str], far: int) -> list[str]:
         # `env` looks the values up by itself, so that they stand in no argument, which all may read.
-        # Ours come last: they label the tree and find what is left of it.
+        # Ours comes last: it labels the tree and finds what a crash of its warden leaves of it.
         wanted = {name: _hidden(number) for number, name in enumerate(names)}
-        wanted |= {LABEL_VARIABLE: LABEL_VARIABLE, TREE_VARIABLE: TREE_VARIABLE}
+        wanted |= {LABEL_VARIABLE: LABEL_VARIABLE}
         variables = " ".join(f"{name}=${{{source}}}" for name, source in wanted.items())
         # It leads a session: the first terminal that it opens is the session's.
         attach = "" if far == PIPE else f"exec 0<>{os.ttyname(far)} 1>&0 2>&0\n"

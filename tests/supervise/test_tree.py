@@ -82,12 +82,13 @@ def test_many_who_ask_within_a_moment_share_one_look_at_the_processes() -> None:
 
 
 async def test_frozen_tree_stands_still_opens_nothing_and_is_killed(tree: Tree, reachable_path: Path) -> None:
-    opened = trio.Event()
+    opened, over = trio.Event(), trio.Event()
 
     async def open_late() -> None:
         async with tree.open(spec(reachable_path, "exit 7")) as sandbox:
             opened.set()
             assert (await sandbox.wait()).code == 7
+            over.set()
 
     async with (
         trio.open_nursery() as nursery,
@@ -106,7 +107,7 @@ async def test_frozen_tree_stands_still_opens_nothing_and_is_killed(tree: Tree, 
             deadline.deadline = trio.current_time() + 30
             await read_until(sandbox, b"up")
         with trio.fail_after(30):
-            await opened.wait()
+            await over.wait()
         tree.freeze_nowait()
         tree.kill_nowait()
     assert tree.killed >= 1
