@@ -117,6 +117,11 @@ class Limits:
     open_files: int = 4096
     tmp_mb: int = 512
     home_mb: int = 512
+    shm_mb: int = 256
+
+    def held_mb(self, wanted_mb: int) -> int:
+        """Return the size of a file system in memory: never more than the memory that may be used."""
+        return wanted_mb if self.memory_mb is None else min(wanted_mb, self.memory_mb)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +198,8 @@ class Usage:
     cpu_seconds: float = 0.0
     processes: int = 0
     oom_kills: int = 0
+    #: What of the memory is in files of `/tmp`, the home and `/dev/shm`, where those are the sandbox's own.
+    in_files_bytes: int = 0
 
 
 class Sandbox(Protocol):

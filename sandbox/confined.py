@@ -39,7 +39,7 @@ from sandbox.pty import open_inside
 from sandbox.spawn import Spawned, give_way, reap_pidfd, wait_pidfd
 from sandbox.stopping import Stopped
 from sandbox.terminal import Terminal
-from sandbox.usage import measure
+from sandbox.usage import held_in_files, measure
 
 #: How long leaving a block waits for a killed sandbox; the kernel needs milliseconds.
 GRACE_S = 10.0
@@ -162,6 +162,8 @@ class ConfinedSandbox:
         found = self._below()
         inside = sum(not self._is_init(stat) for stat in found)
         used = dataclasses.replace(measure(stat.pid for stat in found), processes=inside)
+        in_files = held_in_files(found)
+        used = dataclasses.replace(used, memory_bytes=used.memory_bytes + in_files, in_files_bytes=in_files)
         return used if self._leaf is None else self._leaf.usage(used)
 
     def freeze_nowait(self) -> None:

@@ -42,7 +42,6 @@ _CLONE = {
 PROFILES = (Path("/etc/containers/seccomp.json"), Path("/usr/share/containers/seccomp.json"))
 #: Put into the environment by podman and by shells; they are nobody's wish.
 _STRAY = ("container", "HOSTNAME", "TERM", "PWD", "OLDPWD", "SHLVL", "_")
-_SHM_MB = 256
 #: Where each launch mounts a file system of its own, in its own namespace, for podman's state: a directory
 #: that every host has, that shows agents' users nothing anyway, and short: podman refuses over 50 characters.
 PRIVATE = "/root"
@@ -235,7 +234,7 @@ def run_arguments(
         f"--passwd-entry=agent:*:{UID}:{UID}:agent:{HOME}:/bin/sh",
         *(f"--name={spec.label}", f"--label=agent={spec.label}", f"--hostname={spec.label}"),
         *(f"--preserve-fds={1 + len(spec.pass_fds)}", f"--workdir={WORKSPACE}"),
-        f"--shm-size={_SHM_MB}m",
+        f"--shm-size={spec.limits.held_mb(spec.limits.shm_mb)}m",
         *_ulimits(spec),
     ]
     # Not by --tmpfs: runtimes then give it the mode of what the image has there, and to root.

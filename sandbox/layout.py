@@ -47,7 +47,6 @@ _ETC_PATHS = (
 _ETC_COPIES = ("services", "protocols")
 _COPY_BYTES = 65536
 _LOCALTIME = Path("/etc/localtime")
-_SHM_MB = 256
 UID = 1000
 #: Beyond what any runtime serves; descriptors travel together.
 MAX_PORTS = 16
@@ -231,9 +230,9 @@ def isolation_arguments(spec: Spec, system: Iterable[str], files: Mapping[str, i
         *("--perms", "0755", "--dir", "/home", "--perms", "0755", "--dir", "/etc"),
         *system,
         *("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"),
-        *("--dev", "/dev", *_tmpfs("/dev/shm", _SHM_MB)),  # noqa: S108
-        *_tmpfs("/tmp", spec.limits.tmp_mb),  # noqa: S108
-        *_tmpfs(HOME, spec.limits.home_mb, mode="0700"),
+        *("--dev", "/dev", *_tmpfs("/dev/shm", spec.limits.held_mb(spec.limits.shm_mb))),  # noqa: S108
+        *_tmpfs("/tmp", spec.limits.held_mb(spec.limits.tmp_mb)),  # noqa: S108
+        *_tmpfs(HOME, spec.limits.held_mb(spec.limits.home_mb), mode="0700"),
     ]
     for path, fd in files.items():
         arguments += ["--perms", "0444", "--file", str(fd), path]

@@ -83,7 +83,9 @@ class Leaf:
             memory = held_bytes(self.path)
         micros = _flat(self.path / "cpu.stat").get("usage_usec")
         seconds = otherwise.cpu_seconds if micros is None else round(micros / 1e6, 2)
-        return Usage(memory, seconds, otherwise.processes, self.oom_kills())
+        return Usage(
+            memory, seconds, otherwise.processes, self.oom_kills(), in_files_bytes=otherwise.in_files_bytes
+        )
 
     def oom_kills(self) -> int:
         """Return how many of its processes the kernel killed for want of memory, even when it is gone."""

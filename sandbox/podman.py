@@ -245,7 +245,11 @@ class PodmanBackend:
             # of what agents are shown lies where only their group may go.
             *(setpriv, f"--groups={UID}", "--pdeathsig", "KILL", "--", sh, "-c", script),
             *(label, self._tools["mount"], PRIVATE),
-            *(f"{ours},size={limits.tmp_mb}m", f"{ours},size={limits.home_mb}m", *overlay),
+            *(
+                f"{ours},size={limits.held_mb(limits.tmp_mb)}m",
+                f"{ours},size={limits.held_mb(limits.home_mb)}m",
+                *overlay,
+            ),
         ]
 
 

@@ -9,8 +9,8 @@ not hold what rushes. Both measures may take long on a tree that means it, so th
 The invariants: nobody is accused of a page that he shares; no link that an agent made is followed, whatever
 it swaps meanwhile; nothing but directories is opened; a survey's memory and descriptors do not grow with the
 tree. What the survey cannot see, it does not count: files that are open and have no name any more, and,
-except for root, what lies in a directory that its owner has closed. What a sandbox holds in `/tmp`, its home
-and `/dev/shm` is bounded by their sizes, beside `memory_mb`. Caller: `orchestrator.supervise`.
+except for root, what lies in a directory that its owner has closed. Nor is memory seen that has neither a
+name nor an address (a `memfd` that is not mapped). Caller: `orchestrator.supervise`.
 """
 
 from __future__ import annotations
@@ -118,16 +118,25 @@ def latest_change(tops: Iterable[Path], max_entries: int, budget_s: float) -> in
     return latest
 
 
-def proportional_bytes(pids: Iterable[int]) -> int:
-    """Return the memory of processes, a page that n of them share counting one nth in each."""
-    return sum(_proportional(pid) for pid in pids)
+def proportional_bytes(pids: Iterable[int], in_files_bytes: int = 0) -> int:
+    """Return the memory of processes, a page that n of them share counting one nth in each.
+
+    They may have mapped what is in the files of their sandbox, and what they share by other means is counted
+    with those: it is the larger of both that counts.
+    """
+    found = [_proportional(pid) for pid in pids]
+    shared = sum(shared for _, shared in found)
+    return sum(whole for whole, _ in found) - shared + max(shared, in_files_bytes)
 
 
-def _proportional(pid: int) -> int:
+def _proportional(pid: int) -> tuple[int, int]:
+    """Return all memory of a process, and what of it is shared memory and mapped files in memory."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_bytes()
     except PermissionError:  # a program that may not be looked into
-        return resident_bytes(pid)
+        return resident_bytes(pid), 0
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(b"Pss:")), 0)
+        return 0, 0
+    lines = (line.partition(b":") for line in text.splitlines())
+    figures = {name: int(rest.split()[0]) * 1024 for name, _, rest in lines if name in {b"Pss", b"Pss_Shmem"}}
+    return figures.get(b"Pss", 0), figures.get(b"Pss_Shmem", 0)

@@ -200,6 +200,13 @@ MUTATIONS = (
         "::test_strays_are_ended_with_what_they_start_meanwhile_and_git_is_asked_first",
     ),
     Mutation(
+        "f10-files",
+        "sandbox/confined.py",
+        "        in_files = held_in_files(found)\n",
+        "        in_files = 0\n",
+        "tests/supervise/test_watchdog.py::test_files_in_memory_beyond_the_ceiling_are_an_oom",
+    ),
+    Mutation(
         "f10-failed",
         "orchestrator/supervise/conversation.py",
         "    if not result.ok:\n",

@@ -100,7 +100,8 @@ class Watchdog:
         excess = find_excess(used, ceilings, watched)
         if excess is not None and excess.of_memory:  # perhaps of pages that are shared
             pids = sandbox.processes()
-            exact = await trio.to_thread.run_sync(proportional_bytes, pids, limiter=self._threads)
+            measure = partial(proportional_bytes, pids, usage.in_files_bytes)
+            exact = await trio.to_thread.run_sync(measure, limiter=self._threads)
             used["memory_mb"] = exact / MIB
             excess = find_excess(used, ceilings, watched)
         return excess

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.base import MIB, Backend, Directory, Spec
+from sandbox.base import MIB, Backend, Directory, Limits, Spec
 from sandbox.watch import Survey, latest_change, proportional_bytes
+from tests.kit.sandboxes import read_until, run_in
 
 #: The first holds 64 MiB for all its children, which only read; the others hold 24 MiB each.
 SHARED = """
@@ -23,6 +24,16 @@ for _ in range(6):
         os.write(1, b"u")
         input()
 input()
+"""
+#: Maps all that it has written to a file in memory.
+MAPPED = """
+import mmap
+with open("/dev/shm/x", "w+b") as file:
+    file.truncate(64 << 20)
+    held = mmap.mmap(file.fileno(), 0)
+    held.write(b"x" * (64 << 20))
+    print("up", flush=True)
+    input()
 """
 DEEP = 64
 
@@ -42,6 +53,34 @@ async def test_shared_memory_counts_once_and_own_memory_in_full(
         pids = sandbox.processes()
         await sandbox.prove_gone(5)
         assert proportional_bytes(pids) == 0
+
+
+IN_MEMORY = "for d in /tmp $HOME /dev/shm; do head -c 20971520 /dev/zero > $d/x; done; echo up; read end"
+
+
+async def test_files_in_memory_are_memory(isolated: Backend, workspace: Directory) -> None:
+    async with isolated.open(Spec("watch", ("sh", "-c", IN_MEMORY), workspace)) as sandbox:
+        await read_until(sandbox, b"up")
+        used = sandbox.usage()
+        assert 60 * MIB <= used.in_files_bytes <= 70 * MIB
+        assert used.memory_bytes >= used.in_files_bytes
+        assert proportional_bytes(sandbox.processes(), used.in_files_bytes) >= 60 * MIB
+
+
+async def test_mapped_files_in_memory_count_once(isolated: Backend, workspace: Directory) -> None:
+    async with isolated.open(Spec("watch", ("python3", "-c", MAPPED), workspace)) as sandbox:
+        await read_until(sandbox, b"up")
+        exact = proportional_bytes(sandbox.processes(), sandbox.usage().in_files_bytes)
+        assert 64 * MIB <= exact < 120 * MIB
+
+
+async def test_no_file_system_in_memory_is_larger_than_the_memory(
+    isolated: Backend, workspace: Directory
+) -> None:
+    sizes = "for d in /tmp $HOME /dev/shm; do set -- $(stat -f -c '%b %S' $d); echo $(($1 * $2 >> 20)); done"
+    limits = Limits(memory_mb=100, shm_mb=50)
+    ran = await run_in(isolated, Spec("watch", ("sh", "-c", sizes), workspace, limits=limits))
+    assert ran.stdout.split() == ["100", "100", "50"]
 
 
 def survey(top: Path, slice_entries: int = 7) -> Survey:

@@ -18,7 +18,8 @@ from orchestrator.supervise.gear import Progress, Run, Tools
 from orchestrator.supervise.live import Live
 from orchestrator.supervise.tree import Tree
 from orchestrator.supervise.watchdog import Watchdog
-from sandbox.base import Directory, Exit, Limits, Spec, User
+from sandbox.base import Backend, Directory, Exit, Limits, Spec, User
+from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.trusted import ProcessBackend
 from tests.kit.sandboxes import read_until
 from tests.supervise.conftest import OpenStore, submit
@@ -27,10 +28,10 @@ HOLD = "import sys; held = b'x' * (int(sys.argv[1]) << 20); print('up', flush=Tr
 ROUNDS = 50
 
 
-def live_agent(store: Store, agent_id: AgentId, user: User) -> Live:
-    """Return a live agent of the store's, whose sandboxes are plain processes."""
+def live_agent(store: Store, agent_id: AgentId, user: User, backend: Backend | None = None) -> Live:
+    """Return a live agent of the store's, whose sandboxes are plain processes where nothing is said."""
     agent = store.state.agents[agent_id]
-    tree = Tree(ProcessBackend(user, path="/usr/bin:/bin"))
+    tree = Tree(backend or ProcessBackend(user, path="/usr/bin:/bin"))
     spec = store.state.tasks[agent.task_id].spec
     return Live(Run(agent, spec, tree, cast("Tools", None), Progress()))
 
@@ -76,6 +77,20 @@ async def test_memory_beyond_its_ceiling_is_an_oom_that_names_both_figures(
             await dog.round()
             assert modest.run.tree.sandboxes()[0].excess is None
             assert sibling.processes()
+        assert ended.oom_killed
+        assert "MB of memory, and 64 are allowed" in str(ended)
+
+
+async def test_files_in_memory_beyond_the_ceiling_are_an_oom(
+    opened: OpenStore, ordinary_user: User, place: Path
+) -> None:
+    """None of the places holds too much; all of them together do."""
+    script = "for d in /tmp $HOME /dev/shm; do head -c 30000000 /dev/zero > $d/x; done; echo up; sleep 1000"
+    backend = BubblewrapBackend(ordinary_user)
+    async with opened() as store:
+        live = live_agent(store, await submit(store, "t"), ordinary_user, backend)
+        spec = spec_of(place, Limits(memory_mb=64), "sh", "-c", script)
+        ended = await until_ended(watch(live), live, spec)
         assert ended.oom_killed
         assert "MB of memory, and 64 are allowed" in str(ended)
 
