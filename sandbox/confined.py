@@ -30,7 +30,7 @@ from sandbox.base import (
 )
 from sandbox.cgroup import Cgroups, open_leaf
 from sandbox.channel import Channel, ChannelClosed
-from sandbox.departure import Departures
+from sandbox.departure import LINGER_S, Departures
 from sandbox.inlet import listen_inside
 from sandbox.layout import check_spec, waits
 from sandbox.leaf import Leaf
@@ -45,8 +45,6 @@ from sandbox.usage import held_in_files, measure
 GRACE_S = 10.0
 #: Within that, how long for the proof: what it has not seen by then it still has the time to say.
 PROOF_S = 9.0
-#: How long a proof waits for the launcher as well, which is no part of the tree.
-LINGER_S = 0.1
 #: How long the way to the first instruction may take, on a busy disk with cold caches.
 LAUNCH_S = 60.0
 _MESSAGE_S = 2.0
@@ -74,6 +72,8 @@ class ConfinedSandbox:
         self.listeners: tuple[trio.SocketListener, ...] = ()
         self.terminal: Terminal | None = None
         self.proof: Proof | None = None
+        #: Whether its launcher, which is no part of the tree, is left to others once the proof is there.
+        self.departs = False
         stdin, stdout, stderr = main.streams
         if stdin is None or stdout is None or stderr is None:
             raise SandboxError("a sandbox needs all three streams")
@@ -219,20 +219,20 @@ class ConfinedSandbox:
         with trio.move_on_after(deadline_s):
             if self._init is not None:
                 await wait_pidfd(self._init_pidfd)
-                # Our launcher outside follows at once, unless the disk holds up its unmounting: nothing of it
-                # is left to see by then, and nobody waits for that.
-                with trio.move_on_after(LINGER_S):
-                    await self._main.wait()
+                if not self.departs:  # else our launcher outside follows at once, and is waited for elsewhere
+                    with trio.move_on_after(LINGER_S):
+                        await self._main.wait()
             else:
                 await self._main.wait()
                 await self._channel.wait_closed()
             if self._leaf is not None:
                 await self._leaf.wait_empty()
             empty = True
-        left = [stat for stat in self._victims if same(stat)]
+        # By the kernel's word there is nobody left to look for.
+        left = 0 if empty else max(1, sum(map(same, self._victims)))
         began = self._killed_at if self._killed_at is not None else trio.current_time()
         elapsed_ms = (trio.current_time() - began) * 1000
-        self.proof = Proof(len(self._victims), len(left) if empty else max(1, len(left)), elapsed_ms)
+        self.proof = Proof(len(self._victims), left, elapsed_ms)
         return self.proof
 
     def close_nowait(self, departures: Departures | None) -> None:
@@ -270,6 +270,7 @@ async def hold(
     check_spec(spec)
     with open_leaf(cgroups, spec, extra_pids) as leaf:
         sandbox = launch(spec, leaf)
+        sandbox.departs = spec.departures is not None
         try:
             if spec.launched is not None:
                 spec.launched(sandbox)

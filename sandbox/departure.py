@@ -12,6 +12,10 @@ import trio
 
 from sandbox.spawn import Spawned
 
+#: How long who says that nothing is left waits for a launcher: it ends at once, or the disk holds up its
+#: unmounting, and then nothing of it is left to see.
+LINGER_S = 0.1
+
 
 class Departures:
     """The launchers of one workspace that have yet to end."""
@@ -33,6 +37,12 @@ class Departures:
         if patience.cancelled_caught:
             for main in list(self._going):
                 self._let_go(main)
+
+    async def linger(self) -> None:
+        """Wait a moment for those that end at once; whoever looks for himself finds nothing then."""
+        with trio.move_on_after(LINGER_S):
+            for main in list(self._going):
+                await main.wait()
 
     def _let_go(self, main: Spawned) -> None:
         if main in self._going:  # who waits at the same time may have been quicker

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 #: More than any line of /proc/PID/stat.
 _STAT_BYTES = 1024
+#: Which of the fields after the name says when the process started: the last that is of use here.
+_START = 19
 #: How much is read at once of what the kernel lists.
 _CHILDREN_BYTES = 65536
 #: Whether the kernel lists a process's children, so that a tree can be read without all the others.
@@ -66,8 +68,8 @@ def read_stat(pid: int, path: str | None = None) -> Stat | None:
     finally:
         os.close(fd)
     # The command's name stands in parentheses and may hold anything, parentheses and newlines too.
-    fields = line[line.rfind(b")") + 2 :].split()
-    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]), int(fields[17]))
+    fields = line[line.rfind(b")") + 2 :].split(None, _START + 1)
+    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[_START]), int(fields[17]))
 
 
 def thread_states(stat: Stat) -> set[str]:

@@ -34,6 +34,8 @@ from orchestrator.supervise.upkeep import blame
 #: longer each time, and so often: about half an hour.
 POSTPONED_AS = 5
 MAX_POSTPONED = 12
+#: For how many turns of the loop what follows a kill gives way to its answer, which takes some ten.
+TURNS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
     if isinstance(ending, Killed):
         await _journal_kill(live, ending, proven_at, ledger.store)
         live.ended.set()  # who asked is answered now, and not kept waiting for what is left to tidy up
+        for _ in range(TURNS):
+            await trio.lowlevel.checkpoint()
         await settle_push(run, aftermath)
         with live.salvaging:
             await salvage(run, keep, aftermath)
@@ -180,4 +184,5 @@ async def _journal_kill(live: Live, ending: Killed, proven_at: float, store: Sto
     detail = f"{report.killed_processes} processes killed, {report.remaining} remaining, {elapsed_ms} ms"
     entry = AuditEntry(ending.actor, "agent.kill", agent_id, "killed", detail)
     await store.submit(command, audit=entry)
+    await tree.wait_departed()
     live.report = report

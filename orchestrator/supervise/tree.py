@@ -151,6 +151,10 @@ class Tree(Wrapped):
         """Wait until no sandbox that is over holds the agent's files; the disk's pace is not a kill's."""
         await self._departures.wait(UNMOUNT_S)
 
+    async def wait_departed(self) -> None:
+        """Wait a moment for launchers, so that who looks for anything of the agent finds nothing."""
+        await self._departures.linger()
+
     async def wait_started(self) -> None:
         """Wait until no sandbox is on its way to its first instruction."""
         while self.starting:

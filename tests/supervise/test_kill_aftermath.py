@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 import trio
 
 from orchestrator.core.events import AgentCleanup
@@ -16,7 +17,7 @@ from sandbox.base import User
 from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.process import run_child
 from sandbox.procfs import carries, children
-from tests.kit.plane import open_plane
+from tests.kit.plane import Plane, open_plane
 from tests.kit.remote import git, make_remote
 from tests.kit.until import seen
 
@@ -93,6 +94,35 @@ async def test_a_kill_is_answered_while_the_disk_keeps_the_files(
             assert (await plane.over(agent)).status is AgentStatus.KILLED
             assert not room(root, agent).exists()
             assert not launchers()
+
+
+async def test_who_looks_for_himself_at_the_answer_finds_not_even_a_launcher(
+    reachable_path: Path, ordinary_user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote, root = make_remote(reachable_path), reachable_path
+    monkeypatch.setattr("sandbox.departure.LINGER_S", 30.0)  # a busy host is no slow disk
+    with trio.fail_after(60):
+        async with open_plane(
+            root / "home", user=ordinary_user, roots=root, backend=BubblewrapBackend(ordinary_user)
+        ) as plane:
+            agent = await plane.submit(remote, "exec sleep 1000", "cut-off")
+            await seen(lambda: (run := plane.supervisor.live(agent)) and run.run.tree.processes(), "its work")
+            [launcher] = [pid for pid in children(os.getpid()) if carries(pid, agent.encode())]
+            os.kill(launcher, signal.SIGSTOP)
+
+            async def go_on() -> None:
+                await seen(lambda: killed(plane), "the end is in the journal")
+                os.kill(launcher, signal.SIGCONT)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(go_on)
+                await plane.supervisor.kill(agent, actor="tester")
+                assert launcher not in children(os.getpid())
+
+
+def killed(plane: Plane) -> bool:
+    """Return whether no agent lives any more."""
+    return not any(agent.live for agent in plane.store.state.agents.values())
 
 
 async def test_a_crash_after_the_answer_leaves_the_removal_to_the_next_start(
