@@ -64,7 +64,7 @@ class Dictation:
         return number > 0
 
     async def answered(self, *, last: bool = False) -> None:
-        """Have it journaled that the model was told what was taken in: it has answered, for the last time."""
+        """Have it journaled that the model was told what was taken in: it answers, or has said its `last`."""
         if self._taken and (self._early or last):
             taken, self._taken = self._taken, 0
             await hear(self._inbox, taken)

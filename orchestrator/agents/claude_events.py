@@ -15,7 +15,7 @@ from orchestrator.agents.base import MAX_TEXT, Output
 from orchestrator.agents.claude_dictation import Dictation
 from orchestrator.agents.lines import TurnLog
 from orchestrator.agents.stream_json import LineParser, Noise, Said
-from orchestrator.core.liveness import PROTOCOL, Evidence, of_tool
+from orchestrator.core.liveness import PROTOCOL, Evidence, fingerprint, of_tool
 from orchestrator.core.model import NO_USAGE, Usage
 from orchestrator.core.text import cleaned, tail_of
 
@@ -68,7 +68,7 @@ class Telling:
         self._log = TurnLog(output)
         self._parser = LineParser()
         self._text = ""
-        #: By its id, the name and the input of each call that has no result yet.
+        #: By its id, the name of each call that has no result yet, and the fingerprint of its input.
         self._calls: dict[str, tuple[str, str]] = {}
         #: What it counted, of all its results.
         self.usage = NO_USAGE
@@ -121,15 +121,15 @@ class Telling:
                 self._text = block["text"]
                 await self._say(self._text)
             elif block.get("type") == "tool_use":
-                given = _json(block.get("input"))
+                name, given = str(block.get("name"))[:100], block.get("input")
                 if len(self._calls) < MAX_CALLS:
-                    self._calls[str(block.get("id"))] = (str(block.get("name")), given)
-                await self._say(f"[{str(block.get('name'))[:100]}] {_cut(given, MAX_INPUT)}")
+                    self._calls[str(block.get("id"))[:100]] = (name, fingerprint(given))
+                await self._say(f"[{name}] {_cut(_json(given), MAX_INPUT)}")
 
     async def _take_results(self, data: Mapping[str, Any]) -> None:
         results = [block for block in _blocks(data) if block.get("type") == "tool_result"]
         for block in results:
-            call = self._calls.pop(str(block.get("tool_use_id")), None)
+            call = self._calls.pop(str(block.get("tool_use_id"))[:100], None)
             if call is not None:
                 self._note(of_tool(*call, _text_of(block.get("content"))))
             if block.get("is_error") is True:
@@ -207,10 +207,11 @@ def _event(kind: str, data: Mapping[str, Any]) -> str:
 
 
 def _json(value: object) -> str:
+    """Return what was JSON as it was; it was read where there was more room for what nests deep."""
     try:
         return json.dumps(value, ensure_ascii=False)
     except RecursionError:
-        return "[nested too deeply to be shown]"
+        return "[too deep]"
 
 
 def _cut(text: str, most: int) -> str:

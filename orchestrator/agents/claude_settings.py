@@ -20,6 +20,9 @@ _QUIET = {
     "CLAUDE_CODE_DISABLE_CRON": "1",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "CLAUDE_CODE_DISABLE_TERMINAL_TITLE": "1",
+    # What it would ask a model for on its own, for a person who sits there.
+    "CLAUDE_CODE_ENABLE_AWAY_SUMMARY": "false",
+    "CLAUDE_CODE_ENABLE_PROMPT_SUGGESTION": "false",
     "DISABLE_AUTOUPDATER": "1",
     "DISABLE_ERROR_REPORTING": "1",
     "DISABLE_TELEMETRY": "1",

@@ -8,6 +8,7 @@ which stands still while it is frozen or parked. Called by `supervise.pulse` and
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
@@ -53,8 +54,17 @@ PROTOCOL = Evidence(Sign.PROTOCOL)
 STARTED = Evidence(Sign.STARTED)
 
 
+def fingerprint(value: object) -> str:
+    """Return what a value out of JSON is known again by, in few bytes; all that nest too deep are alike."""
+    try:
+        text = json.dumps(value, sort_keys=True)
+    except RecursionError:
+        text = "too deep"
+    return sha256(text.encode()).hexdigest()
+
+
 def of_tool(name: str, arguments: str, result: str) -> Evidence:
-    """Return the evidence that a tool answered; all three as the agent gave and got them."""
+    """Return the evidence that a tool answered; all three as the agent gave and got them, or fingerprints."""
     digest = sha256()
     for part in (name, arguments, result):
         encoded = part.encode("utf-8", "replace")

@@ -150,6 +150,16 @@ class Agent:
             )
             self.update("tool_call_update", toolCallId=f"c{number}", status="completed", rawOutput=came)
 
+    def do_deep(self, text: str) -> None:
+        """Call tools with what nests as deep as can be read."""
+        for depth in range(900, 1000):
+            value = (
+                '{"jsonrpc": "2.0", "method": "session/update", "params": {"sessionId": "%s", "update": %s}}'
+            )
+            call = '{"sessionUpdate": "tool_call", "toolCallId": "%d", "title": "t", "rawInput": %s}'
+            sys.stdout.write(value % (self.session, call % (depth, "[" * depth + "]" * depth)) + "\n")
+        self.say("deep\n")
+
     def do_crash(self, text: str) -> None:
         if len(self.recall()) == 1:
             os._exit(9)

@@ -258,6 +258,11 @@ async def test_tool_calls_are_counted_once_and_not_each_by_a_commit_of_its_own(p
     assert len(counts) < 1000
 
 
+async def test_calls_of_what_nests_as_deep_as_can_be_read_harm_nobody(play: Play) -> None:
+    [result] = await play("deep")
+    assert (result.ok, result.text) == (True, "deep\n")
+
+
 async def test_terminals_are_bounded(play: Play) -> None:
     [result] = await play("flood")
     assert result.text == "SIGKILL 32"

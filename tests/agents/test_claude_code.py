@@ -122,7 +122,7 @@ async def test_who_was_cut_in_the_middle_of_a_call_goes_on_in_the_same_session(
 
 @needs_time
 async def test_what_is_said_meanwhile_is_told_beside_the_next_results(
-    api: ScriptedApi, session: Session, letters: Letterbox
+    api: ScriptedApi, session: Session, letters: Letterbox, log: Log
 ) -> None:
     mark = fresh_mark("told")
     run = f": {mark}; while ! test -e go; do perl -e 'sleep 1'; done"
@@ -132,6 +132,7 @@ async def test_what_is_said_meanwhile_is_told_beside_the_next_results(
         nursery.start_soon(answer, runtime_of(api.url), letters.on(session), prompt)
         await seen(lambda: marked(mark), "the first call runs")
         letters.put("mind the gap")
+        await seen(lambda: any("command_lifecycle" in line for line in log.of("stdout")), "it was read")
         (work_of(session) / "go").touch()
     assert (work_of(session) / "a").read_text() == "minded\n"
     assert letters.told == [1]

@@ -18,6 +18,7 @@ from orchestrator.core.liveness import (
     Patience,
     Standing,
     deadlines_for,
+    fingerprint,
     is_work,
     judge,
     next_step,
@@ -37,6 +38,14 @@ def shortest_cycle(done: list[bytes], times: int) -> int | None:
         if len(end) == length * times and end == end[:length] * times:
             return length
     return None
+
+
+def test_a_value_is_known_again_by_what_it_says_however_deep_it_nests() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1})
+    assert fingerprint("\ud800") != fingerprint(deep) == fingerprint([deep])
 
 
 @given(done=CALLS, times=st.integers(2, 5))

@@ -153,7 +153,8 @@ class Client:
         """Ask by one prompt of the protocol's; raises `BudgetExceeded` once the agent has stopped."""
         block = self._types.TextContentBlock(type="text", text=text)
         request = self._types.PromptRequest(session_id=self._ear.session_id, prompt=[block])
-        self._interrupted = self._progress.answering = False
+        self._interrupted = False
+        self._progress.begin_answer()
         answer: object = None
         spent: BudgetExceeded | None = None
         try:

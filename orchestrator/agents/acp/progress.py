@@ -6,13 +6,12 @@ that it has spent is its own word: it is shown where no meter of ours counted. C
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orchestrator.agents.base import MAX_TEXT
 from orchestrator.agents.lines import TurnLog
-from orchestrator.core.liveness import Evidence, of_tool
+from orchestrator.core.liveness import Evidence, fingerprint, of_tool
 from orchestrator.core.model import Usage
 from orchestrator.core.text import tail_of
 from sandbox.relay import Tail
@@ -41,7 +40,7 @@ class Progress:
         self._note = note
         #: Whether it began to be answered what was asked last.
         self.answering = False
-        #: By its id, the kind and the input of each call that has not ended.
+        #: By its id, the kind of each call that has not ended, and the fingerprint of its input.
         self._open: dict[str, tuple[str, str]] = {}
         #: Tool calls that the meter was not told of yet.
         self.uncounted = 0
@@ -61,8 +60,13 @@ class Progress:
         return not self._open
 
     def begin(self) -> None:
-        """Take what was told until now as not of this answer."""
+        """Take what was told until now as not of this prompt."""
         self._cost_before = self._cost
+
+    def begin_answer(self) -> None:
+        """Take what was at work as over: nothing that is asked now was begun to be answered."""
+        self.answering = False
+        self._open.clear()
 
     async def tell(self, text: str) -> None:
         """Put one line into the log."""
@@ -101,13 +105,14 @@ class Progress:
 
     def _follow(self, name: str, call: types.ToolCallStart | types.ToolCallProgress) -> None:
         """Note what a call was and what came of it, once it has ended."""
-        kind, given = self._open.pop(name, (str(call.kind), str(call.title)))
+        kind, given = self._open.pop(name, (str(call.kind), fingerprint(call.title)))
         if call.raw_input is not None:
-            given = json.dumps(call.raw_input, sort_keys=True)
+            given = fingerprint(call.raw_input)
         if call.status in {"completed", "failed"}:
-            content = [part.model_dump(mode="json", exclude_none=True) for part in call.content or ()]
-            came = content if call.raw_output is None else call.raw_output
-            self._note(of_tool(kind, given, json.dumps([call.status, came], sort_keys=True)))
+            came = call.raw_output
+            if came is None:
+                came = [part.model_dump(mode="json", exclude={"field_meta"}) for part in call.content or ()]
+            self._note(of_tool(kind, given, fingerprint([call.status, came])))
         elif len(self._open) < MAX_OPEN:
             self._open[name] = (kind, given)
 

@@ -97,6 +97,7 @@ class Exchange:
             return
         fault = self.api.fault_of(turn)
         body, malformed = wire.message(turn, self.body, self.number)
+        self.known["usage"] = body["usage"]
         await trio.sleep(float(turn.step.get("wait_s") or 0) + float((fault or {}).get("wait_s") or 0))
         if fault and (refusal := faults.refusal_of(fault, self._now)):
             await self._refuse(refusal.status, refusal.message, refusal.kind, refusal.headers)

@@ -44,6 +44,8 @@ class Request:
     #: events of the stream that were sent
     events: int
     seconds: float | None
+    #: what a served answer says that it cost
+    usage: dict[str, Any]
     #: what was wrong with the request or its script, as the client was told
     problem: str
     #: the request's body, where the API was asked to keep bodies
@@ -97,6 +99,7 @@ def read(lines: Iterable[str]) -> list[Request]:
         "how": UNFINISHED,
         "events": 0,
         "seconds": None,
+        "usage": {},
         "problem": "",
         "body": None,
     }
