@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -396,6 +398,27 @@ async def test_results_are_bounded_for_all_calls_of_an_answer(api: ScriptedApi, 
     assert len(told) == 8
     assert sum(len(result["content"]) for result in told) < 155_000
     assert "make fewer calls" in told[-1]["content"]
+
+
+def test_sdk_is_there_before_a_request_is_counted_as_under_way() -> None:
+    code = """
+import sys, trio
+from types import SimpleNamespace as Some
+from pydantic import SecretStr
+from orchestrator.agents.claude.runtime import ClaudeRuntime
+from orchestrator.agents.models import ModelAccess
+from orchestrator.agents.upstream import Upstream
+async def recall():
+    return []
+async def main():
+    assert "anthropic" not in sys.modules
+    session = Some(recall=recall, output=None, spec=Some(options=Some(model="m")))
+    access = ModelAccess(Upstream("http://127.0.0.1:1", SecretStr("k")), "m")
+    async with ClaudeRuntime(access).open(session):
+        assert "anthropic" in sys.modules
+trio.run(main)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_runtime_without_a_key_is_refused_with_the_fix() -> None:

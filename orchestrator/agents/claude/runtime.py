@@ -75,6 +75,7 @@ class ClaudeRuntime:
             raise AgentError(NO_KEY)
         sdk = Sdk(self._access.upstream)
         try:
+            await sdk.open()
             talk = Conversation.restored(await session.recall())
             yield ClaudeTurns(session, sdk, talk, self._access.model_of(session.spec))
         finally:

@@ -32,6 +32,10 @@ class Sdk:
         self._client: Any = None
         self._sdk: Any = None
 
+    async def open(self) -> None:
+        """Make what requests need, so that none is counted as under way meanwhile."""
+        await self._open()
+
     async def ask(self, body: Mapping[str, Any]) -> Message:
         """Make one request and return its whole answer; raises `ProviderFailure`."""
         client = await self._open()
