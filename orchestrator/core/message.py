@@ -168,10 +168,10 @@ def given_of(text: str) -> Any:  # noqa: ANN401 - a model's JSON
         given = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return text if _is_deep(given) else given
+    return text if is_deep(given) else given
 
 
-def _is_deep(value: object) -> bool:
+def is_deep(value: object) -> bool:
     """Say whether something is nested so deeply that to handle it may take more stack than there is."""
     level = [value]
     for _ in range(MAX_DEPTH):

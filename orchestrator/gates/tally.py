@@ -62,7 +62,7 @@ def told_by_go(raw: bytes) -> bytes:
     for line in raw.splitlines(keepends=True):
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             told.append(line)
             continue
         if isinstance(event, dict) and isinstance(text := event.get("Output"), str):

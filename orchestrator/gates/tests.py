@@ -57,7 +57,7 @@ class Trial:
         line = self.tally.tail.bytes().rpartition(mark)[2].partition(b"\n")[0]
         try:
             report = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return report if isinstance(report, dict) else None
 

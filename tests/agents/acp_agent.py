@@ -240,6 +240,8 @@ class Agent:
         out = sys.stdout
         out.write('hello\n\n[1, 2]\n"x"\nnull\n{"jsonrpc": "2.0"}\n' + "[" * 100_000 + "\n")
         out.write("\x00\xff\x1b[2J\n")
+        for depth in range(800, 1000):  # some can be read, and not be written again
+            out.write('{"method": "x/y", "id": ' + "[" * depth + "]" * depth + "}\n")
         out.flush()
         send(id=1, result={"stopReason": "refusal"})
         send(id=True, result={"stopReason": "refusal"})

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.gates.tally import SCAN_BYTES, Tally
+from orchestrator.gates.tally import SCAN_BYTES, Tally, told_by_go
 
 SUMMARIES = [
     ("===== 3 passed, 1 skipped in 0.12s =====", 3),
@@ -92,3 +92,8 @@ def test_any_bytes_can_be_counted(text: bytes) -> None:
 @pytest.mark.timeout(10)
 def test_hostile_output_is_read_in_bounded_time(hostile: bytes) -> None:
     counted((hostile + b"\n") * 300)
+
+
+def test_line_of_a_test_that_is_nested_without_end_is_shown_as_it_is() -> None:
+    deep = b"[" * 100_000
+    assert told_by_go(deep + b'\n{"Output": "ok\\n"}\n') == deep + b"\nok\n"

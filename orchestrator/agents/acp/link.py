@@ -19,6 +19,7 @@ import trio
 
 from orchestrator.agents.base import Session
 from orchestrator.agents.companion import CompanionLost, command_of, how_lost, no_python
+from orchestrator.core.message import is_deep
 from orchestrator.errors import AgentError
 from sandbox.base import Bind, CommandNotFound, Sandbox, Spec
 from sandbox.clock import Clock
@@ -84,6 +85,8 @@ class Link:
             try:
                 message = json.loads(await self._line())
             except (ValueError, RecursionError):
+                message = None
+            if message is None or is_deep(message):
                 return {"method": "_sandbox/garbage", "params": {"text": ""}}
             if not isinstance(message, dict):
                 continue
