@@ -36,3 +36,14 @@ async def look_up(host: str, port: int) -> list[Address]:
     if not found:
         raise NamesUnknown("has no address")
     return sorted(dict.fromkeys(found), key=lambda address: address.version)
+
+
+def is_own(address: Address) -> bool:
+    """Return whether it is an address of this host; nothing is sent to find that out."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(address), 9))
+        except OSError:
+            return False
+        return ipaddress.ip_address(str(probe.getsockname()[0]).partition("%")[0]) == address

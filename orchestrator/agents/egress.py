@@ -24,7 +24,7 @@ from orchestrator.core.egress import MB, Beyond, Place, Rules, check_answers, re
 from orchestrator.core.events import AgentEvent, EgressAllowed, EgressRefused
 from orchestrator.core.model import AgentId, TaskId
 from orchestrator.core.text import escaped
-from orchestrator.names import MAX_ADDRESSES, NamesUnknown, look_up
+from orchestrator.names import MAX_ADDRESSES, NamesUnknown, is_own, look_up
 from sandbox.clock import Clock
 
 CONNECT_S = 10.0
@@ -98,6 +98,8 @@ class Egress(Server):
         except NamesUnknown as unknown:
             raise Beyond(str(unknown)) from unknown
         check_answers(entry, found)
+        if not entry.exact and any(map(is_own, found)):
+            raise Beyond("is this host itself, whose services know its neighbours from strangers")
         if self._is_news(place.host, place.port, allowed=True):
             await self._record(EgressAllowed, host=place.host, port=place.port)
         return found[:MAX_ADDRESSES]

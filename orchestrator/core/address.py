@@ -25,6 +25,7 @@ _NEVER = tuple(
         "100.64.0.0/10",
         "192.88.99.0/24",
         "198.18.0.0/15",
+        "168.63.129.16/32",  # a cloud's own host, which tells each machine its secrets by a public address
         "192.0.0.0/24",  # not all Pythons know it whole; a cloud has its metadata there
     )
 )

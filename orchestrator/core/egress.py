@@ -33,7 +33,11 @@ _ENTRY = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+|[0-9a-f:.]+)(?::([0-9]{1,5}))?"
 _AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]@/?#\s]+):([0-9]{1,5})")
 #: Where clouds tell a machine its secrets; no name leads there, whoever listed it.
 _METADATA = frozenset(
-    filter(None, map(as_address, ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192")))
+    as_address(text)
+    for text in (
+        *("169.254.169.254", "100.100.100.200", "192.0.0.192", "168.63.129.16"),
+        *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"),
+    )
 )
 
 
