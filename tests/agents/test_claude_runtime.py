@@ -14,11 +14,13 @@ import trio
 from pydantic import SecretStr
 
 from orchestrator.agents.base import Prompt, Session, TurnResult
+from orchestrator.agents.claude.incoming import Incoming
 from orchestrator.agents.claude.runtime import CUT_CALL, LOST_CALL, MAX_UNFINISHED, ClaudeRuntime
 from orchestrator.agents.claude.sdk import Sdk
 from orchestrator.agents.models import ModelAccess
 from orchestrator.agents.upstream import Upstream
 from orchestrator.core import events as e
+from orchestrator.core.model import Usage
 from orchestrator.core.trouble import ProviderFailure, Trouble
 from orchestrator.errors import AgentError, FieldRefused
 from tests.agents.conftest import Letterbox, Log, OpenSession, spec_of, work_of
@@ -424,3 +426,27 @@ trio.run(main)
 def test_runtime_without_a_key_is_refused_with_the_fix() -> None:
     with pytest.raises(FieldRefused, match="set CLAUDE_API_KEY"):
         ClaudeRuntime(ModelAccess(Upstream())).check(spec_of("unused"))
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [{"index": None, "content_block": {"type": "text", "text": "a"}}],
+        [{"index": 0, "content_block": {"type": "tool_use", "id": "a", "name": "bash", "input": 5}}],
+        [{"index": 0, "content_block": {"type": "tool_use", "id": 5, "name": [], "input": {}}}],
+    ],
+    ids=["no place", "no input", "no names"],
+)
+def test_blocks_of_an_impossible_shape_are_a_failure_of_the_provider(events: list[dict[str, Any]]) -> None:
+    incoming = Incoming()
+    words = [{"type": "content_block_start", **event} for event in events]
+    failures = [incoming.feed(f"data: {json.dumps(each)}\n\n".encode()) for each in words]
+    assert [failure.trouble for failure in failures if failure] == [Trouble.SERVER_ERROR]
+
+
+@pytest.mark.parametrize("usage", [5, [1], {"input_tokens": 2**80}, {"output_tokens": -1}])
+def test_counts_that_are_none_are_a_failure_of_the_provider(usage: object) -> None:
+    start = {"type": "message_start", "message": {"model": "m", "usage": usage}}
+    failure = Incoming().feed(f"data: {json.dumps(start)}\n\n".encode())
+    assert failure is not None
+    assert failure.trouble is Trouble.SERVER_ERROR

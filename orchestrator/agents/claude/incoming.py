@@ -140,8 +140,13 @@ class Incoming:
                 raise failure_of_event(event["error"])
 
     def _begin(self, index: int, block: Block) -> None:
-        if block["type"] == "tool_use" and not (block["id"] and block["name"]):
-            raise ValueError("a tool call without id or name")
+        if type(index) is not int:
+            raise TypeError("index")
+        if block["type"] == "tool_use":
+            if not all(isinstance(block[name], str) and block[name] for name in ("id", "name")):
+                raise ValueError("a tool call without id or name")
+            if not isinstance(block.setdefault("input", {}), dict):
+                raise TypeError("input")
         self._blocks[index] = block
 
     def _add(self, index: int, delta: dict[str, Any]) -> None:
