@@ -52,8 +52,11 @@ def put_task(state: State, task: Task) -> State:
     return changed(state, tasks=state.tasks.set(task.id, task))
 
 
-def count_spent(state: State, recorded: e.Recorded, agent: Agent, usage: Usage) -> State:
-    """Count what the agent spent for its task, and for the day."""
+def count_spent(
+    state: State, recorded: e.Recorded, agent: Agent, usage: Usage, *, claimed: bool = False
+) -> State:
+    """Count what the agent spent for its task, and for the day unless it is only `claimed`."""
     task = state.tasks[agent.task_id]
-    state = changed(state, spend=state.spend.plus(usage, recorded.time.date()))
+    if not claimed:
+        state = changed(state, spend=state.spend.plus(usage, recorded.time.date()))
     return put_task(state, replace(task, spent=task.spent.plus(usage)))

@@ -202,7 +202,7 @@ def _parked(state: State, _recorded: e.Recorded, event: e.AgentParked) -> State:
 @_folds(e.AgentUsage)
 def _usage(state: State, recorded: e.Recorded, event: e.AgentUsage) -> State:
     agent = find_active(state, event)
-    state = count_spent(state, recorded, agent, event.usage)
+    state = count_spent(state, recorded, agent, event.usage, claimed=bool(event.claimed))
     return put_agent(state, changed(agent, usage=agent.usage.plus(event.usage)))
 
 

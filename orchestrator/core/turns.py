@@ -48,7 +48,11 @@ class AgentTurn(SayingEvent):
 
 
 class AgentUsage(SayingEvent):
-    """The agent spent this much since its last usage event; `content` is what came of its tool calls."""
+    """The agent spent this much since its last usage event; `content` is what came of its tool calls.
+
+    Where it is `claimed`, it is the agent's own word: it counts for it and its task, and for nobody else.
+    """
 
     name = "agent.usage"
     usage: Usage
+    claimed: bool | None = None

@@ -69,7 +69,9 @@ async def take_turn(run: Run, turns: Turns, prompt: Prompt) -> str:
 
 def _turn_of(run: Run, prompt: Prompt, result: TurnResult) -> list[e.AgentEvent]:
     """Return what the journal is told of a turn that no meter counted."""
-    spent = [e.AgentUsage(**run.ids, usage=result.usage)] if result.usage != NO_USAGE else []
+    # Nobody of us counted it: what an agent says must not use up what others have.
+    claimed = e.AgentUsage(**run.ids, usage=result.usage, claimed=True)
+    spent = [claimed] if result.usage != NO_USAGE else []
     return [
         e.AgentTurn(
             **run.ids,

@@ -115,6 +115,8 @@ class Agent:
         self.ask("terminal/release", terminalId=made)
         self.say(f"terminal {ended['exitCode']} {output['output'].strip()!r}; ")
         self.update("usage_update", used=10, size=100, cost={"amount": 0.25, "currency": "USD"})
+        for no_cost in (float("nan"), float("inf"), -float("inf")):
+            self.update("usage_update", used=10, size=100, cost={"amount": no_cost, "currency": "USD"})
         self.say(f"prompts {len(self.recall())}\n")
 
     def do_prompt(self, text: str) -> None:

@@ -20,7 +20,6 @@ from orchestrator.agents.claude.sdk import Sdk
 from orchestrator.agents.models import ModelAccess
 from orchestrator.agents.upstream import Upstream
 from orchestrator.core import events as e
-from orchestrator.core.model import Usage
 from orchestrator.core.trouble import ProviderFailure, Trouble
 from orchestrator.errors import AgentError, FieldRefused
 from tests.agents.conftest import Letterbox, Log, OpenSession, spec_of, work_of

@@ -59,6 +59,21 @@ async def test_a_day_ends_at_midnight_and_none_comes_again(tmp_path: Path) -> No
     assert tables(tmp_path / "again.db") == tables(tmp_path / "orchestrator.db")
 
 
+async def test_what_an_agent_only_claims_to_have_spent_uses_up_nobody_elses_budget(tmp_path: Path) -> None:
+    fortune = Usage(input_tokens=10**12, cost_usd=1e12)
+    async with running_store(tmp_path) as store:
+        ids = await work(store, "t", "a")
+        await store.record(e.AgentUsage(**ids, usage=fortune, claimed=True))
+        assert store.state.agents[AgentId("a")].usage == fortune
+        assert store.state.tasks[TaskId("t")].spent == fortune
+        assert store.state.spend.total == Usage()
+        before, events = store.state, await store.events_after(0)
+    async with running_store(tmp_path) as store:
+        assert store.state.spend == before.spend
+    refold(events, tmp_path / "again.db", random.Random(1))
+    assert tables(tmp_path / "again.db") == tables(tmp_path / "orchestrator.db")
+
+
 async def test_a_task_has_spent_what_its_attempts_did_and_begins_anew_when_submitted_again(
     tmp_path: Path,
 ) -> None:

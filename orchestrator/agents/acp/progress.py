@@ -6,6 +6,7 @@ that it has spent is its own word: it is shown where no meter of ours counted. C
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ class Progress:
                 await self.tell(f"plan, {entry.status}: {entry.content}")
         elif update.session_update == "usage_update":
             cost = update.cost
-            if cost is not None and cost.currency == "USD":
+            if cost is not None and cost.currency == "USD" and math.isfinite(cost.amount):
                 self._cost = min(max(cost.amount, 0.0), float(MAX_COUNT))
 
     async def _take_call(self, call: types.ToolCallStart | types.ToolCallProgress) -> None:
