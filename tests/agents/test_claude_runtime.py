@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,20 @@ async def test_what_was_told_is_told_once_whatever_a_crash_left_undone(
     asked = [request.body["messages"] for request in api.messages()]
     assert (json.dumps(asked[2]).count("mind the gap"), len(asked)) == (1, 3)
     assert asked[2][-1]["content"][0]["text"] == "that was wrong"
-    assert letters.told == [2]
+    assert letters.told == [1, 2]
+
+
+async def test_a_prompt_of_messages_is_heard_with_its_answer_and_not_in_the_middle(
+    api: ScriptedApi, session: Session, letters: Letterbox
+) -> None:
+    told: list[int] = []
+    steps = ({"say": "one"}, {"do": {"run": "true"}}, {"say": "two"})
+    attentive = replace(letters.on(session), note=lambda _: told.append(len(letters.told)))
+    async with runtime_of(api).open(attentive) as turns:
+        await turns.turn(Prompt("Please. " + script(*steps), 1))
+        letters.put("mind the gap")
+        await turns.turn(Prompt("mind the gap", 1, message=1))
+    assert (told, letters.told) == ([0], [1])
 
 
 async def test_each_call_is_noted_and_known_again_by_what_came_of_it(
