@@ -125,6 +125,7 @@ def told_of_restarts(service: Service) -> list[str]:
     return [line for line in service.log.read_text().splitlines() if "held back after many crashes" in line]
 
 
+@pytest.mark.timeout(120)  # seven starts
 def test_crash_after_crash_keeps_the_queue_for_a_while_and_lets_it_go(own_service: Service) -> None:
     service = own_service
     remote = make_remote(service.remotes)
