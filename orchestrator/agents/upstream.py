@@ -26,6 +26,8 @@ from orchestrator.agents.inbound import encoded
 from orchestrator.agents.reaching import PROVIDER_URL, place_of, unreachable
 from orchestrator.core.trouble import ProviderFailure, Trouble
 
+#: Characters of a key that is sought in what is said: a shorter one is no secret, and stands in many words.
+MIN_HIDDEN = 6
 CHUNK_BYTES = 65536
 HEAD_BYTES = 64 * 1024
 #: Connections kept for an agent's next request, and for how long: shorter than servers keep them.
@@ -67,7 +69,7 @@ class Upstream:
     def hide(self, content: bytes) -> bytes:
         """Return what was said without our key, which some gateways repeat in their errors."""
         key = self.key.get_secret_value().encode() if self.key is not None else b""
-        return content.replace(key, b"[hidden]") if key else content
+        return content.replace(key, b"[hidden]") if len(key) >= MIN_HIDDEN else content
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
