@@ -21,6 +21,8 @@ from orchestrator.core.trouble import ProviderFailure, Trouble, failure_of_respo
 
 #: How long a request may wait for a connection of the SDK's own pool.
 POOL_S = 10.0
+#: Bytes that are read of an answer that is an error.
+MAX_ERROR_BYTES = 64 * 1024
 
 
 class Sdk:
@@ -62,8 +64,6 @@ class Sdk:
     async def _open(self) -> Any:  # noqa: ANN401 - the SDK is known once it is imported
         if self._client is None:
             sdk = self._sdk = await trio.to_thread.run_sync(_import_sdk, abandon_on_cancel=True)
-            from orchestrator.agents.claude.refusal import cut_short  # noqa: PLC0415 - loads what the SDK does
-
             upstream, bear = self._upstream, self._upstream.patience
             patience = sdk.Timeout(
                 None, connect=bear.connect_s, read=bear.idle_s, write=bear.send_s, pool=POOL_S
@@ -75,16 +75,15 @@ class Sdk:
                 timeout=patience,
                 default_headers={"accept-encoding": "identity"},
                 http_client=sdk.DefaultAsyncHttpxClient(
-                    timeout=patience, follow_redirects=False, event_hooks={"response": [cut_short]}
+                    timeout=patience, follow_redirects=False, event_hooks={"response": [_check]}
                 ),
             )
         return self._client
 
     def _failure_of(self, error: Exception) -> ProviderFailure:
         """Return what an exception means; one that is no failure of a provider's is raised as it is."""
-        if isinstance(error, self._sdk.APIStatusError):
-            headers = {name.lower(): value for name, value in error.response.headers.items()}
-            return failure_of_response(error.status_code, headers, _body_of(error), datetime.now(UTC))
+        if isinstance(known := error.__cause__ or error, ProviderFailure):
+            return known
         if isinstance(error, self._sdk.APIConnectionError):
             return unreachable(self._upstream.url, error)
         if type(error).__module__.partition(".")[0] in {"httpx2", "httpcore2", "httpcore"}:
@@ -94,11 +93,18 @@ class Sdk:
         raise error
 
 
-def _body_of(error: Any) -> bytes:  # noqa: ANN401 - see `_open`
-    try:
-        return bytes(error.response.content)
-    except Exception:  # it was not read to its end: the status says enough
-        return b""
+async def _check(response: Any) -> None:  # noqa: ANN401 - see `_open`
+    """Raise what an answer means that is no success; the SDK would read it to its end, and some have none."""
+    if not response.is_success:
+        body = bytearray()
+        with trio.CancelScope() as reading:  # see `ask`
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) >= MAX_ERROR_BYTES:
+                    reading.cancel()
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        said = bytes(body[:MAX_ERROR_BYTES])
+        raise failure_of_response(response.status_code, headers, said, datetime.now(UTC))
 
 
 def _import_sdk() -> ModuleType:
