@@ -59,7 +59,8 @@ async def test_an_agent_whose_copy_is_torn_meanwhile_lands_without_another_attem
             agent = await works(plane, home, remote, script, "torn")
             tear(home)
             go.touch()
-            while (await plane.store.find_agent(agent)).not_before is None:  # type: ignore[union-attr]
+            while (found := await plane.store.find_agent(agent)) and found.not_before is None:
+                assert found.live, found.error
                 await plane.store.wait_past(plane.store.state.seq)
         async with open_plane(home, user=ordinary_user, roots=reachable_path, clock=later) as plane:
             end = await plane.over(agent)
