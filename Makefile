@@ -47,7 +47,8 @@ lint: .venv/.check
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check .
 	@# It takes files, not folders. ASYNC124 (async without await) is the shape of callbacks that may be awaited.
-	find $(SOURCES) tests -name '*.py' -exec $(BIN)/flake8-async --startable-in-context-manager=run --disable=ASYNC9,ASYNC124 {} +
+	find $(SOURCES) tests -name '*.py' -print0 | xargs -0 -n 50 -P $(WORKERS) \
+		$(BIN)/flake8-async --startable-in-context-manager=run --disable=ASYNC9,ASYNC124
 
 types: .venv/.check
 	$(BIN)/mypy $(SOURCES)
