@@ -165,7 +165,7 @@ class AgentMeter:
                 if self._stillness.frozen:
                     asked.patience.renew()  # nobody tried meanwhile
                 await self._stillness.wait_thawed()
-                with asked.line.place(asked.likely) as place:
+                with asked.line.place(asked.likely, self._ids["agent_id"]) as place:
                     await self._wait_for_turn(asked, place)
                     if self._stillness.frozen:  # who may not go keeps nobody waiting
                         continue

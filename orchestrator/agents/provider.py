@@ -1,9 +1,10 @@
 """The one way to a model's provider: a line an account and model, shared by all agents, and its gate.
 
 The gate (`core.admission`) decides; here is what it needs of the world: time, chance, and who comes first.
-The invariants: first come, first served; nobody polls (who waits is woken by what happened, and the first in
-line by the time it waits for); whatever ends a request, a cancellation too, takes it out of flight. Made at
-assembly; the meter of every agent goes through it.
+The invariants: agents take turns (`fairness`), and each is served in the order in which it asks; nobody
+polls (who waits is woken by what happened, and the first in line by the time it waits for); whatever ends a
+request, a cancellation too, takes it out of flight. Made at assembly; the meter of every agent goes through
+it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 import trio
 
+from orchestrator.agents.fairness import Fairness
 from orchestrator.core import admission
 from orchestrator.core import events as e
 from orchestrator.core.admission import Ceilings, Closed, Fault, Gate, Hold
@@ -90,12 +92,12 @@ def _login_refused(line: Line) -> Closed | None:
 
 
 class Line:
-    """Who waits for one model, in the order in which they came, and who is being answered."""
+    """Who waits for one model, and who is being answered."""
 
     def __init__(self, provider: Provider, model: str, closed: Closed | None = None) -> None:
         self.provider, self.model = provider, model
         self.gate = admission.refuse(Gate(), closed) if closed is not None else Gate()
-        self._places: dict[Place, None] = {}
+        self.turns: Fairness[Place] = Fairness()
         self._moved = trio.lowlevel.ParkingLot()
         self._closed_at: float | None = None
         #: When the last answer came.
@@ -104,13 +106,13 @@ class Line:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to remember of it."""
-        return not self._places and not self.gate.in_flight and self.gate.closed is None
+        return not self.turns and not self.gate.in_flight and self.gate.closed is None
 
     @contextmanager
-    def place(self, tokens: int) -> Iterator[Place]:
-        """Stand in line with a request of so many tokens at most."""
-        place = Place(self, tokens)
-        self._places[place] = None
+    def place(self, tokens: int, agent_id: str) -> Iterator[Place]:
+        """Stand in line with an agent's request of so many tokens at most."""
+        place = Place(self, tokens, agent_id)
+        self.turns.stand(agent_id, place)
         try:
             yield place
         finally:
@@ -118,7 +120,7 @@ class Line:
 
     def leave(self, place: Place) -> None:
         """Let the others come closer."""
-        self._places.pop(place, None)
+        self.turns.leave(place.agent_id, place)
         self.move()
 
     def move(self) -> None:
@@ -126,8 +128,8 @@ class Line:
         self._moved.unpark_all()
 
     def is_first(self, place: Place) -> bool:
-        """Return whether nobody stands before it."""
-        return next(iter(self._places), None) is place
+        """Return whether nobody comes before it."""
+        return self.turns.first(self.provider.ceilings.concurrency) is place
 
     async def wait(self, deadline: float) -> None:
         """Wait until something has happened, or the time has come."""
@@ -212,6 +214,7 @@ class Place:
 
     line: Line
     tokens: int
+    agent_id: str
 
     def hold(self) -> Hold | None:
         """Return why it is not this one's turn; where it is, `go` must follow at once.
@@ -235,8 +238,9 @@ class Place:
         """Leave the line for the provider."""
         line = self.line
         line.gate = admission.begin(line.gate, line.provider.ceilings, self.tokens, trio.current_time())
-        line.leave(self)
-        return Flight(line, line.gate.epoch, self.tokens)
+        line.turns.go(self.agent_id, self)
+        line.move()
+        return Flight(line, line.gate.epoch, self.tokens, self.agent_id)
 
 
 @dataclass(slots=True, eq=False)
@@ -246,6 +250,7 @@ class Flight:
     line: Line
     epoch: int
     tokens: int
+    agent_id: str
     _over: bool = False
 
     def land(self, used: int | None = None) -> None:
@@ -255,6 +260,7 @@ class Flight:
             line, unused = self.line, 0 if used is None else self.tokens - used
             ceilings, now = line.provider.ceilings, trio.current_time()
             line.gate = admission.end(line.gate, ceilings, self.epoch, unused, now)
+            line.turns.land(self.agent_id)
             line.move()
 
     def answered(self, used: int) -> list[e.Event]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import trio.testing
 
 from orchestrator.agents.base import Answer, Request
 from orchestrator.agents.meter import AgentMeter
-from orchestrator.agents.provider import Patience, Provider
+from orchestrator.agents.provider import Flight, Patience, Provider
+from orchestrator.agents.provider import Place as Standing
 from orchestrator.agents.purse import Purse
 from orchestrator.core.admission import Ceilings
 from orchestrator.core.model import AgentId, Phase, Usage
@@ -347,29 +349,53 @@ async def test_what_the_request_of_a_program_inside_is_refused_for_is_held_again
     assert await place.told("provider.throttled") == []
 
 
-async def test_the_ceiling_is_kept_and_nobody_is_overtaken(tmp_path: Path) -> None:
+def note_order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that tells which agents' requests were let go, in the order in which they were."""
+    order: list[str] = []
+    go = Standing.go
+
+    def noted(self: Standing) -> Flight:
+        order.append(self.agent_id)
+        return go(self)
+
+    monkeypatch.setattr(Standing, "go", noted)
+    return order
+
+
+async def test_the_ceiling_is_kept_and_nobody_is_overtaken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with open_place(tmp_path, concurrency=3) as place:
-        model, order = Model(), list[str]()
-
-        async def ask(name: str, meter: AgentMeter) -> None:
-            async def noted() -> Answer:
-                order.append(name)
-                return await model()
-
-            await meter.ask(REQUEST, noted, prompt=1)
-
+        order, model = note_order(monkeypatch), Model([no(Trouble.THROTTLED, wait_s=WAIT_S)])
         names = [f"a{number:02}" for number in range(12)]
-        meters = [(name, (await place.meter(name))[0]) for name in names]
-        model.failures = [no(Trouble.THROTTLED, wait_s=WAIT_S)]
+        meters = [(await place.meter(name))[0] for name in names]
         async with trio.open_nursery() as nursery:
-            for name, meter in meters:
-                nursery.start_soon(ask, name, meter)
-                await trio.testing.wait_all_tasks_blocked(0.01)
+            for meter in meters:
+                nursery.start_soon(partial(meter.ask, REQUEST, model, prompt=1))
+                await trio.testing.wait_all_tasks_blocked()
         assert model.most <= 3
-        later = [name for name in order if name != names[0]]
-        # Two that are let go at once may swap while the journal hears that they go on.
-        assert all(abs(names.index(name) - 1 - at) < 3 for at, name in enumerate(later))
+        assert [name for name in order if name != names[0]] == names[1:]
         assert order.count(names[0]) == 2  # the first was refused, and stood in line anew
+
+
+async def test_one_agent_with_many_requests_takes_its_turns_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_place(tmp_path, concurrency=4) as place:
+        await (await place.meter("first"))[0].ask(REQUEST, Model(), prompt=1)  # the gate is open
+        order, endless = note_order(monkeypatch), Model(gate=trio.Event())
+        greedy, other = (await place.meter("greedy"))[0], (await place.meter("other"))[0]
+        async with trio.open_nursery() as nursery:
+            for _ in range(32):
+                nursery.start_soon(partial(greedy.ask, REQUEST, endless, prompt=1))
+            await trio.testing.wait_all_tasks_blocked()
+            assert endless.asked == 3
+            with trio.fail_after(20):
+                for _ in range(3):
+                    await other.ask(REQUEST, Model(), prompt=1)
+            assert order == ["greedy"] * 3 + ["other"] * 3
+            nursery.cancel_scope.cancel()
+        assert place.provider.line(MODEL).idle
 
 
 async def test_no_time_passes_while_an_agent_is_parked_and_a_freeze_composes_with_it(place: Place) -> None:
