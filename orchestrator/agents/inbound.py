@@ -1,13 +1,15 @@
 """One connection of a client inside a sandbox: HTTP/1.1, read with suspicion and answered in order.
 
-The invariant: whatever comes, a connection holds no more than its bounds and ends alone; deadlines are by the
-sandbox's clock, so that a client that is frozen in the middle of a request loses none of its time. Who closes
-the sending half of the connection has left. Callers: `proxy` and `egress`.
+The invariant: whatever comes, a connection holds no more than its bounds and ends alone, one whose client
+takes its answer slowly too; deadlines are by the sandbox's clock, so that a client that is frozen in the
+middle of a request loses none of its time. Who closes the sending half of the connection has left. Callers:
+`proxy` and `egress`.
 """
 
 from __future__ import annotations
 
 import re
+import select
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -23,10 +25,15 @@ MAX_HEADERS = 100
 FREE_PIECES, PIECE_BYTES = 1000, 512
 #: What a client may send while it is being answered, before it is taken for one that has left.
 AHEAD_BYTES = 64 * 1024
-#: From a request's first byte to the end of its head; without a byte of its body; without taking an answer.
+#: From a request's first byte to the end of its head; without a byte of its body.
 HEAD_S = 20.0
 BODY_S = 30.0
+#: How long all parts of one answer wait for a client to take them, and the bytes for which it has a second
+#: more: a place at the provider is held meanwhile. And how long one part waits at most.
 SEND_S = 60.0
+SLOWEST_BYTES_A_S = 64 * 1024
+#: What of an answer goes to a client who takes it without waiting, however busy we are.
+SMALL_BYTES = 4096
 #: From the head of a request to the end of its body.
 WHOLE_BODY_S = 300.0
 
@@ -68,6 +75,8 @@ class Inbound:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._ahead = 0
         self._tunnels = self._bare = False
+        #: How long the client may keep the rest of this answer waiting.
+        self._patience_s = SEND_S
         #: Whether the head of an answer is on its way.
         self.begun = False
 
@@ -77,7 +86,7 @@ class Inbound:
             if self._http.their_state is not h11.DONE:
                 return None
             self._http.start_next_cycle()
-            self._ahead, self.begun = 0, False
+            self._ahead, self.begun, self._patience_s = 0, False, SEND_S
             self._tunnels = self._bare = False
         if self._http.our_state is not h11.IDLE:
             return None
@@ -193,7 +202,9 @@ class Inbound:
         content = self._http.send(event)
         if not content:
             return
-        scope = self._clock.move_on_after(SEND_S)
+        self._patience_s += len(content) / SLOWEST_BYTES_A_S
+        began, kept = self._clock.now(), not _takes_more(self._stream.socket)
+        scope = self._clock.move_on_after(min(SEND_S, self._patience_s))
         try:
             with scope:
                 await self._stream.send_all(content)
@@ -201,6 +212,14 @@ class Inbound:
             raise ClientLeft from None
         if scope.cancelled_caught:
             raise ClientLeft
+        if kept or len(content) > SMALL_BYTES:
+            self._patience_s -= self._clock.now() - began
+
+
+def _takes_more(sock: trio.socket.SocketType) -> bool:
+    watch = select.poll()
+    watch.register(sock.fileno(), select.POLLOUT)
+    return bool(watch.poll(0))
 
 
 def encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
