@@ -221,7 +221,8 @@ class AgentMeter:
         if failure.begun:
             raise ProviderUnavailable(f"an answer of {asked.line.model} broke off: {failure.detail}")
         asked.failures += 1
-        if asked.line.gate.closed is None:  # nobody else's trouble
+        closed = asked.line.gate.closed
+        if closed is None or closed.until <= trio.current_time():  # nobody else's trouble
             patience = asked.patience.until(failure.trouble, failure.detail)
             wait_s = admission.backoff_s(asked.failures, self._provider.chance())
             until = min(trio.current_time() + wait_s, patience)

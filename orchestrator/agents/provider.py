@@ -160,13 +160,13 @@ class Line:
             return []
         return [e.ProviderRecovered(model=self.model, after_s=round(now - closed_at, 3))]
 
-    def note_failure(self, epoch: int, failure: ProviderFailure) -> list[e.Event]:
-        """Take note of a failure; return what that means for all."""
+    def note_failure(self, epoch: int, failure: ProviderFailure, agent_id: str) -> list[e.Event]:
+        """Take note of an agent's failure; return what that means for all."""
         if failure.of_program and not failure.trouble.passes:
             return []  # nothing, as any agent could keep all others from their model by it
         now, before = trio.current_time(), self.gate
         reset = (failure.until - self.provider.clock()).total_seconds() if failure.until else None
-        fault = Fault(failure.trouble, failure.detail, failure.wait_s, reset)
+        fault = Fault(failure.trouble, failure.detail, failure.wait_s, reset, agent_id)
         self.gate = admission.fail(self.gate, epoch, fault, now, self.provider.chance())
         closed = self.gate.closed
         if closed is None or closed is before.closed:
@@ -271,4 +271,4 @@ class Flight:
     def failed(self, failure: ProviderFailure) -> list[e.Event]:
         """Take note that it failed; return what that means for all."""
         self.land(None if failure.begun else 0)
-        return self.line.note_failure(self.epoch, failure)
+        return self.line.note_failure(self.epoch, failure, self.agent_id)

@@ -70,8 +70,9 @@ class Gate:
     probe_at: float = 0.0
     #: How often it closed.
     epoch: int = 0
-    #: Failures since the last answer.
+    #: Failures since the last answer, and whose the last of them was.
     failures: int = 0
+    failed: str | None = None
     #: Tokens that were drawn and have not flowed back, at a time.
     drawn: float = 0.0
     drawn_at: float = 0.0
@@ -139,7 +140,7 @@ def succeed(gate: Gate, ceilings: Ceilings, epoch: int) -> Gate:
         return gate
     window = min(gate.window + 1, ceilings.concurrency) if gate.ramping else ceilings.concurrency
     ramping = gate.ramping and window < ceilings.concurrency
-    return replace(gate, closed=None, window=window, ramping=ramping, failures=0)
+    return replace(gate, closed=None, window=window, ramping=ramping, failures=0, failed=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,29 +151,37 @@ class Fault:
     detail: str
     wait_s: float | None = None
     reset_s: float | None = None
+    #: The agent that met it; None is nobody in particular.
+    agent_id: str | None = None
 
 
 def fail(gate: Gate, epoch: int, fault: Fault, now: float, chance: float) -> Gate:
-    """Take note of a failure: it may close the gate for all."""
+    """Take note of a failure: it may close the gate for all.
+
+    That the provider gives no answer may be one agent's doing: again and again, it counts once, until another
+    agent meets the same.
+    """
     if fault.trouble is Trouble.REQUEST:
         return gate
     if epoch != gate.epoch:  # the gate closed meanwhile; a later time may have been learned
         if gate.closed is None or not _is_told(fault) or gate.closed.refused:
             return gate
         return replace(gate, closed=replace(gate.closed, until=max(gate.closed.until, now + _told_s(fault))))
-    failures = gate.failures + 1
-    if fault.trouble in AWAY and gate.closed is None and failures < MOST_IN_A_ROW:
-        return replace(gate, failures=failures)
-    return _close(gate, fault, failures, now, chance)
+    if fault.trouble in AWAY and fault.agent_id is not None and fault.agent_id == gate.failed:
+        return gate
+    gate = replace(gate, failures=gate.failures + 1, failed=fault.agent_id)
+    if fault.trouble in AWAY and gate.closed is None and gate.failures < MOST_IN_A_ROW:
+        return gate
+    return _close(gate, fault, now, chance)
 
 
-def _close(gate: Gate, fault: Fault, failures: int, now: float, chance: float) -> Gate:
+def _close(gate: Gate, fault: Fault, now: float, chance: float) -> Gate:
     if not fault.trouble.passes:
         wait_s = REFUSED_S
     else:
-        wait_s = _told_s(fault) if _is_told(fault) else backoff_s(failures, chance)
+        wait_s = _told_s(fault) if _is_told(fault) else backoff_s(gate.failures, chance)
         wait_s += chance * min(max(JITTER * wait_s, JITTER_LEAST_S), JITTER_MOST_S)
-    return replace(refuse(gate, Closed(fault.trouble, fault.detail, now + wait_s)), failures=failures)
+    return refuse(gate, Closed(fault.trouble, fault.detail, now + wait_s))
 
 
 def refuse(gate: Gate, closed: Closed) -> Gate:

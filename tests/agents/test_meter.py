@@ -398,6 +398,21 @@ async def test_one_agent_with_many_requests_takes_its_turns_with_the_others(
         assert place.provider.line(MODEL).idle
 
 
+async def test_failures_that_one_agent_alone_meets_keep_no_other_waiting(place: Place) -> None:
+    hostile, other = (await place.meter("a"))[0], (await place.meter("b"))[0]
+    failures = [no(Trouble.SERVER_ERROR) for _ in range(100)]
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(partial(hostile.ask, REQUEST, Model(failures), prompt=1))
+        with trio.fail_after(20):
+            while len(failures) > 95:  # each waits longer and longer for itself
+                await place.store.wait_past(place.store.state.seq)
+        assert place.provider.line(MODEL).gate.closed is None
+        assert (await other.ask(REQUEST, Model(), prompt=1)).stop_reason
+        nursery.cancel_scope.cancel()
+    assert await place.told("provider.throttled") == []
+
+
 async def test_no_time_passes_while_an_agent_is_parked_and_a_freeze_composes_with_it(place: Place) -> None:
     meter, tree = await place.meter("a")
     model = Model([no(Trouble.THROTTLED, wait_s=3600)])

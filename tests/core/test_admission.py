@@ -65,9 +65,11 @@ class Traffic:
         epoch = self.land(which)
         self.gate = succeed(self.gate, self.ceilings, epoch)
 
-    def fail(self, trouble: Trouble, which: int = 0, wait_s: float | None = None) -> None:
-        epoch = self.land(which)
-        self.gate = fail(self.gate, epoch, Fault(trouble, "no", wait_s), self.now, self.chance)
+    def fail(
+        self, trouble: Trouble, which: int = 0, wait_s: float | None = None, agent: str | None = None
+    ) -> None:
+        epoch, fault = self.land(which), Fault(trouble, "no", wait_s, agent_id=agent)
+        self.gate = fail(self.gate, epoch, fault, self.now, self.chance)
 
 
 MOVES = st.lists(
@@ -160,6 +162,37 @@ def test_one_cut_stream_is_its_own_trouble_and_three_in_a_row_are_everybodys() -
         assert traffic.gate.closed is None
     traffic.fail(Trouble.NETWORK)
     assert traffic.gate.closed is not None
+
+
+@pytest.mark.parametrize("trouble", [Trouble.NETWORK, Trouble.SERVER_ERROR])
+def test_what_one_agent_alone_meets_again_and_again_closes_nothing(trouble: Trouble) -> None:
+    traffic = Traffic(gate=Gate(window=8))
+    for _ in range(20):
+        traffic.go()
+        traffic.fail(trouble, agent="a")
+        assert traffic.gate.closed is None
+    for agent in "ba":
+        traffic.go()
+        traffic.fail(trouble, agent=agent)
+    assert traffic.gate.closed is not None  # nobody is answered
+
+
+def test_one_agent_keeps_no_closed_gate_from_opening_to_others() -> None:
+    traffic = Traffic(gate=Gate(window=8))
+    for agent in "aba":
+        traffic.go()
+        traffic.fail(Trouble.NETWORK, agent=agent)
+    closed = traffic.gate.closed
+    assert closed is not None
+    traffic.now = closed.until
+    for _ in range(3):
+        assert traffic.go() is None
+        traffic.fail(Trouble.NETWORK, agent="a")
+    assert traffic.gate.closed == closed
+    assert traffic.go() is None  # at once, whoever that is
+    traffic.fail(Trouble.NETWORK, agent="b")
+    assert traffic.gate.closed.until > traffic.now
+    assert traffic.gate.failures == 4
 
 
 @pytest.mark.parametrize("trouble", [Trouble.LOGIN, Trouble.FORBIDDEN, Trouble.MODEL])
