@@ -163,8 +163,7 @@ class Exchange:
             raise ValueError("an event that is no object")
         kind = str(event.get("type"))
         if kind == "error":
-            error = event.get("error")
-            raise failure_of_event(error if isinstance(error, dict) else {}, datetime.now(UTC))
+            raise failure_of_event(event.get("error"))
         closed = self._message.add(event)
         frame = sse.encode(data.replace(b"\n", b" ").replace(b"\r", b" "), event=name.replace("\r", " "))
         if kind == "ping":

@@ -45,10 +45,12 @@ AWAY = frozenset({Trouble.NETWORK, Trouble.SERVER_ERROR})
 _STATUSES = {
     "invalid_request_error": 400,
     "authentication_error": 401,
+    "billing_error": 402,
     "permission_error": 403,
     "not_found_error": 404,
     "request_too_large": 413,
     "rate_limit_error": 429,
+    "timeout_error": 504,
     "overloaded_error": 529,
 }
 
@@ -93,16 +95,29 @@ def failure_of_response(
     status: int, headers: Mapping[str, str], body: bytes, now: datetime
 ) -> ProviderFailure:
     """Return what a response that is no success means; header names are lower case."""
-    kind, message = _told(body)
-    detail = f"HTTP {status} {kind}: {message}".strip(" :")
+    failure = _failure(status, *_told(body))
     wait_s = _seconds(headers.get("retry-after"))
     until = _moment(headers.get("anthropic-ratelimit-unified-reset"))
     if status == 429 and until is not None and until > now:
-        return ProviderFailure(Trouble.USAGE_LIMIT, detail, wait_s=wait_s, until=until)
+        return ProviderFailure(Trouble.USAGE_LIMIT, failure.detail, wait_s=wait_s, until=until)
+    if failure.trouble is not Trouble.MODEL:
+        failure.wait_s = wait_s
+    return failure
+
+
+def failure_of_event(error: object) -> ProviderFailure:
+    """Return what an `error` event in the middle of a stream means: its status was sent long before."""
+    kind, message = _words(error) if isinstance(error, dict) else ("", "")
+    return _failure(_STATUSES.get(kind, 500), kind, message)
+
+
+def _failure(status: int, kind: str, message: str) -> ProviderFailure:
+    detail = f"HTTP {status} {kind}: {message}".strip(" :")
     if status == 404 or (status == 400 and _NO_MODEL.search(message)):
         return ProviderFailure(Trouble.MODEL, detail)
     trouble = {
         401: Trouble.LOGIN,
+        402: Trouble.FORBIDDEN,
         403: Trouble.FORBIDDEN,
         408: Trouble.NETWORK,
         429: Trouble.THROTTLED,
@@ -110,22 +125,19 @@ def failure_of_response(
     }.get(status, Trouble.SERVER_ERROR if status >= 500 else Trouble.REQUEST)
     if kind == "overloaded_error":
         trouble = Trouble.OVERLOADED
-    return ProviderFailure(trouble, detail, wait_s=wait_s)
-
-
-def failure_of_event(error: Mapping[str, Any], now: datetime) -> ProviderFailure:
-    """Return what an `error` event in the middle of a stream means: its status was sent long before."""
-    status = _STATUSES.get(str(error.get("type")), 500)
-    return failure_of_response(status, {}, json.dumps({"error": error}).encode(), now)
+    return ProviderFailure(trouble, detail)
 
 
 def _told(body: bytes) -> tuple[str, str]:
     """Return the type and the message of an error body, as far as it is one; bounded."""
     try:
-        error: Any = json.loads(body)["error"]
-        return str(error.get("type", ""))[:100], str(error.get("message", ""))[:500]
+        return _words(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "", body[:200].decode(errors="replace")
+
+
+def _words(error: Mapping[str, Any]) -> tuple[str, str]:
+    return str(error.get("type", ""))[:100], str(error.get("message", ""))[:500]
 
 
 def _seconds(text: str | None) -> float | None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.agents.claude.incoming import Incoming
 from orchestrator.core.message import Message
-from orchestrator.core.trouble import Trouble, failure_of_event
+from orchestrator.core.trouble import Trouble, failure_of_event, failure_of_response
 
 COUNTS = {
     "input_tokens": 9,
@@ -119,10 +120,23 @@ def test_any_other_body_is_a_value_error(body: object) -> None:
         ("overloaded_error", Trouble.OVERLOADED),
         ("rate_limit_error", Trouble.THROTTLED),
         ("authentication_error", Trouble.LOGIN),
+        ("billing_error", Trouble.FORBIDDEN),
+        ("timeout_error", Trouble.SERVER_ERROR),
+        ("not_found_error", Trouble.MODEL),
         ("api_error", Trouble.SERVER_ERROR),
         ("invalid_request_error", Trouble.REQUEST),
         (None, Trouble.SERVER_ERROR),
     ],
 )
 def test_error_in_a_stream_is_the_same_trouble_as_before_one(kind: str | None, trouble: Trouble) -> None:
-    assert failure_of_event({"type": kind, "message": "no"}, datetime.now(UTC)).trouble is trouble
+    error = {"type": kind, "message": "no"}
+    assert failure_of_event(error).trouble is trouble
+    words = b"data: " + json.dumps({"type": "error", "error": error}).encode() + b"\n\n"
+    failure = Incoming().feed(words)
+    assert failure is not None
+    assert failure.trouble is trouble
+
+
+def test_bill_that_is_not_paid_is_the_same_trouble_before_a_stream_as_in_one() -> None:
+    before = failure_of_response(402, {}, b"", datetime.now(UTC))
+    assert before.trouble is failure_of_event({"type": "billing_error"}).trouble is Trouble.FORBIDDEN

@@ -12,25 +12,13 @@ from typing import Any
 
 from orchestrator.core.message import CHARS_A_TOKEN, counts_of, given_of
 from orchestrator.core.model import Usage
-from orchestrator.core.trouble import ProviderFailure, Trouble
+from orchestrator.core.trouble import ProviderFailure, Trouble, failure_of_event
 
 Block = dict[str, Any]
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 #: Characters of malformed input that the model is shown again.
 MAX_MALFORMED = 2000
-
-_TROUBLE = {
-    "rate_limit_error": Trouble.THROTTLED,
-    "overloaded_error": Trouble.OVERLOADED,
-    "timeout_error": Trouble.NETWORK,
-    "authentication_error": Trouble.LOGIN,
-    "billing_error": Trouble.FORBIDDEN,
-    "permission_error": Trouble.FORBIDDEN,
-    "not_found_error": Trouble.MODEL,
-    "invalid_request_error": Trouble.REQUEST,
-    "request_too_large": Trouble.REQUEST,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +165,3 @@ def _why(details: object) -> str:
         return ""
     said = (details.get("category"), details.get("explanation"))
     return ": ".join(str(word)[:300] for word in said if word)
-
-
-def failure_of_event(error: object) -> ProviderFailure:
-    """Return what an `error` event of a stream means: its status was 200 already."""
-    told = error if isinstance(error, dict) else {}
-    kind = str(told.get("type", ""))[:100]
-    trouble = _TROUBLE.get(kind, Trouble.SERVER_ERROR)
-    return ProviderFailure(trouble, f"{kind}: {str(told.get('message', ''))[:500]}".strip(" :"))
