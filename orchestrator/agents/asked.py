@@ -39,6 +39,8 @@ _QUERY = re.compile(r"[A-Za-z0-9_.=&-]{0,200}")
 _MODEL_PATH = re.compile(r"/v1/models/([A-Za-z0-9._:@-]{1,128})")
 #: Tools that run where the client is, or at the provider without reaching anybody.
 _TOOLS = re.compile(r"(custom|(bash|text_editor|computer|memory|tool_search_tool|code_execution)_\w+)")
+#: Of these, what is charged for by the time that it runs.
+_UNPRICED = re.compile(r"code_execution_\w+")
 #: Tuples, as what is sought in them may be anything, and not all can be looked up in a set.
 _SOURCED, _SOURCES = ("image", "document"), ("base64", "text", "content")
 _PRICED = {"speed": (None, "standard"), "inference_geo": (None, "global")}
@@ -138,7 +140,8 @@ def read_body(body: bytes, models: Sequence[str], *, counts: bool = False) -> Wa
     last = max((n for n, each in enumerate(messages) if each.get("role") == "assistant"), default=-1)
     estimate = estimate_tokens(len(body), _blocks(messages))
     worst = most_tokens(len(body), _blocks(messages), given.get("tools"))
-    return Wanted(Request(model, estimate, most, worst), stream, messages[last + 1 :])
+    dear = next(filter(_UNPRICED.fullmatch, _kinds(given)), None)
+    return Wanted(Request(model, estimate, most, worst, dear), stream, messages[last + 1 :])
 
 
 def _invalid(message: str) -> Refused:
@@ -179,16 +182,21 @@ def _check_reach(given: Mapping[str, Any]) -> None:
     for name, priced in _PRICED.items():
         if given.get(name) not in priced:
             raise _beyond(f"{name}: no price is known for it")
-    tools = given.get("tools")
-    for tool in tools if isinstance(tools, list) else ():
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        if kind is not None and not (isinstance(kind, str) and _TOOLS.fullmatch(kind)):
+    for kind in _kinds(given):
+        if not (isinstance(kind, str) and _TOOLS.fullmatch(kind)):
             raise _beyond(f"tools: {kind!r:.100} runs at the provider, and reaches hosts from there")
     for block in _blocks(given["messages"]):
         source = block.get("source")
         kind = source.get("type") if isinstance(source, dict) else None
         if block.get("type") in _SOURCED and kind is not None and kind not in _SOURCES:
             raise _beyond(f"messages: the provider would fetch a source of type {kind!r:.100}")
+
+
+def _kinds(given: Mapping[str, Any]) -> list[Any]:
+    """Return the types of the tools in a request that have one."""
+    tools = given.get("tools")
+    kinds = [tool.get("type") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    return [kind for kind in kinds if kind is not None]
 
 
 def _beyond(message: str) -> Refused:

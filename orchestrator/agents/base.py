@@ -37,6 +37,8 @@ class Request:
     max_tokens: int
     #: The most that the prompt can come to, where its author may mean harm; 0 where the estimate holds.
     most_input_tokens: int = 0
+    #: A tool in it that the provider charges for by itself, and that no table of prices has.
+    unpriced_tool: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ class Meter(Protocol):
         """Make a request where the budgets and the provider admit it, and journal the turn before returning.
 
         `ask` is called again after a `ProviderFailure` that passes by itself: the agent is parked meanwhile.
-        Raises `BudgetExceeded`, `ModelUnpriced`, `ProviderRefused` where waiting does not help, and
-        `ProviderUnavailable` where an answer broke off that was passed on already.
+        Raises `BudgetExceeded`, `ModelUnpriced`, `ToolUnpriced`, `ProviderRefused` where waiting does not
+        help, and `ProviderUnavailable` where an answer broke off that was passed on already.
         """
         ...
 

@@ -28,7 +28,7 @@ from orchestrator.core.price import Price
 from orchestrator.core.spec import Budget
 from orchestrator.core.text import tail_of
 from orchestrator.core.trouble import ProviderFailure
-from orchestrator.errors import BudgetExceeded, ModelUnpriced, ProviderUnavailable
+from orchestrator.errors import BudgetExceeded, ProviderUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class AgentMeter:
 
     async def ask(self, request: Request, ask: Callable[[], Awaitable[Answer]], *, prompt: int) -> Answer:
         """See `agents.base.Meter`."""
-        price = self._price(request.model)
+        price = self._purse.price_of(request, self._own)
         prompt_tokens = max(request.input_tokens, request.most_input_tokens)
         cost = price.most(prompt_tokens, request.max_tokens) if price else 0.0
         most = Usage(input_tokens=prompt_tokens, output_tokens=request.max_tokens, cost_usd=cost, turns=1)
@@ -263,17 +263,6 @@ class AgentMeter:
 
     def _accounts(self) -> list[Account]:
         return self._purse.accounts(self._state(), **self._ids, own=self._own)
-
-    def _price(self, model: str) -> Price | None:
-        price = self._purse.prices.find(model)
-        if price is None and self._purse.counts_money(self._own):
-            raise ModelUnpriced(unpriced(model))
-        return price
-
-
-def unpriced(model: str) -> str:
-    """Return the one line that says what to mend."""
-    return f"no price is known of the model {model!r}, and a budget counts money: add it to MODEL_PRICES"
 
 
 def _priced(usage: Usage, price: Price | None) -> Usage:

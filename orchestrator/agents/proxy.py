@@ -32,7 +32,13 @@ from orchestrator.agents.inbound import Asked, ClientLeft, Inbound, Unreadable
 from orchestrator.agents.serving import Server, watched
 from orchestrator.agents.upstream import Pool, Upstream
 from orchestrator.core.trouble import ProviderFailure, Trouble
-from orchestrator.errors import BudgetExceeded, OrchestratorError, ProviderRefused, ProviderUnavailable
+from orchestrator.errors import (
+    BudgetExceeded,
+    OrchestratorError,
+    ProviderRefused,
+    ProviderUnavailable,
+    ToolUnpriced,
+)
 
 #: Bytes of requests of one agent that are held at once.
 MAX_HELD_BYTES = 2 * MAX_BODY_BYTES
@@ -137,6 +143,8 @@ class Door(Server):
             await self._session.meter.ask(request, exchange.ask, prompt=self.prompt)
         except (ProviderFailure, ProviderUnavailable) as error:
             return await self._failed(inbound, exchange, error, own=request.model == self._models[0])
+        except ToolUnpriced as error:  # of this request alone
+            return await self._refuse(inbound, Refused(403, "permission_error", error.detail))
         except OrchestratorError as error:  # a budget, or the journal
             self.fail(error)
             return await self._refuse(inbound, _over(error))

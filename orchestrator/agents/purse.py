@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 
 import trio
 
+from orchestrator.agents.base import Request
 from orchestrator.core import budget
 from orchestrator.core.budget import Account, Mark, Scope
 from orchestrator.core.model import NO_USAGE, AgentId, State, TaskId, Usage
-from orchestrator.core.price import Prices
+from orchestrator.core.price import Price, Prices
 from orchestrator.core.spec import Budget, Ceilings
+from orchestrator.errors import ModelUnpriced, ToolUnpriced
 
 NO_CEILINGS = Ceilings()
 
@@ -50,6 +52,22 @@ class Purse:
     def counts_money(self, own: Budget) -> bool:
         """Return whether any budget that an agent with this one draws on is of money."""
         return budget.counts_money((own, own.task or NO_CEILINGS, self.day, self.total))
+
+    def price_of(self, request: Request, own: Budget) -> Price | None:
+        """Return the price of a request's model, if it is known.
+
+        Raises `ModelUnpriced` and `ToolUnpriced` where it is not, and a budget is of money.
+        """
+        price = self.prices.find(request.model)
+        if self.counts_money(own):
+            if price is None:
+                raise ModelUnpriced(unpriced(request.model))
+            if request.unpriced_tool is not None:
+                raise ToolUnpriced(
+                    f"the provider charges for the tool {request.unpriced_tool!r:.100} by the hour, "
+                    "and a budget counts money"
+                )
+        return price
 
     def accounts(self, state: State, agent_id: str, task_id: str, own: Budget) -> list[Account]:
         """Return the budgets that the agent draws on, with what is reserved of each."""
@@ -111,6 +129,11 @@ class Purse:
     def forget(self, agent_id: str, task_id: str) -> None:
         """Drop what is only remembered of an agent that has ended, or goes on in another life."""
         self._told = {key for key in self._told if key[2] not in (agent_id, task_id)}
+
+
+def unpriced(model: str) -> str:
+    """Return the one line that says what to mend."""
+    return f"no price is known of the model {model!r}, and a budget counts money: add it to MODEL_PRICES"
 
 
 def _sum(usages: Iterator[Usage]) -> Usage:

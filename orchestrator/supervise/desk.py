@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
-from orchestrator.agents.meter import unpriced
-from orchestrator.agents.purse import Purse
+from orchestrator.agents.purse import Purse, unpriced
 from orchestrator.agents.registry import Runtimes
 from orchestrator.core.egress import read_entries
 from orchestrator.core.model import Agent, AgentId

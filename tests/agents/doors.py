@@ -48,6 +48,9 @@ class PatientMeter:
 
         return await self.inner.ask(request, again, prompt=prompt)
 
+    async def check_tools(self, calls: int) -> None:
+        """See `Meter`."""
+
     async def count_tools(self, calls: int, content: str | None = None) -> None:
         """See `Meter`."""
 

@@ -198,6 +198,9 @@ class Purse:
         self.requests -= 1
         return await self.inner.ask(request, ask, prompt=prompt)  # type: ignore[arg-type]
 
+    async def check_tools(self, calls: int) -> None:
+        """See `Meter`."""
+
     async def count_tools(self, calls: int, content: str | None = None) -> None:
         """See `Meter`."""
         self.tools -= calls

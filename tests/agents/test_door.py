@@ -15,7 +15,7 @@ import trio
 from orchestrator.agents.base import Answer, Request
 from orchestrator.core.model import Usage
 from orchestrator.core.trouble import Trouble
-from orchestrator.errors import BudgetExceeded, ProviderRefused
+from orchestrator.errors import BudgetExceeded, ProviderRefused, ToolUnpriced
 from sandbox.base import Backend, User
 from sandbox.inlet import open_socket
 from sandbox.trusted import ProcessBackend
@@ -307,6 +307,9 @@ class Poor:
         """See `Meter`."""
         raise BudgetExceeded("0.01 USD are allowed")
 
+    async def check_tools(self, calls: int) -> None:
+        """See `Meter`."""
+
     async def count_tools(self, calls: int, content: str | None = None) -> None:
         """See `Meter`."""
 
@@ -320,6 +323,22 @@ async def test_spent_budget_ends_the_agent(doors: Doors, shared: ScriptedApi) ->
 
     with pytest.raises(BudgetExceeded, match=r"0\.01 USD"):
         await work()
+
+
+async def test_request_with_a_tool_of_unknown_price_is_refused_alone(
+    doors: Doors, shared: ScriptedApi
+) -> None:
+    class Careful(PlainMeter):
+        async def ask(self, request: Request, ask: Callable[[], Awaitable[Answer]], *, prompt: int) -> Answer:
+            if request.unpriced_tool:
+                raise ToolUnpriced(request.unpriced_tool)
+            return await super().ask(request, ask, prompt=prompt)
+
+    dear = {"type": "code_execution_20250825", "name": "code_execution"}
+    async with doors.open(shared, meter=Careful(IDS, doors.log.record)) as at:
+        status, body = await at.ask("POST", "/v1/messages", asked("x", tools=[dear]))
+        assert (status, json.loads(body)["error"]["message"]) == (403, dear["type"])
+        assert (await at.ask("POST", "/v1/messages", asked("x")))[0] == 200
 
 
 async def test_agent_that_goes_on_without_a_budget_is_cut(doors: Doors, shared: ScriptedApi) -> None:

@@ -16,7 +16,8 @@ import pytest
 import trio
 import trio.testing
 
-from orchestrator.agents.base import Answer, Request
+from orchestrator.agents.base import Answer, Meter, Request
+from orchestrator.agents.counted import CountedMeter
 from orchestrator.agents.meter import AgentMeter
 from orchestrator.agents.provider import Flight, Patience, Provider
 from orchestrator.agents.provider import Place as Standing
@@ -27,13 +28,22 @@ from orchestrator.core.price import Price, Prices
 from orchestrator.core.spec import Budget
 from orchestrator.core.spec import Ceilings as Money
 from orchestrator.core.trouble import ProviderFailure, Trouble
-from orchestrator.errors import BudgetExceeded, ModelUnpriced, ProviderRefused, ProviderUnavailable
+from orchestrator.errors import (
+    BudgetExceeded,
+    ModelUnpriced,
+    ProviderRefused,
+    ProviderUnavailable,
+    ToolUnpriced,
+)
 from orchestrator.journal.store import Store
+from orchestrator.supervise.pulse import WatchedMeter
 from orchestrator.supervise.tree import Tree
 from sandbox.base import User
 from sandbox.probe import default_user
 from sandbox.trusted import ProcessBackend
+from tests.agents.doors import PatientMeter
 from tests.journal.rig import running_store, work
+from tests.kit.plain_meter import PlainMeter
 
 MODEL = "m-1"
 REQUEST = Request(MODEL, 1000, 1000)
@@ -224,6 +234,22 @@ async def test_a_model_without_a_price_is_refused_where_money_is_counted(place: 
     with pytest.raises(ModelUnpriced, match="MODEL_PRICES"):
         await bound.ask(unknown, model, prompt=1)
     assert model.asked == 1
+
+
+async def test_a_tool_that_no_table_has_a_price_of_is_refused_where_money_is_counted(place: Place) -> None:
+    model, request = Model(), Request(MODEL, 1, 1, unpriced_tool="code_execution_20250825")
+    free, _ = await place.meter("a")
+    await free.ask(request, model, prompt=1)
+    bound, _ = await place.meter("b", cost_usd=1.0)
+    with pytest.raises(ToolUnpriced, match="code_execution_20250825"):
+        await bound.ask(request, model, prompt=1)
+    await bound.ask(REQUEST, model, prompt=1)
+    assert model.asked == 2
+
+
+@pytest.mark.parametrize("kind", [AgentMeter, CountedMeter, WatchedMeter, PlainMeter, PatientMeter])
+def test_every_meter_has_what_a_meter_has(kind: type) -> None:
+    assert {name for name in vars(Meter) if name[0] != "_"} <= set(dir(kind))
 
 
 async def test_what_a_broken_answer_cost_is_counted(place: Place) -> None:
