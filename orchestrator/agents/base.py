@@ -39,6 +39,8 @@ class Request:
     most_input_tokens: int = 0
     #: A tool in it that the provider charges for by itself, and that no table of prices has.
     unpriced_tool: str | None = None
+    #: Tells what it has cost up to now, where it is cut off in flight; None where nobody was told anything.
+    so_far: Callable[[], Usage | None] = field(default=lambda: None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Meter(Protocol):
     async def ask(self, request: Request, ask: Callable[[], Awaitable[Answer]], *, prompt: int) -> Answer:
         """Make a request where the budgets and the provider admit it, and journal the turn before returning.
 
+        Where `ask` is cancelled, what it cost by then is owed, and journaled at the next request or the end.
         `ask` is called again after a `ProviderFailure` that passes by itself: the agent is parked meanwhile.
         Raises `BudgetExceeded`, `ModelUnpriced`, `ToolUnpriced`, `ProviderRefused` where waiting does not
         help, and `ProviderUnavailable` where an answer broke off that was passed on already.

@@ -31,6 +31,9 @@ _HARMLESS = {"text", "thinking", "redacted_thinking", "server_tool_use"}
 #: The headers of an answer that its client sees: nothing about the account.
 _SHOWN = {"content-type", "request-id", "retry-after", "x-should-retry"}
 
+#: Tokens that no model says more of in a second: of an answer that is no stream nothing else is known.
+_MOST_TOKENS_A_S = 500
+
 LEFT = "client_left"
 
 
@@ -64,6 +67,7 @@ class Exchange:
         self._held = bytearray()
         self._whole = b""
         self._closing = self._sent = False
+        self._began = 0.0
 
     @property
     def begun(self) -> bool:
@@ -79,7 +83,7 @@ class Exchange:
 
     async def ask(self) -> Answer:
         """Ask once; raises `ProviderFailure`. Where the client leaves meanwhile, what came is the answer."""
-        began = trio.current_time()
+        began = self._began = trio.current_time()
         self._message, self.failure, self.refusal = Message(), None, None
         self._closing = self._sent = False
         self._held.clear()
@@ -102,17 +106,20 @@ class Exchange:
         return Answer(
             model=said.model or self._wanted.request.model,
             stop_reason=LEFT if self.left and not said.complete else said.stop_reason,
-            usage=self._spent(),
+            usage=self.so_far() if self.left else said.spent,
             text=said.text,
             duration_ms=(trio.current_time() - began) * 1000,
             content=content_of(self._wanted.news, said.content),
         )
 
-    def _spent(self) -> Usage:
-        """Return what it cost: the prompt, where its client has left before the provider told anything."""
-        if self.left and self._sent and not self._message.model:
-            return Usage(input_tokens=self._wanted.request.input_tokens)
-        return self._message.spent
+    def so_far(self) -> Usage:
+        """Return what it has cost: the prompt at least, where the provider has told nothing yet."""
+        if self._message.model or not self._sent:
+            return self._message.spent
+        asked = self._wanted.request
+        most = int((trio.current_time() - self._began) * _MOST_TOKENS_A_S)
+        words = 0 if self._wanted.stream else min(asked.max_tokens, most)
+        return Usage(input_tokens=asked.input_tokens, output_tokens=words)
 
     def _note_sent(self) -> None:
         self._sent = True

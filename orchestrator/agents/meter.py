@@ -66,6 +66,7 @@ class _Asked:
     most: Usage
     #: The tokens that it is likely to need at most: by these it stands in line.
     likely: int
+    request: Request
     prompt: int
     since: float
     #: Until when it is parked, as far as the journal knows; None where it is not.
@@ -111,7 +112,9 @@ class AgentMeter:
         cost = price.most(prompt_tokens, request.max_tokens) if price else 0.0
         most = Usage(input_tokens=prompt_tokens, output_tokens=request.max_tokens, cost_usd=cost, turns=1)
         line, likely = self._provider.line(request.model), request.input_tokens + request.max_tokens
-        asked = _Asked(line, Patience(line), price, most, likely, prompt, trio.current_time())
+        now = trio.current_time()
+        asked = _Asked(line, Patience(line), price, most, likely, request, prompt, now)
+        await self._settle()
         try:
             while True:
                 outcome = await self._attempt(asked, ask)
@@ -156,6 +159,10 @@ class AgentMeter:
                 if events:
                     await self._record(*events)
                 return failure
+            except trio.Cancelled:
+                cut = asked.request.so_far() or Usage(input_tokens=asked.request.input_tokens)
+                self._purse.owe(**self._ids, usage=_priced(cut, asked.price))
+                raise
             return await self._journal(asked, answer, flight, reservation)
 
     async def _enter(self, asked: _Asked, ends: ExitStack) -> tuple[Flight, Reservation]:
@@ -213,6 +220,13 @@ class AgentMeter:
         )
         await self._record(turn, e.AgentUsage(**self._ids, usage=usage), *self._new_marks(), *events)
         return replace(answer, usage=usage)
+
+    async def _settle(self) -> None:
+        """Journal what requests cost that were cut off, as their clients ended."""
+        if owed := self._purse.settle(self._ids["agent_id"]):
+            with self._purse.reserve(**self._ids, most=owed) as reservation:
+                reservation.answered = True
+                await self._record(e.AgentUsage(**self._ids, usage=owed), *self._new_marks())
 
     async def _bear(self, asked: _Asked, failure: ProviderFailure) -> None:
         """Return when the request may be made again; raise where that cannot help."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -134,9 +135,8 @@ class Door(Server):
         headers = shown_headers(asked.headers)
         reply = partial(self._pool.ask, asked.method, asked.target, headers, body)
         exchange = Exchange(reply, inbound, wanted)
-        return await watched(
-            inbound, partial(self._metered, inbound, exchange, wanted.request), exchange.leave
-        )
+        request = replace(wanted.request, so_far=exchange.so_far)
+        return await watched(inbound, partial(self._metered, inbound, exchange, request), exchange.leave)
 
     async def _metered(self, inbound: Inbound, exchange: Exchange, request: Request) -> bool:
         try:

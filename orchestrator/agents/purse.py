@@ -1,13 +1,13 @@
 """What may be spent on models: everybody's budgets, and what is reserved of them by requests in flight.
 
 The invariant: what was answered is counted as spent or as reserved at every moment, so that no two requests
-take the same room. Sums are the state's; only what is in flight is kept here, and gone after a crash, as the
-requests are. Made at assembly; the meter of every agent reserves from it.
+take the same room. Sums are the state's; only what is in flight, or was cut there, is kept here, and gone
+after a crash, as the requests are. Made at assembly; the meter of every agent reserves from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -45,6 +45,8 @@ class Purse:
     #: The wall clock, which says what day it is.
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     _reserved: set[Reservation] = field(default_factory=set)
+    #: What requests cost that were cut off in flight, until that is journaled.
+    _owed: list[Reservation] = field(default_factory=list)
     #: What was warned of already: of each day anew.
     _told: set[tuple[object, ...]] = field(default_factory=set)
     _settled: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
@@ -78,17 +80,15 @@ class Purse:
     ) -> list[Account]:
         agent, task, spend = state.agents[AgentId(agent_id)], state.tasks[TaskId(task_id)], state.spend
         flying = [one for one in self._reserved if one.answered or not answered_only]
-        all_reserved = _sum(one.usage for one in flying)
+        whose: dict[Scope, tuple[Ceilings, Usage, Callable[[Reservation], bool]]] = {
+            Scope.AGENT: (own, agent.usage, lambda one: one.agent_id == agent_id),
+            Scope.TASK: (own.task or NO_CEILINGS, task.spent, lambda one: one.task_id == task_id),
+            Scope.DAY: (self.day, spend.on(self.clock().date()), lambda one: True),
+            Scope.TOTAL: (self.total, spend.total, lambda one: True),
+        }
         return [
-            Account(Scope.AGENT, own, agent.usage, _sum(r.usage for r in flying if r.agent_id == agent_id)),
-            Account(
-                Scope.TASK,
-                own.task or NO_CEILINGS,
-                task.spent,
-                _sum(r.usage for r in flying if r.task_id == task_id),
-            ),
-            Account(Scope.DAY, self.day, spend.on(self.clock().date()), all_reserved),
-            Account(Scope.TOTAL, self.total, spend.total, all_reserved),
+            Account(scope, ceilings, spent.plus(_sum(self._owed, counts)), _sum(flying, counts))
+            for scope, (ceilings, spent, counts) in whose.items()
         ]
 
     @contextmanager
@@ -101,6 +101,17 @@ class Purse:
         finally:
             self._reserved.remove(reservation)
             self._settled.unpark_all()
+
+    def owe(self, agent_id: str, task_id: str, usage: Usage) -> None:
+        """Count what a request cost that was cut off, until it is journaled: see `settle`."""
+        if usage != NO_USAGE:
+            self._owed.append(Reservation(agent_id, task_id, usage, answered=True))
+
+    def settle(self, agent_id: str) -> Usage | None:
+        """Return what is owed for the agent's cut requests, if anything; to be journaled at once."""
+        own = [one for one in self._owed if one.agent_id == agent_id]
+        self._owed = [one for one in self._owed if one.agent_id != agent_id]
+        return _sum(own) if own else None
 
     async def wait_settled(self) -> None:
         """Wait until something that is reserved now is settled; to be called without a checkpoint before."""
@@ -136,8 +147,9 @@ def unpriced(model: str) -> str:
     return f"no price is known of the model {model!r}, and a budget counts money: add it to MODEL_PRICES"
 
 
-def _sum(usages: Iterator[Usage]) -> Usage:
+def _sum(some: Iterable[Reservation], counts: Callable[[Reservation], bool] = lambda one: True) -> Usage:
     total = NO_USAGE
-    for usage in usages:
-        total = total.plus(usage)
+    for one in some:
+        if counts(one):
+            total = total.plus(one.usage)
     return total

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -23,6 +23,7 @@ from orchestrator.core import events as e
 from orchestrator.core.model import Agent, AgentId, Reason
 from orchestrator.core.policy import backoff_s
 from orchestrator.core.reports import KillReport
+from orchestrator.errors import IllegalTransition
 from orchestrator.journal.store import AuditEntry, Store
 from orchestrator.supervise.breaker import Breaker
 from orchestrator.supervise.ending import Done, Ending, Failed, Interrupted, Killed, Postponed
@@ -54,6 +55,7 @@ class Ledger:
 async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledger) -> None:
     """Salvage, remove and journal, in the order that the ending asks for."""
     run, aftermath, proven_at = live.run, Aftermath(), trio.current_time()
+    await _settle_debts(live, ledger)
     ending = await _settle(live, ending, keep, aftermath, ledger)
     if isinstance(ending, Killed):
         await _journal_kill(live, ending, proven_at, ledger.store)
@@ -77,6 +79,14 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
         await _journal_end(live, ending, ledger)
     if not stays:
         await ledger.store.record(aftermath.event(run))
+
+
+async def _settle_debts(live: Live, ledger: Ledger) -> None:
+    """Note what the agent's requests in flight had cost: durable with its end, which does not wait for it."""
+    run = live.run
+    if owed := run.tools.purse.settle(run.agent.id):
+        with suppress(IllegalTransition):  # somebody else ended it already
+            await ledger.store.note(e.AgentUsage(**run.ids, usage=owed))
 
 
 async def _settle(

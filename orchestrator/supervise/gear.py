@@ -112,7 +112,8 @@ class Run:
 
     async def record(self, *events: e.Event) -> None:
         """Journal facts of this run; durable on return. On a full disk they wait, before an end does."""
-        await self.tools.store.room_to_spare()
+        if self.tools.store.room.scarce:  # else what was decided is on its way before anything can cut it off
+            await self.tools.store.room_to_spare()
         await self.tools.store.record(*events)
 
     async def output(self, stream: str, line: str) -> None:

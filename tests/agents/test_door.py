@@ -397,6 +397,35 @@ async def test_kill_in_the_middle_of_a_stream_closes_both_sides(doors: Doors, sh
     assert at.log.events == []
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_request_that_an_end_cuts_off_tells_what_it_cost(
+    doors: Doors, shared: ScriptedApi, *, stream: bool
+) -> None:
+    told: list[Usage | None] = []
+
+    class Cut(PlainMeter):
+        async def ask(self, request: Request, ask: Callable[[], Awaitable[Answer]], *, prompt: int) -> Answer:
+            assert request.so_far() == Usage()
+            try:
+                return await super().ask(request, ask, prompt=prompt)
+            except trio.Cancelled:
+                told.append(request.so_far())
+                raise
+
+    name = f"ended-{stream}"
+    prompt = script({"fault": {"kind": "hang"}}, agent=name)
+    with trio.CancelScope() as scope:
+        async with doors.open(shared, meter=Cut(IDS, doors.log.record)) as at, at.knock() as knocker:
+            await knocker.begin("POST", "/v1/messages", asked(prompt, stream=stream))
+            await seen(lambda: shared.messages(name), "it is asked")
+            scope.cancel()
+            await trio.sleep_forever()
+    (usage,) = told
+    assert usage is not None
+    assert usage.input_tokens > 0
+    assert usage.output_tokens <= 1000
+
+
 async def test_client_that_leaves_while_the_meter_waits_ends_the_wait(
     doors: Doors, shared: ScriptedApi
 ) -> None:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from orchestrator.agents.provider import Flight, Patience, Provider
 from orchestrator.agents.provider import Place as Standing
 from orchestrator.agents.purse import Purse
 from orchestrator.core.admission import Ceilings
-from orchestrator.core.model import AgentId, Phase, Usage
+from orchestrator.core.model import NO_USAGE, AgentId, Phase, Usage
 from orchestrator.core.price import Price, Prices
 from orchestrator.core.spec import Budget
 from orchestrator.core.spec import Ceilings as Money
@@ -258,6 +258,33 @@ async def test_what_a_broken_answer_cost_is_counted(place: Place) -> None:
     with pytest.raises(ProviderUnavailable, match="broke off"):
         await meter.ask(REQUEST, Model([broken]), prompt=1)
     assert place.store.state.agents[AgentId("a")].usage.cost_usd == 2.0
+
+
+async def test_what_a_cut_request_cost_is_counted_at_once_and_journaled_at_the_next(tmp_path: Path) -> None:
+    told = Usage(input_tokens=1000, output_tokens=200)  # 0.004 USD
+    async with open_place(tmp_path, day=Money(cost_usd=0.008)) as place:
+        cut, other = (await place.meter("a"))[0], (await place.meter("b"))[0]
+        for so_far in (lambda: told, lambda: None, lambda: NO_USAGE):  # None: the prompt's 1000 tokens
+            async with trio.open_nursery() as nursery:
+                model = Model(gate=trio.Event())
+                request = replace(REQUEST, so_far=so_far)
+                nursery.start_soon(partial(cut.ask, request, model, prompt=1))
+                while not model.flying:
+                    await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+        assert place.store.state.spend.total.cost_usd == pytest.approx(0.006)  # at the asks that followed
+        await cut.ask(REQUEST, Model(), prompt=1)
+        total = place.store.state.spend.total
+        assert total.cost_usd == pytest.approx(0.004 + 0.002 + 0.0012)
+        assert (total.input_tokens, total.turns) == (2100, 1)
+        async with trio.open_nursery() as nursery:
+            model = Model(gate=trio.Event())
+            nursery.start_soon(partial(cut.ask, replace(REQUEST, so_far=lambda: told), model, prompt=1))
+            while not model.flying:
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        with pytest.raises(BudgetExceeded):  # nobody asked in its name since
+            await other.ask(REQUEST, Model(), prompt=1)
 
 
 # --- the provider

@@ -19,6 +19,7 @@ from tests.kit.asking import AskingRuntime
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
 from tests.kit.plane import Plane, open_plane
 from tests.kit.remote import make_remote
+from tests.kit.until import seen
 
 STEPS = ({"say": "one"}, {"say": "two"}, {"say": "done"})
 WRITE = "echo 7 > value"
@@ -121,6 +122,24 @@ async def test_who_is_parked_is_killed_at_once_and_can_be_frozen(
             assert report.remaining == 0
             assert report.elapsed_ms < 5000
             assert (await plane.over(agent)).reason is Reason.OPERATOR
+
+
+async def test_what_a_request_cost_that_a_kill_cut_off_is_counted_with_the_end(
+    reachable_path: Path, ordinary_user: User, remote: Path
+) -> None:
+    with scripted_api(fault={"kind": "hang"}) as api, trio.fail_after(60):
+        async with open_plane(
+            reachable_path / "home", user=ordinary_user, roots=reachable_path, **tools_of(api)
+        ) as plane:
+            agent = await submit(plane, remote, "a")
+            await seen(api.messages, "the provider is asked")
+            await plane.supervisor.kill(agent, actor="tester")
+            killed = await plane.over(agent)
+            assert killed.status is AgentStatus.KILLED
+            assert killed.usage.input_tokens > 0
+            assert plane.store.state.spend.total.cost_usd == killed.usage.cost_usd > 0
+            events = await plane.store.events_after(0, types=["agent.usage", "agent.killed"])
+            assert [recorded.event.name for recorded in events] == ["agent.usage", "agent.killed"]
 
 
 async def test_a_budget_stops_an_agent_and_keeps_its_work(

@@ -183,7 +183,8 @@ class ClaudeTurns:
                 content=json.dumps(talk.entry(message, prompt.number)),
             )
 
-        request = Request(self._model, talk.input_tokens(_BESIDE_BYTES), MAX_TOKENS)
+        tokens = talk.input_tokens(_BESIDE_BYTES)
+        request = Request(self._model, tokens, MAX_TOKENS, so_far=lambda: self._sdk.spent)
         answer = await self._session.meter.ask(request, ask, prompt=prompt.number)
         talk.take(json.loads(answer.content or "{}"))
         self._usage = self._usage.plus(answer.usage)

@@ -17,6 +17,7 @@ import trio
 from orchestrator.agents.claude.incoming import Incoming, Message
 from orchestrator.agents.reaching import unreachable
 from orchestrator.agents.upstream import Upstream
+from orchestrator.core.model import Usage
 from orchestrator.core.trouble import ProviderFailure, Trouble, failure_of_response
 
 #: How long a request may wait for a connection of the SDK's own pool.
@@ -33,6 +34,12 @@ class Sdk:
         self._upstream = upstream
         self._client: Any = None
         self._sdk: Any = None
+        self._incoming = Incoming()
+
+    @property
+    def spent(self) -> Usage | None:
+        """What the last request has cost up to now, as far as the provider told."""
+        return self._incoming.spent
 
     async def open(self) -> None:
         """Make what requests need, so that none is counted as under way meanwhile."""
@@ -41,7 +48,8 @@ class Sdk:
     async def ask(self, body: Mapping[str, Any]) -> Message:
         """Make one request and return its whole answer; raises `ProviderFailure`."""
         client = await self._open()
-        incoming, failure = Incoming(), None
+        incoming = self._incoming = Incoming()
+        failure = None
         try:
             # By a cancellation alone its generators let go of the stream; leaving the loop would not do.
             with trio.CancelScope() as reading:
