@@ -276,12 +276,6 @@ class ModelUnpriced(AgentError):
     code = "model_unpriced"
 
 
-class ToolUnpriced(AgentError):
-    """A tool that runs at the provider costs more than its tokens, and there is a budget of money."""
-
-    code = "tool_unpriced"
-
-
 class ProviderUnavailable(AgentError):
     """The model's provider cannot be used."""
 

@@ -20,10 +20,17 @@ from orchestrator.core.liveness import Evidence
 from orchestrator.core.model import Usage
 from orchestrator.core.spec import TaskSpec
 from orchestrator.core.words import Message
+from orchestrator.errors import AgentError
 from sandbox.base import Backend, Bind, Directory, Exit, Layers, Limits
 
 #: Characters of a turn's text that its result keeps.
 MAX_TEXT = 4000
+
+
+class ToolUnpriced(AgentError):
+    """A tool that runs at the provider costs more than its tokens, and there is a budget of money."""
+
+    code = "tool_unpriced"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from orchestrator.agents.asked import (
     read_body,
     shown_headers,
 )
-from orchestrator.agents.base import Request, Session
+from orchestrator.agents.base import Request, Session, ToolUnpriced
 from orchestrator.agents.exchange import MAX_ANSWER_BYTES, Exchange, shown_of
 from orchestrator.agents.inbound import Asked, ClientLeft, Inbound, Unreadable
 from orchestrator.agents.serving import Server, watched
@@ -38,7 +38,6 @@ from orchestrator.errors import (
     OrchestratorError,
     ProviderRefused,
     ProviderUnavailable,
-    ToolUnpriced,
 )
 
 #: Bytes of requests of one agent that are held at once.

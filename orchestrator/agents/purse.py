@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 
 import trio
 
-from orchestrator.agents.base import Request
+from orchestrator.agents.base import Request, ToolUnpriced
 from orchestrator.core import budget
 from orchestrator.core.budget import Account, Mark, Scope
 from orchestrator.core.model import NO_USAGE, AgentId, State, TaskId, Usage
 from orchestrator.core.price import Price, Prices
 from orchestrator.core.spec import Budget, Ceilings
-from orchestrator.errors import ModelUnpriced, ToolUnpriced
+from orchestrator.errors import ModelUnpriced
 
 NO_CEILINGS = Ceilings()
 

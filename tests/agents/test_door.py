@@ -12,10 +12,10 @@ import h11
 import pytest
 import trio
 
-from orchestrator.agents.base import Answer, Request
+from orchestrator.agents.base import Answer, Request, ToolUnpriced
 from orchestrator.core.model import Usage
 from orchestrator.core.trouble import Trouble
-from orchestrator.errors import BudgetExceeded, ProviderRefused, ToolUnpriced
+from orchestrator.errors import BudgetExceeded, ProviderRefused
 from sandbox.base import Backend, User
 from sandbox.inlet import open_socket
 from sandbox.trusted import ProcessBackend

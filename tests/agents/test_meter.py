@@ -16,7 +16,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchestrator.agents.base import Answer, Meter, Request
+from orchestrator.agents.base import Answer, Meter, Request, ToolUnpriced
 from orchestrator.agents.counted import CountedMeter
 from orchestrator.agents.meter import AgentMeter
 from orchestrator.agents.provider import Flight, Patience, Provider
@@ -33,7 +33,6 @@ from orchestrator.errors import (
     ModelUnpriced,
     ProviderRefused,
     ProviderUnavailable,
-    ToolUnpriced,
 )
 from orchestrator.journal.store import Store
 from orchestrator.supervise.pulse import WatchedMeter
