@@ -51,7 +51,9 @@ def look(mirror: Path, seen: set[Seen]) -> str | None:
     try:
         with os.scandir(mirror / "objects" / "pack") as listing:
             found = {entry.name: entry.stat() for entry in listing}
-    except OSError:  # nothing was ever written, or it cannot be looked at
+    except FileNotFoundError:  # it was made before HEAD was
+        return "its objects are gone" if (mirror / "HEAD").exists() else None
+    except OSError:  # it cannot be looked at
         return None
     for name in {name for name, _, _ in seen} - found.keys():
         return f"{name} is gone"

@@ -23,6 +23,7 @@ _SUSPECT = frozenset(
         Reason.POLICY_VIOLATION,
         Reason.PUSH_FAILED,
         Reason.REPOSITORY_ERROR,
+        Reason.SANDBOX_ERROR,  # it shows the copy's objects
     }
 )
 #: Of these, what is mostly neither the agent's fault nor the remote's, where it cannot pass.

@@ -68,6 +68,11 @@ def remove_packs(mirror: Path) -> None:
         path.unlink()
 
 
+def remove_objects(mirror: Path) -> None:
+    """Remove all objects, and the directory that they were in."""
+    shutil.rmtree(mirror / "objects")
+
+
 def tear_loose(mirror: Path) -> None:
     """Take the packs apart, and empty the objects that were in them."""
     for path in files(mirror, "pack/pack-*.pack"):
@@ -85,7 +90,7 @@ def tear_refs(mirror: Path) -> None:
         path.write_bytes(b"\0" * 41)
 
 
-PACKED = [empty_indexes, cut_packs, spoil_packs, remove_packs]
+PACKED = [empty_indexes, cut_packs, spoil_packs, remove_packs, remove_objects]
 
 
 def pack(mirror: Path) -> None:
@@ -117,7 +122,7 @@ async def test_a_damaged_mirror_is_known_made_anew_and_work_on_it_goes_on(stage:
     assert git("show", f"{commit}:p", cwd=stage.bare) == "precious\n"
 
 
-@pytest.mark.parametrize("harm", [empty_indexes, cut_packs, remove_packs])
+@pytest.mark.parametrize("harm", [empty_indexes, cut_packs, remove_packs, remove_objects])
 async def test_a_look_is_enough_for_most_damage_after_a_start(stage: Stage, harm: Harm) -> None:
     await stage.repositories.resolve(stage.url, "main")
     pack(mirror_of(stage))

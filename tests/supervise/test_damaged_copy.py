@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -47,9 +48,17 @@ async def works(plane: Plane, home: Path, remote: Path, script: str, task: str) 
     return agent
 
 
-@pytest.mark.parametrize("how", ["of no use to us", "of no use to it"])
+def unfound(home: Path) -> None:
+    """Remove the mirror's objects, so that no sandbox can show them."""
+    for path in (home / "mirrors").glob("*/objects"):
+        shutil.rmtree(path)
+
+
+@pytest.mark.parametrize(
+    ("harm", "how"), [(tear, "of no use to us"), (tear, "of no use to it"), (unfound, "of no use to us")]
+)
 async def test_an_agent_whose_copy_is_torn_meanwhile_lands_without_another_attempt(
-    reachable_path: Path, ordinary_user: User, how: str
+    reachable_path: Path, ordinary_user: User, harm: Callable[[Path], None], how: str
 ) -> None:
     home, remote, go = reachable_path / "home", make_remote(reachable_path), reachable_path / "go"
     uses = "git log -1 HEAD^{tree} && git fsck" if how == "of no use to it" else "true"
@@ -57,7 +66,7 @@ async def test_an_agent_whose_copy_is_torn_meanwhile_lands_without_another_attem
     with trio.fail_after(60):
         async with open_plane(home, user=ordinary_user, roots=reachable_path) as plane:
             agent = await works(plane, home, remote, script, "torn")
-            tear(home)
+            harm(home)
             go.touch()
             while (found := await plane.store.find_agent(agent)) and found.not_before is None:
                 assert found.live, found.error
