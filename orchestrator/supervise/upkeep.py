@@ -53,7 +53,7 @@ async def blame(run: Run, failed: Failed) -> Postponed | None:
         return None
     try:
         why = await find_damage(run, thorough=failed.reason in _STRONGLY and not failed.retryable)
-    except RepositoryError:  # the operator allows it no more, or its directory is not there now
+    except (RepositoryError, OSError):  # not allowed any more, not there now, or it cannot be looked at
         return None
     if why is None:
         return None
