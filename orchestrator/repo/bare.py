@@ -17,6 +17,8 @@ _PRIVATE_DIRECTORIES = ("", "refs", "refs/heads", "objects", "objects/info", "ob
 _PACKED = "packed-refs"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY_BYTES = 2**30
+#: What every HEAD of a bare one says: nothing is checked out.
+HEAD = "ref: refs/heads/none\n"
 #: The branch that an agent works on.
 AGENT_BRANCH = "refs/heads/agent"
 
@@ -72,7 +74,7 @@ def write_bare(directory: Path, config: str, *, alternates: tuple[str, ...] = ()
     if alternates:
         _write(directory / "objects/info/alternates", "".join(f"{path}\n" for path in alternates))
     _write(directory / "config", config)
-    _write(directory / "HEAD", "ref: refs/heads/none\n")
+    _write(directory / "HEAD", HEAD)
 
 
 def write_ref(directory: Path, ref: str, commit: str) -> None:

@@ -23,7 +23,7 @@ import trio
 
 from orchestrator.errors import BranchMissing, GitFailed, GitTimeout, RepositoryError, RepositoryUnreachable
 from orchestrator.repo.access import Access, Gateway
-from orchestrator.repo.bare import make_directory, write_bare
+from orchestrator.repo.bare import HEAD, make_directory, write_bare
 from orchestrator.repo.git import NOTHING, REMOTE_S, Extra, Git, complaint
 from orchestrator.repo.single_flight import Flights
 from orchestrator.repo.soundness import Seen
@@ -246,7 +246,7 @@ class Mirror:
 
     def _prepare(self) -> None:
         """Make the repository, or put right what a crash left of it; only while nobody uses it."""
-        if not self._complete or not (self.directory / "HEAD").exists():  # removed under our feet
+        if not self._complete or _is_spoilt(self.directory):  # or removed under our feet
             make_directory(self.directory, 0o750, group=self._readers)
             write_bare(self.directory, _CONFIG)
             self._complete = True
@@ -266,6 +266,17 @@ class Mirror:
         self._littered = False
         for path in litter(self.directory):
             path.unlink(missing_ok=True)
+
+
+def _is_spoilt(mirror: Path) -> bool:
+    """Return whether what git reads before all else is not as we wrote it."""
+    try:
+        found = [(mirror / name).read_bytes() for name in ("HEAD", "config")]
+    except FileNotFoundError:
+        return True
+    except OSError:  # it cannot be looked at now
+        return False
+    return found != [HEAD.encode(), _CONFIG.encode()]
 
 
 def got_anything(mirror: Path) -> bool:

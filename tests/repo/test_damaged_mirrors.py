@@ -236,3 +236,13 @@ async def test_what_was_set_aside_is_told_as_waste_and_few_of_it_outlive_a_start
     assert (len(waste), asides(stage)) == (2, [])
     with suppress(FileNotFoundError):
         assert mirror_of(stage)
+
+
+@pytest.mark.parametrize("name", ["HEAD", "config"])
+async def test_what_git_reads_first_is_put_right_and_nothing_is_lost(stage: Stage, name: str) -> None:
+    async with stage.open_worktree() as worktree:
+        await stage.must(worktree, "echo precious > p")
+        (mirror_of(stage) / name).write_bytes(b"\0" * 20)
+        commit = await stage.deliver(worktree)
+    assert git("cat-file", "-t", commit, cwd=stage.bare) == "commit\n"
+    assert asides(stage) == []
