@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -18,9 +19,17 @@ PACKAGE = "acp"
 #: The version of the protocol that we speak.
 PROTOCOL_VERSION = 1
 
+#: A module that is being loaded is in `sys.modules` already: without it, a second agent would get half of it.
+_LOADS = threading.Lock()
+
 
 def load_schema() -> ModuleType:
     """Return the module of the types; safe in any thread, more than once."""
+    with _LOADS:
+        return _load()
+
+
+def _load() -> ModuleType:
     name = f"{PACKAGE}.schema"
     if name in sys.modules:
         return sys.modules[name]
