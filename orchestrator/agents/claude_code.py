@@ -9,6 +9,7 @@ again where that helps. Caller: `agents.registry`.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import uuid
@@ -31,6 +32,8 @@ from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import AgentError, FieldRefused
 from sandbox.base import CommandNotFound, Exit, Spec
 from sandbox.relay import Tail, relay
+
+log = logging.getLogger(__name__)
 
 #: How long the program may take to end once it has told its result, before it is ended.
 END_S = 10.0
@@ -81,6 +84,7 @@ class ClaudeCodeRuntime:
         try:
             self._cli.find()
         except ClaudeCodeUnusable as error:
+            log.warning("a task for claude-code was refused: %s", error.detail)
             raise FieldRefused("options.runtime", error.detail) from error
 
     @asynccontextmanager

@@ -186,8 +186,8 @@ async def test_end_of_the_program_is_a_bad_turn(play: Play, log: Log) -> None:
     [result] = await play("exit")
     assert (result.ok, result.stop_reason, str(result.exit)) == (False, "exit", "exit status 5")
     assert log.of("stderr") == ["I give up"]
-    [result] = await play("talker")
-    assert (result.ok, str(result.exit)) == (False, "exit status 2")
+    with pytest.raises(AgentError, match=r"exit status 2.*, before it had a session"):
+        await play("talker")
     assert "no message: Hello! I am a shell, not an agent." in log.of("system")
 
 
@@ -316,3 +316,12 @@ def test_task_names_the_program(open_session: OpenSession) -> None:
     spec = TaskSpec.model_validate({"taskId": "T", "context": {"repository": "https://example.org/r.git"}})
     with pytest.raises(FieldRefused, match=r'needs the agent\'s program .*"claude-agent-acp"'):
         make_runtimes().find("acp").check(spec)
+
+
+@pytest.mark.parametrize("command", [("echo", "hello"), ("sh", "-c", "echo why >&2; exit 3")])
+async def test_a_program_that_is_no_such_agent_is_told_with_the_fix(
+    open_session: OpenSession, workspace: Path, command: tuple[str, ...]
+) -> None:
+    with pytest.raises(AgentError, match=r"options\.command has to be an agent of the Agent Client Protocol"):
+        async with AcpRuntime().open(open_session(spec_of(*command))) as turns:
+            await turns.turn(Prompt("please", 1))

@@ -93,6 +93,7 @@ def test_a_missing_program_and_an_old_one_are_refused_with_the_fix(
         status, answer = own.call("POST", "/agents/spawn", body)
         assert (status, answer["errors"][0]["field"]) == (422, "options.runtime"), answer
         assert f"CLAUDE_CODE_PATH={old} is no file" in str(answer)
+        assert f"CLAUDE_CODE_PATH={old} is no file" in own.log.read_text()
         old.write_text("#!/bin/sh\necho '1.0.3 (Claude Code)'\n")
         old.chmod(0o755)
         status, answer = own.call("POST", "/agents/spawn", body)

@@ -29,6 +29,7 @@ from orchestrator.errors import AgentError, FieldRefused, OrchestratorError
 from sandbox.base import Exit
 from sandbox.relay import seen_workspace
 
+NO_AGENT = "options.command has to be an agent of the Agent Client Protocol, and to begin as one"
 _ENDS = {
     "max_tokens": "was cut off by the length of its answer: ask for less at once",
     "max_turn_requests": "asked its model as often as it allows itself: ask for less at once",
@@ -123,7 +124,12 @@ class AcpTurns:
             await self._announce()
             counted = replace(session, meter=way.tally)
             client = Client(counted, link, self._schema, progress, allow=self._allow)
-            text = await client.open(seen_workspace(session.backend, session.workspace), kept, prompt)
+            try:
+                text = await client.open(seen_workspace(session.backend, session.workspace), kept, prompt)
+            except AgentLost as lost:
+                if _stop_reason(lost.ended) != "exit":
+                    raise
+                raise AgentError(f"{lost}, before it had a session: {NO_AGENT}") from lost
             answered = await client.prompt(text, prompt)
             await link.finish()
         return answered
