@@ -13,7 +13,6 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
 import trio
 
@@ -34,7 +33,7 @@ from sandbox.departure import LINGER_S, Departures
 from sandbox.inlet import listen_inside
 from sandbox.layout import check_spec, waits
 from sandbox.leaf import Leaf
-from sandbox.procfs import Stat, below, ended, open_pidfd, read_stat, same
+from sandbox.procfs import Meet, Stat, below, ended, open_pidfd, read_stat, same
 from sandbox.pty import open_inside
 from sandbox.spawn import Spawned, give_way, reap_pidfd, wait_pidfd
 from sandbox.stopping import Stopped
@@ -160,8 +159,7 @@ class ConfinedSandbox:
     def usage(self) -> Usage:
         """Return the sum over what lives inside; the time of orphans is with the init that collects them."""
         found = self._below()
-        inside = sum(not self._is_init(stat) for stat in found)
-        used = dataclasses.replace(measure(stat.pid for stat in found), processes=inside)
+        used = dataclasses.replace(measure(stat.pid for stat in found), processes=len(self._inside()))
         in_files = held_in_files(found)
         used = dataclasses.replace(used, memory_bytes=used.memory_bytes + in_files, in_files_bytes=in_files)
         return used if self._leaf is None else self._leaf.usage(used)
@@ -173,7 +171,7 @@ class ConfinedSandbox:
         if self._leaf is not None:
             self._leaf.freeze_nowait()
         else:
-            self._stopped.freeze_nowait(partial(self._inside, anew=True))
+            self._stopped.freeze_nowait(self._inside)
 
     def thaw_nowait(self) -> None:
         """Let what was frozen go on."""
@@ -181,16 +179,26 @@ class ConfinedSandbox:
             self._leaf.thaw_nowait()
         self._stopped.thaw_nowait()
 
-    def _inside(self, *, anew: bool = False) -> list[Stat]:
-        return [stat for stat in self._below(anew=anew) if not self._is_init(stat)]
+    def _inside(self, meet: Meet | None = None) -> list[Stat]:
+        """Return what lives inside, without the two inits; `meet` is called with each as it is read."""
+
+        def meet_inside(stat: Stat) -> None:
+            if meet and not self._is_init(stat):
+                meet(stat)
+
+        return [stat for stat in self._below(meet and meet_inside) if not self._is_init(stat)]
 
     def _is_init(self, stat: Stat) -> bool:
         return self._init is not None and stat.ppid == self._init.pid
 
-    def _below(self, *, anew: bool = False) -> list[Stat]:
-        if self._init is None or not self._started or self._init_pidfd < 0 or ended(self._init_pidfd):
+    def _below(self, meet: Meet | None = None) -> list[Stat]:
+        if self._init is None or self._over:
             return []
-        return [stat for stat in below(self._init.pid, anew=anew).values() if stat.alive]
+        return [stat for stat in below(self._init.pid, anew=bool(meet), meet=meet).values() if stat.alive]
+
+    @property
+    def _over(self) -> bool:  # or not yet begun
+        return not self._started or self._init_pidfd < 0 or ended(self._init_pidfd)
 
     def kill_nowait(self) -> None:
         """SIGKILL the init of the PID namespace, and with it everything in it; idempotent."""

@@ -57,7 +57,7 @@ from sandbox.layout import (
 from sandbox.leaf import Leaf
 from sandbox.ports import Ports, own_ports
 from sandbox.process import Completed, run_child
-from sandbox.procfs import Stat, below, read_stat
+from sandbox.procfs import Meet, Stat, below, read_stat
 from sandbox.spawn import Spawned
 
 RUNTIMES = ("crun", "runc")
@@ -263,13 +263,10 @@ class ContainerSandbox(ConfinedSandbox):
         command = read_stat(speaker)
         self._container = read_stat(command.ppid) if command is not None else None
 
-    def _inside(self, *, anew: bool = False) -> list[Stat]:
+    def _inside(self, meet: Meet | None = None) -> list[Stat]:
         """Return what lives in the container, without its init."""
-        first = self._container
-        if first is None or not self._below():
+        if self._container is None or self._over:
             return []
-        return [stat for stat in below(first.pid, anew=anew).values() if stat.alive]
-
-    def _is_init(self, stat: Stat) -> bool:
-        """Return whether it is podman's or ours: all that is not in the container."""
-        return stat.pid not in {inside.pid for inside in self._inside()}
+        return [
+            stat for stat in below(self._container.pid, anew=bool(meet), meet=meet).values() if stat.alive
+        ]

@@ -12,7 +12,7 @@ import os
 import select
 import signal
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -50,6 +50,10 @@ class Stat:
     def name(self) -> tuple[int, int]:
         """What no other process ever has: pid and start."""
         return self.pid, self.start
+
+
+#: What is done about each process in the moment it is read.
+Meet = Callable[[Stat], None]
 
 
 def read_stat(pid: int, path: str | None = None) -> Stat | None:
@@ -133,16 +137,20 @@ def one_look() -> Iterator[None]:
         _looks.pop()
 
 
-def below(root: int, *, anew: bool = False) -> dict[int, Stat]:
+def below(root: int, *, anew: bool = False, meet: Meet | None = None) -> dict[int, Stat]:
     """Return the processes below `root` (without it), however deep, reading of /proc no others than these.
 
     As little atomic as `snapshot`: what was forked or adopted meanwhile may be missing. `anew` looks
-    anew even within `one_look`.
+    anew even within `one_look`. `meet` is called with each as it is read, before its children are.
     """
     if _looks and not anew:
         return _reach(_looks[-1], [root])
     if not _TELLS_CHILDREN:  # pragma: no cover - a kernel without CONFIG_PROC_CHILDREN
-        return descendants(snapshot(), [root])
+        everyone = descendants(snapshot(), [root])
+        for each in everyone.values():
+            if meet:
+                meet(each)
+        return everyone
     found: dict[int, Stat] = {}
     waiting = [root]
     while waiting:
@@ -150,6 +158,8 @@ def below(root: int, *, anew: bool = False) -> dict[int, Stat]:
         for pid in _children_of(found[parent]) if parent in found else children(parent):
             if pid not in found and (stat := read_stat(pid)) is not None:
                 found[pid] = stat
+                if meet:
+                    meet(stat)
                 waiting.append(pid)
     return found
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from sandbox.procfs import Stat, read_stat, signal_process, thread_states
+from sandbox.procfs import Meet, Stat, children, read_stat, signal_process, thread_states
 
 #: Rounds before it gives up chasing; each stops all that the former left moving.
 _ROUNDS = 1000
@@ -33,26 +33,38 @@ class Stopped:
 
     def __init__(self) -> None:
         self._stopped: dict[tuple[int, int], Stat] = {}
+        self._polite = 0
+        #: What the current look has met: anything that moved, and nothing but what waits to stop.
+        self._moved = False
+        self._waits = True
 
-    def freeze_nowait(self, look: Callable[[], Iterable[Stat]]) -> None:
-        """Stop everything that `look` finds alive (parents first), until it finds nothing that moves."""
+    def freeze_nowait(self, look: Callable[[Meet], object]) -> None:
+        """Stop everything alive that `look` meets, parents first, until it meets nothing that moves.
+
+        It is stopped as it is met, before its children are looked for: a fork loop is not chased, but cut.
+        """
         calm = stuck = 0
-        polite = _POLITE
+        self._polite = _POLITE
         for _ in range(_ROUNDS):
-            members = list(look())
-            moving = {stat: states for stat in members if (states := _moving(stat))}
-            waits = all(stat.name in self._stopped and states == {"D"} for stat, states in moving.items())
-            calm = 0 if moving else calm + 1
-            stuck = stuck + 1 if waits else 0
+            self._moved, self._waits = False, True
+            look(self._meet)
+            calm = 0 if self._moved else calm + 1
+            stuck = stuck + 1 if self._moved and self._waits else 0
             if calm == _CALM or stuck == _PATIENT:
                 return
-            parents = {stat.ppid for stat in members}
-            for stat in moving:
-                signal_process(stat, signal.SIGSTOP)
-                self._stopped.setdefault(stat.name, stat)
-                if stat.pid in parents:
-                    polite -= _await_rest(stat, min(polite, _POLITE_EACH))
             os.sched_yield()
+
+    def _meet(self, stat: Stat) -> None:
+        """Stop a process that moves; a parent is waited for, as far as there is patience."""
+        if not (states := _moving(stat)):
+            return
+        self._moved = True
+        if stat.name not in self._stopped or states != {"D"}:
+            self._waits = False
+        signal_process(stat, signal.SIGSTOP)
+        self._stopped.setdefault(stat.name, stat)
+        if self._polite and children(stat.pid):
+            self._polite -= _await_rest(stat, min(self._polite, _POLITE_EACH))
 
     def thaw_nowait(self) -> None:
         """Let everything that was stopped here go on, children first."""

@@ -28,7 +28,7 @@ from sandbox.layout import SYSTEM_PATH
 from sandbox.leaf import Leaf
 from sandbox.pipes import Closed
 from sandbox.process import ENTER, GRACE_S, PROOF_S
-from sandbox.procfs import Stat, below, children, read_stat
+from sandbox.procfs import Meet, Stat, below, children, read_stat
 from sandbox.spawn import Spawned, unreaped, wait_pidfd
 from sandbox.stopping import Stopped
 from sandbox.terminal import Terminal
@@ -135,17 +135,19 @@ class Warded:
         used = measure(self.processes())
         return used if self._leaf is None else self._leaf.usage(used)
 
-    def _living(self, *, anew: bool = False) -> list[Stat]:
+    def _living(self, *, anew: bool = False, meet: Meet | None = None) -> list[Stat]:
         """Return what lives below the warden, or, where that was killed, what came to us."""
         ended = self._warden.reap_nowait()
         if ended is None and not self._warden.closed:
-            found = below(self._warden.pid, anew=anew)
+            found = below(self._warden.pid, anew=anew, meet=meet)
         elif ended is not None and ended.ok:
             return []
         else:
             found = {}
             for orphan in self._adopted():
-                found |= {orphan.pid: orphan, **below(orphan.pid, anew=True)}
+                if meet:
+                    meet(orphan)
+                found |= {orphan.pid: orphan, **below(orphan.pid, anew=True, meet=meet)}
         return [stat for stat in found.values() if stat.alive]
 
     def _adopted(self) -> list[Stat]:
@@ -158,12 +160,12 @@ class Warded:
         if self.proof is None and self._killed_at is None:
             if self._leaf is not None:
                 self._leaf.freeze_nowait()
-            self._stopped.freeze_nowait(self._outside)
+            self._stopped.freeze_nowait(self._meet_outside)
 
-    def _outside(self) -> list[Stat]:
-        """Return what its cgroup does not stop: all, or what left it, as only our own user's program may."""
+    def _meet_outside(self, meet: Meet) -> None:
+        """Let all be met that no cgroup stops: all, or what left it, as only our own user's program may."""
         inside = set(self._leaf.pids()) if self._leaf is not None else set()
-        return [stat for stat in self._living(anew=True) if stat.pid not in inside]
+        self._living(anew=True, meet=lambda stat: None if stat.pid in inside else meet(stat))
 
     def thaw_nowait(self) -> None:
         """Let what was frozen go on."""
