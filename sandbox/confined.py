@@ -38,7 +38,7 @@ from sandbox.pty import open_inside
 from sandbox.spawn import Spawned, give_way, reap_pidfd, wait_pidfd
 from sandbox.stopping import Stopped
 from sandbox.terminal import Terminal
-from sandbox.usage import held_in_files, measure
+from sandbox.usage import measure_with_files
 
 #: How long leaving a block waits for a killed sandbox; the kernel needs milliseconds.
 GRACE_S = 10.0
@@ -159,9 +159,7 @@ class ConfinedSandbox:
     def usage(self) -> Usage:
         """Return the sum over what lives inside; the time of orphans is with the init that collects them."""
         found = self._below()
-        used = dataclasses.replace(measure(stat.pid for stat in found), processes=len(self._inside()))
-        in_files = held_in_files(found)
-        used = dataclasses.replace(used, memory_bytes=used.memory_bytes + in_files, in_files_bytes=in_files)
+        used = dataclasses.replace(measure_with_files(found), processes=self._count_inside(found))
         return used if self._leaf is None else self._leaf.usage(used)
 
     def freeze_nowait(self) -> None:
@@ -187,6 +185,9 @@ class ConfinedSandbox:
                 meet(stat)
 
         return [stat for stat in self._below(meet and meet_inside) if not self._is_init(stat)]
+
+    def _count_inside(self, found: list[Stat]) -> int:
+        return sum(not self._is_init(stat) for stat in found)
 
     def _is_init(self, stat: Stat) -> bool:
         return self._init is not None and stat.ppid == self._init.pid
@@ -236,8 +237,7 @@ class ConfinedSandbox:
             if self._leaf is not None:
                 await self._leaf.wait_empty()
             empty = True
-        # By the kernel's word there is nobody left to look for.
-        left = 0 if empty else max(1, sum(map(same, self._victims)))
+        left = 0 if empty else max(1, sum(map(same, self._victims)))  # 0 by the kernel's word
         began = self._killed_at if self._killed_at is not None else trio.current_time()
         elapsed_ms = (trio.current_time() - began) * 1000
         self.proof = Proof(len(self._victims), left, elapsed_ms)

@@ -270,3 +270,6 @@ class ContainerSandbox(ConfinedSandbox):
         return [
             stat for stat in below(self._container.pid, anew=bool(meet), meet=meet).values() if stat.alive
         ]
+
+    def _count_inside(self, found: list[Stat]) -> int:
+        return len(self._inside())
