@@ -134,9 +134,9 @@ def _overtaken(live: Live) -> Killed | None:
 
 def _wait_once_more(agent_id: AgentId, ledger: Ledger) -> bool:
     """Return whether there is patience left with what an agent waits for, and count it."""
-    gone = ledger.postponed.keys() - ledger.store.state.agents.keys()
-    for each in gone:
-        del ledger.postponed[each]
+    agents = ledger.store.state.agents
+    for gone in [each for each in ledger.postponed if each not in agents]:
+        del ledger.postponed[gone]
     ledger.postponed[agent_id] += 1
     return ledger.postponed[agent_id] <= MAX_POSTPONED
 

@@ -82,10 +82,10 @@ class KillSwitch:
         if freeze:
             await self.switches.freeze(actor=actor)
         entry = AuditEntry(actor, "agents.kill_all", "*", "requested", f"{len(tasks)} tasks")
-        await self._store.audit(entry, changed=bool(victims))
+        met = bool(victims)
+        await self._store.audit(entry, changed=met)
         reports: list[KillReport] = []
         errors: list[str] = []
-        met = bool(victims)
         while victims:
             await self._kill_each(victims, end, reports, errors)
             victims = {} if errors else self._cut_each(tasks, end)
@@ -138,10 +138,8 @@ class KillSwitch:
             state = self._store.state
             agent = state.agents.get(agent_id)
             if agent is None or not agent.live:
-                if (
-                    over is not None and over.verdict is not None
-                ):  # its run was cut off once that was on its way
-                    return over.verdict
+                if over is not None and over.verdict is not None:
+                    return over.verdict  # its run was cut off once that was on its way
                 raise await self._gone(agent_id)
             if agent.active and not self.leaving:  # about to start here: it will be cut as it starts
                 self._doomed[agent_id] = end
