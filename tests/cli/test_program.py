@@ -41,35 +41,31 @@ def base_environment(home: Path) -> dict[str, str]:
     }
 
 
+def loaded_by(code: str, home: Path) -> set[str]:
+    """Return what is imported once a fresh interpreter has run this, and whatever words that printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"],
+        env=base_environment(home),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
 def test_help_names_every_command_and_imports_none(tmp_path: Path) -> None:
     done = run("--help", home=tmp_path)
     assert done.returncode == 0
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
-    code = "import sys; from orchestrator.__main__ import main; main(['--help']); print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code],
-        env=base_environment(tmp_path),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    assert {"click", "orchestrator.cli.program"} <= set(loaded)
-    assert not {"trio", "rich", "httpx2", "quart", "hypercorn", "pydantic", "orchestrator.client"} & set(
-        loaded
-    )
+    loaded = loaded_by("from orchestrator.__main__ import main; main(['--help'])", tmp_path)
+    assert {"click", "orchestrator.cli.program"} <= loaded
+    assert not {"trio", "rich", "httpx2", "quart", "hypercorn", "pydantic", "orchestrator.client"} & loaded
 
 
 def test_a_supervisor_starts_without_what_only_some_agents_need(tmp_path: Path) -> None:
-    code = "import sys, orchestrator.assembly; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code],
-        env=base_environment(tmp_path),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    assert {"trio", "orchestrator.agents.claude.runtime", "orchestrator.agents.acp.runtime"} <= set(loaded)
-    assert not {"anthropic", "acp", "httpx2", "rich", "claude_agent_sdk"} & set(loaded)
+    loaded = loaded_by("import orchestrator.assembly", tmp_path)
+    assert {"trio", "orchestrator.agents.claude.runtime", "orchestrator.agents.acp.runtime"} <= loaded
+    assert not {"anthropic", "acp", "httpx2", "rich", "claude_agent_sdk"} & loaded
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -16,10 +16,9 @@ from orchestrator.agents.base import Answer, Request, ToolUnpriced
 from orchestrator.core.model import Usage
 from orchestrator.core.trouble import Trouble
 from orchestrator.errors import BudgetExceeded, ProviderRefused
-from sandbox.base import Backend, User
+from sandbox.base import Backend
 from sandbox.inlet import open_socket
-from sandbox.trusted import ProcessBackend
-from tests.agents.conftest import Log, OpenSession
+from tests.agents.conftest import OpenSession
 from tests.agents.doors import IDS, MODEL, OURS, Doors, Gate, asked
 from tests.kit.claude_code import run_claude
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
@@ -33,18 +32,6 @@ COUNTED = {
     "cache_creation_input_tokens": 8,
 }
 SPENT = Usage(input_tokens=5, output_tokens=6, cache_read_tokens=7, cache_write_tokens=8)
-
-
-@pytest.fixture
-def backend(ordinary_user: User) -> Backend:
-    """Return one backend: nothing here runs in it."""
-    return ProcessBackend(ordinary_user)
-
-
-@pytest.fixture
-def doors(open_session: OpenSession, log: Log) -> Doors:
-    """Return what opens doors."""
-    return Doors(open_session, log)
 
 
 @pytest.fixture(scope="module")

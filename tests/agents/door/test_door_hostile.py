@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -15,32 +14,9 @@ from orchestrator.agents.base import Request
 from orchestrator.agents.provider import MAX_LINES, Provider
 from orchestrator.core.message import Message
 from orchestrator.errors import ProviderRefused
-from sandbox.base import Backend, User
-from sandbox.trusted import ProcessBackend
-from tests.agents.conftest import Log, OpenSession
 from tests.agents.doors import MODEL, OURS, CannedApi, Doors, Knocker, asked
-from tests.kit.messages_api import ScriptedApi, script, scripted_api
+from tests.kit.messages_api import ScriptedApi, script
 from tests.kit.until import seen
-
-
-@pytest.fixture
-def backend(ordinary_user: User) -> Backend:
-    """Return one backend: nothing here runs in it."""
-    return ProcessBackend(ordinary_user)
-
-
-@pytest.fixture
-def doors(open_session: OpenSession, log: Log) -> Doors:
-    """Return what opens doors."""
-    return Doors(open_session, log)
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[ScriptedApi]:
-    """One API for all."""
-    with scripted_api() as api:
-        yield api
-
 
 # --- headers -----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
 
 import pytest
 import trio
@@ -14,34 +13,12 @@ from orchestrator.agents.proxy import Door
 from orchestrator.agents.upstream import Upstream
 from orchestrator.core.trouble import ProviderFailure, Trouble
 from orchestrator.errors import ProviderRefused
-from sandbox.base import Backend, User
 from sandbox.clock import StoppableClock
-from sandbox.trusted import ProcessBackend
 from tests.agents.conftest import Log, OpenSession
 from tests.agents.doors import IDS, OURS, SHORT, CannedApi, Doors, asked
 from tests.kit.messages_api import ScriptedApi, script, scripted_api
 from tests.kit.plain_meter import PlainMeter
 from tests.kit.until import seen
-
-
-@pytest.fixture
-def backend(ordinary_user: User) -> Backend:
-    """Return one backend: nothing here runs in it."""
-    return ProcessBackend(ordinary_user)
-
-
-@pytest.fixture
-def doors(open_session: OpenSession, log: Log) -> Doors:
-    """Return what opens doors."""
-    return Doors(open_session, log)
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[ScriptedApi]:
-    """One API for all."""
-    with scripted_api() as api:
-        yield api
-
 
 POST = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\n"
 RUDE = {
