@@ -201,9 +201,9 @@ MUTATIONS = (
     ),
     Mutation(
         "f10-files",
-        "sandbox/confined.py",
-        "        in_files = held_in_files(found)\n",
-        "        in_files = 0\n",
+        "sandbox/usage.py",
+        "measure(stat.pid for stat in inside), held_in_files(inside)\n",
+        "measure(stat.pid for stat in inside), 0\n",
         "tests/supervise/test_watchdog.py::test_files_in_memory_beyond_the_ceiling_are_an_oom",
     ),
     Mutation(

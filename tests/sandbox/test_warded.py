@@ -113,9 +113,18 @@ async def test_warden_that_was_stopped_does_not_hold_up_a_kill(
 async def test_proof_that_comes_to_its_deadline_says_that_something_may_be_left(
     plain: ProcessBackend, workspace: Directory
 ) -> None:
-    async with plain.open(Spec("late", ("sleep", "1000"), workspace)) as sandbox:
-        assert (await sandbox.prove_gone(0)).remaining >= 1
-        assert (await sandbox.prove_gone(5)).remaining == 0
+    said = 0
+    for attempt in range(20):  # in one of so many the kernel is not done at once
+        mark = fresh_mark(f"late-{attempt}")
+        async with plain.open(escaping(mark, workspace)) as sandbox:
+            await wait_fled(sandbox, mark)
+            proof = await sandbox.prove_gone(0)
+            assert proof.remaining or not marked(mark)
+            said += proof.remaining
+            assert (await sandbox.prove_gone(5)).remaining == 0
+        if said:
+            break
+    assert said
 
 
 async def test_kill_before_the_command_has_started_lets_it_not_start(
