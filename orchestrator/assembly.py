@@ -183,6 +183,7 @@ def _open_desk(settings: Settings, tools: Tools, supervisor: Supervisor) -> Desk
         supervisor,
         tools.runtimes,
         tools.purse,
+        tools.gates,
         sandboxed=settings.sandbox_enabled,
     )
 

@@ -47,7 +47,7 @@ def _prompt_of(body: dict[str, Any]) -> str:
     from orchestrator.config import read_settings  # noqa: PLC0415 - as above
     from orchestrator.core.policy import MAX_ROUNDS  # noqa: PLC0415 - as above
     from orchestrator.core.spec import TaskSpec  # noqa: PLC0415 - as above
-    from orchestrator.gates.base import plan_gates  # noqa: PLC0415 - as above
+    from orchestrator.gates.registry import make_gates  # noqa: PLC0415 - as above
     from orchestrator.supervise.briefing import find_skills, result_file  # noqa: PLC0415 - as above
 
     settings = read_settings()
@@ -64,6 +64,6 @@ def _prompt_of(body: dict[str, Any]) -> str:
         result_file=result_file(),
         rounds=MAX_ROUNDS,
         skills=trio.run(find_skills, spec.context.skills, settings.skills_dir, None),
-        gates=() if settings.yolo_mode else plan_gates(spec.profile, spec.gates).run,
+        gates=() if settings.yolo_mode else make_gates().plan(spec.profile, spec.gates).run,
     )
     return task_prompt(briefing)

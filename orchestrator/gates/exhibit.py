@@ -2,7 +2,7 @@
 
 The invariant: a gate learns what to do from the base commit (`read_base`, `names_base`) and does it to the
 candidate (`open_checkout`), never the other way round. Callers: `gates.base`, every gate, and
-`supervise.run`, which fills the exhibit in.
+`supervise.judging`, which fills the exhibit in.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.core.model import Verdict
+from orchestrator.core.spec import TaskSpec
 from sandbox.base import Backend, Bind, Directory, Layers, Limits
 
 
@@ -44,12 +45,15 @@ class Exhibit:
 
     #: Whose it is: the label of every sandbox that is opened for it, by which a crash's leavings are found.
     agent_id: str
+    spec: TaskSpec
     commit: str
     base: str
     #: The content of a file of the base commit, or None where it has no such file.
     read_base: Callable[[str], Awaitable[bytes | None]]
     #: The names at the top of the base commit's tree.
     names_base: Callable[[], Awaitable[tuple[str, ...]]]
+    #: The change over the base as a patch, cut with a mark at so many bytes.
+    read_diff: Callable[[int], Awaitable[bytes]]
     open_checkout: Callable[[], AbstractAsyncContextManager[Checkout]]
     backend: Backend
     limits: Limits

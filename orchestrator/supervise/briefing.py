@@ -19,7 +19,6 @@ from orchestrator.agents.prompt import (
     task_prompt,
 )
 from orchestrator.core.policy import MAX_ROUNDS
-from orchestrator.gates.base import plan_gates
 from orchestrator.repo.outbox import FILE_NAME
 from orchestrator.repo.survey import read_texts
 from orchestrator.repo.worktree import Base, Worktree
@@ -41,7 +40,7 @@ async def first_prompt(run: Run, worktree: Worktree) -> str:
     if (kept := worktree.kept_prompt()) is not None:
         return kept
     tools, spec = run.tools, run.spec
-    gates = () if tools.yolo else plan_gates(spec.profile, spec.gates).run
+    gates = () if tools.yolo else tools.gates.plan(spec.profile, spec.gates).run
     briefing = Briefing(
         agent_id=run.agent.id,
         spec=spec,

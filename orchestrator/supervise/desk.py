@@ -16,7 +16,7 @@ from orchestrator.core.egress import read_entries
 from orchestrator.core.model import Agent, AgentId
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import FieldRefused, RepositoryError, RuntimeUnknown, UrlRefused
-from orchestrator.gates.base import check_gates
+from orchestrator.gates.base import Gates
 from orchestrator.journal.store import Store
 from orchestrator.repo.repositories import Repositories
 from orchestrator.supervise.supervisor import Supervisor
@@ -35,6 +35,7 @@ class Desk:
     supervisor: Supervisor
     runtimes: Runtimes
     purse: Purse
+    gates: Gates
     #: Whether every agent runs in a sandbox, whatever its task asks.
     sandboxed: bool
 
@@ -59,7 +60,7 @@ class Desk:
         except RuntimeUnknown as unknown:
             raise FieldRefused("options.runtime", unknown.detail) from unknown
         self._check_price(spec)
-        check_gates(spec)
+        self.gates.check(spec)
         return runtime
 
     def _check_price(self, spec: TaskSpec) -> None:

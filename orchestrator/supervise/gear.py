@@ -15,6 +15,8 @@ from orchestrator.core.egress import Rules
 from orchestrator.core.liveness import Patience
 from orchestrator.core.model import Agent, PushIntent
 from orchestrator.core.spec import TaskSpec
+from orchestrator.gates.base import Gates
+from orchestrator.gates.registry import make_gates
 from orchestrator.journal.store import Store
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.repositories import Repositories
@@ -56,6 +58,7 @@ class Tools:
     #: Where the operator's skills are.
     skills_dir: Path | None = None
     runtimes: Runtimes = field(default_factory=make_runtimes)
+    gates: Gates = field(default_factory=make_gates)
     #: The way to the model's provider, and what may be spent there.
     provider: Provider = field(default_factory=Provider)
     purse: Purse = field(default_factory=Purse)

@@ -22,9 +22,8 @@ from orchestrator.core import events as e
 from orchestrator.core.commands import StartAgent, TakeWork
 from orchestrator.core.egress import Rules
 from orchestrator.core.liveness import STARTED
-from orchestrator.core.model import Phase, Reason, Verdict
+from orchestrator.core.model import Phase, Reason
 from orchestrator.core.policy import MAX_CRASHES, MAX_ROUNDS, crash_loop
-from orchestrator.gates.base import Exhibit, plan_gates, run_gates
 from orchestrator.isolation import make_scratch
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.worktree import Worktree
@@ -34,8 +33,8 @@ from orchestrator.supervise.conversation import converse, pass_on_messages, take
 from orchestrator.supervise.delivery import deliver
 from orchestrator.supervise.ending import Done, RunFailed, patient
 from orchestrator.supervise.gear import Run, limits_for
+from orchestrator.supervise.judging import judge
 from orchestrator.supervise.mailbox import Mailbox
-from orchestrator.supervise.message import commit_message
 from orchestrator.supervise.outcome import read_outcome
 from orchestrator.supervise.pulse import WatchedMeter
 from orchestrator.supervise.resumption import (
@@ -50,9 +49,6 @@ from sandbox.base import Bind
 
 #: Deadlines of the steps that are not the agent's own thinking.
 COLLECT_S = 120.0
-GATE_S = 900.0
-#: Violations of the policy that are told to the agent and journaled, of each round.
-MAX_VIOLATIONS = 20
 
 
 async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
@@ -191,7 +187,7 @@ async def _think_until_approved(
             if await run.tools.store.submit(TakeWork(run.agent.id)):
                 return None
             continue
-        sealed, reason, complaints = await _judge(run, worktree, candidate, number)
+        sealed, reason, complaints = await judge(run, worktree, candidate, number)
         complaints += outcome.complaints
         if sealed is not None and not complaints:
             if await run.tools.store.submit(TakeWork(run.agent.id)):
@@ -202,62 +198,3 @@ async def _think_until_approved(
         told = clipped(complaints)
         await run.record(e.AgentPhase(**run.ids, phase=Phase.WORKING, rejected=number, complaints=told))
         place = Place(number + 1, prompt_after(run, task, number, told))
-
-
-async def _judge(
-    run: Run, worktree: Worktree, candidate: str | None, number: int
-) -> tuple[Sealed | None, Reason, list[str]]:
-    """Seal and judge a candidate, if any; return the sealed commit and, where it was rejected, why."""
-    if candidate is None:
-        return None, Reason.NO_CHANGES, []
-    quarantine = worktree.quarantine
-    violations = (await quarantine.judge(candidate))[:MAX_VIOLATIONS]
-    if violations:
-        facts = [
-            e.PolicyViolated(**run.ids, rule=found.rule, path=found.path, detail=found.detail)
-            for found in violations
-        ]
-        await run.record(*facts)
-        complaints = [f"policy {found.rule}: {found.path}: {found.detail}" for found in violations]
-        return None, Reason.POLICY_VIOLATION, complaints
-    subject = await quarantine.subject_of(candidate)
-    sealed = await quarantine.seal(candidate, commit_message(run.spec, run.agent.id, subject))
-    run.progress.sealed = sealed
-    verdicts = await _run_gates(run, worktree, sealed, number)
-    complaints = [_complaint(verdict) for verdict in verdicts if not verdict.approved]
-    return sealed, Reason.GATE_REJECTED, complaints
-
-
-def _complaint(verdict: Verdict) -> str:
-    tail = f"\n{verdict.output_tail}" if verdict.output_tail else ""
-    return f"gate {verdict.gate}: {verdict.message}{tail}"
-
-
-async def _run_gates(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> tuple[Verdict, ...]:
-    await run.tree.wait_thawed()
-    plan = plan_gates(run.spec.profile, run.spec.gates)
-    if run.tools.yolo:
-        await run.record(e.YoloUsed(**run.ids))
-        return ()
-    if plan.skipped and number == 1:
-        message = "this gate of the profile is not in this version"
-        await run.record(*(e.GateSkipped(**run.ids, gate=gate, message=message) for gate in plan.skipped))
-
-    async def judged(verdict: Verdict) -> None:
-        event = e.GatePassed if verdict.approved else e.GateRejected
-        await run.record(event(**run.ids, verdict=verdict))
-
-    quarantine = worktree.quarantine
-    exhibit = Exhibit(
-        agent_id=run.agent.id,
-        commit=sealed.commit,
-        base=worktree.base.commit,
-        read_base=quarantine.read_base,
-        names_base=quarantine.list_base,
-        open_checkout=lambda: quarantine.open_checkout(sealed.commit, backend=run.tree),
-        backend=run.backend,
-        limits=limits_for(run.spec, run.tools.default_limits),
-        output=run.output,
-        round=number,
-    )
-    return await run_gates(plan.run, exhibit, deadline_s=GATE_S, judged=judged)

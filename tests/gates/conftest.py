@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.model import Verdict
+from orchestrator.core.spec import TaskSpec
 from orchestrator.gates.exhibit import Exhibit
 from orchestrator.gates.tests import TestsGate
 from sandbox.base import Backend, Bind, Directory, Layers, Limits, SandboxError, User
@@ -141,12 +142,17 @@ def exhibit_of(
     async def output(stream: str, line: str) -> None:
         pass
 
+    async def read_diff(max_bytes: int) -> bytes:
+        return b""
+
     return Exhibit(
         agent_id="agent-that-is-judged",
+        spec=TaskSpec.model_validate({"taskId": "T", "context": {"repository": "https://example.org/r"}}),
         commit="c" * 40,
         base="b" * 40,
         read_base=read_base,
         names_base=names_base,
+        read_diff=read_diff,
         open_checkout=open_checkout,
         backend=backend,
         limits=limits,

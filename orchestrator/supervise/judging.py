@@ -1,0 +1,90 @@
+"""What becomes of a candidate: the policy, the commit of record, the gates of both phases.
+
+The invariant: nothing is approved that did not pass every stage before, in this order, and whoever comes to
+a stage has passed those before it. Called by `run`, which tells the agent what was wrong.
+"""
+
+from __future__ import annotations
+
+from orchestrator.core import events as e
+from orchestrator.core.model import Reason, Verdict
+from orchestrator.gates.base import Exhibit, Phase
+from orchestrator.repo.quarantine import Sealed
+from orchestrator.repo.worktree import Worktree
+from orchestrator.supervise.gear import Run, limits_for
+from orchestrator.supervise.message import commit_message
+
+GATE_S = 900.0
+#: Violations of the policy that are told to the agent and journaled, of each round.
+MAX_VIOLATIONS = 20
+
+
+async def judge(
+    run: Run, worktree: Worktree, candidate: str | None, number: int
+) -> tuple[Sealed | None, Reason, list[str]]:
+    """Seal and judge a candidate, if any; return the sealed commit and, where it was rejected, why."""
+    if candidate is None:
+        return None, Reason.NO_CHANGES, []
+    quarantine = worktree.quarantine
+    violations = (await quarantine.judge(candidate))[:MAX_VIOLATIONS]
+    if violations:
+        facts = [
+            e.PolicyViolated(**run.ids, rule=found.rule, path=found.path, detail=found.detail)
+            for found in violations
+        ]
+        await run.record(*facts)
+        complaints = [f"policy {found.rule}: {found.path}: {found.detail}" for found in violations]
+        return None, Reason.POLICY_VIOLATION, complaints
+    subject = await quarantine.subject_of(candidate)
+    sealed = await quarantine.seal(candidate, commit_message(run.spec, run.agent.id, subject))
+    run.progress.sealed = sealed
+    verdicts = await _run_gates(run, worktree, sealed, number)
+    complaints = [_complaint(verdict) for verdict in verdicts if not verdict.approved]
+    return sealed, Reason.GATE_REJECTED, complaints
+
+
+def _complaint(verdict: Verdict) -> str:
+    tail = f"\n{verdict.output_tail}" if verdict.output_tail else ""
+    return f"gate {verdict.gate}: {verdict.message}{tail}"
+
+
+async def _run_gates(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> tuple[Verdict, ...]:
+    """Return the verdicts of the first phase that rejects, or of all."""
+    await run.tree.wait_thawed()
+    plan = run.tools.gates.plan(run.spec.profile, run.spec.gates)
+    if run.tools.yolo:
+        await run.record(e.YoloUsed(**run.ids))
+        return ()
+    if plan.skipped and number == 1:
+        message = "this host does not have this gate of the profile"
+        await run.record(*(e.GateSkipped(**run.ids, gate=gate, message=message) for gate in plan.skipped))
+
+    async def judged(verdict: Verdict) -> None:
+        event = e.GatePassed if verdict.approved else e.GateRejected
+        await run.record(event(**run.ids, verdict=verdict))
+
+    exhibit = _exhibit(run, worktree, sealed, number)
+    verdicts: tuple[Verdict, ...] = ()
+    for phase in Phase:
+        verdicts += await run.tools.gates.run(plan.of(phase), exhibit, deadline_s=GATE_S, judged=judged)
+        if not all(verdict.approved for verdict in verdicts):
+            break
+    return verdicts
+
+
+def _exhibit(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> Exhibit:
+    quarantine = worktree.quarantine
+    return Exhibit(
+        agent_id=run.agent.id,
+        spec=run.spec,
+        commit=sealed.commit,
+        base=worktree.base.commit,
+        read_base=quarantine.read_base,
+        names_base=quarantine.list_base,
+        read_diff=lambda max_bytes: quarantine.diff(sealed.commit, max_bytes=max_bytes),
+        open_checkout=lambda: quarantine.open_checkout(sealed.commit, backend=run.tree),
+        backend=run.backend,
+        limits=limits_for(run.spec, run.tools.default_limits),
+        output=run.output,
+        round=number,
+    )
