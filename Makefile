@@ -46,8 +46,9 @@ check: lint types architecture dependencies
 lint: .venv/.check
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check .
-	@# It takes files, not folders. ASYNC124 (async without await) is the shape of callbacks that may be awaited.
-	find $(SOURCES) tests -name '*.py' -print0 | xargs -0 -n 50 -P $(WORKERS) \
+	@# It takes files, not folders, and is slow: those without a word of what it looks for are left out.
+	@# ASYNC124 (async without await) is the shape of callbacks that may be awaited.
+	grep -rlZE --include='*.py' '\b(async|await|trio)\b' $(SOURCES) tests | xargs -0 -n 30 -P $(WORKERS) \
 		$(BIN)/flake8-async --startable-in-context-manager=run --disable=ASYNC9,ASYNC124
 
 types: .venv/.check
