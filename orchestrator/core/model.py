@@ -146,6 +146,10 @@ class Verdict(Wire):
     duration_ms: float = 0.0
     #: Tests that ran; None where the output told no number.
     tests: int | None = None
+    #: The share of the code that the tests reached, in percent; None where the gate measures none.
+    coverage: float | None = None
+    #: Whether nothing that the agent could do would change a rejection.
+    lasting: bool = False
     output_tail: str = ""
 
 

@@ -1,8 +1,9 @@
 """Which gates a host has, which of them a task gets, and their run, side by side.
 
-The invariant: a gate that a task names is run or the task is refused when it is submitted; a gate that only
-its profile names and that this host lacks is reported as skipped, never as passed. Made by `gates.registry`;
-callers: the API (`Gates.check`) and `supervise.judging` (the rest).
+The invariant: a gate that a task names is run, or the task is refused when it is submitted or, where that
+hangs on its base, before its first turn; a gate that only its profile names and that this host or the base
+lacks is reported as skipped, never as passed. Made by `gates.registry`; callers: the API (`Gates.check`) and
+`supervise.judging` (the rest).
 """
 
 from __future__ import annotations
@@ -17,9 +18,24 @@ import trio
 from orchestrator.core.model import Verdict
 from orchestrator.core.spec import GateProfile, TaskSpec
 from orchestrator.errors import FieldRefused
+from orchestrator.gates.definition import Base, Undefined, Unrunnable
 from orchestrator.gates.exhibit import Checkout, Exhibit, Gate, Output
+from orchestrator.gates.mechanical import MechanicalGate
 
-__all__ = ["KNOWN_GATES", "Checkout", "Exhibit", "Gate", "Gates", "Output", "Phase", "Plan"]
+__all__ = [
+    "KNOWN_GATES",
+    "Base",
+    "Checkout",
+    "Exhibit",
+    "Gate",
+    "Gates",
+    "Omitted",
+    "Output",
+    "Phase",
+    "Plan",
+]
+
+_NOT_HERE = "this host does not have this gate of the profile"
 
 
 class Phase(StrEnum):
@@ -46,11 +62,21 @@ _OF_PROFILE = {
 
 
 @dataclass(frozen=True, slots=True)
+class Omitted:
+    """A gate that is not run, and why."""
+
+    gate: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """The gates to run, and those of the profile that this host does not have."""
+    """The gates to run, those of the profile that are left out, and those that keep the task from any end."""
 
     run: tuple[str, ...]
-    skipped: tuple[str, ...]
+    skipped: tuple[Omitted, ...] = ()
+    #: Gates that have to be run and cannot: no candidate could ever be approved.
+    refused: tuple[Omitted, ...] = ()
 
     def of(self, phase: Phase) -> tuple[str, ...]:
         """Return the gates to run in a phase; a gate of no phase is run in the last."""
@@ -64,26 +90,56 @@ class Gates:
     def __init__(self, gates: Sequence[Gate]) -> None:
         self._gates: Mapping[str, Gate] = MappingProxyType({gate.name: gate for gate in gates})
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._gates
-
     def plan(self, profile: GateProfile, gates: Sequence[str] | None) -> Plan:
-        """Return the gates of the profile and those named beside it, each once, in `KNOWN_GATES`' order."""
+        """Return the gates of the profile and those named beside it, each once, in `KNOWN_GATES`' order.
+
+        What the base says about them is not known yet.
+        """
         wanted = {*_OF_PROFILE[profile], *(gates or ())}
         ordered = (*(name for name in KNOWN_GATES if name in wanted), *sorted(wanted - set(KNOWN_GATES)))
         return Plan(
-            run=tuple(name for name in ordered if name in self),
-            skipped=tuple(name for name in ordered if name not in self),
+            run=tuple(name for name in ordered if self._has(name)),
+            skipped=tuple(Omitted(name, _NOT_HERE) for name in ordered if not self._has(name)),
         )
 
+    async def plan_on(self, profile: GateProfile, gates: Sequence[str] | None, base: Base) -> Plan:
+        """Return the plan for one base commit, which defines some gates and others not.
+
+        A gate that it does not define is left out where only the profile asks for it, except the tests: with
+        nothing proven at all, nothing is approved.
+        """
+        plan = self.plan(profile, gates)
+        run: list[str] = []
+        skipped, refused = list(plan.skipped), list(plan.refused)
+        for name in plan.run:
+            gate = self._find(name)
+            try:
+                if isinstance(gate, MechanicalGate):
+                    await gate.find(base)
+                run.append(name)
+            except Undefined as reason:
+                must = name in (gates or ()) or name == "tests"
+                (refused if must else skipped).append(Omitted(name, str(reason)))
+            except Unrunnable as reason:
+                refused.append(Omitted(name, str(reason)))
+        return Plan(tuple(run), tuple(skipped), tuple(refused))
+
     def check(self, spec: TaskSpec) -> None:
-        """Raise `FieldRefused` where the task names a gate that cannot be run here."""
+        """Raise `FieldRefused` where the task names a gate that this host lacks.
+
+        A name that is none of ours may be the repository's own: that is seen once its base is known.
+        """
         for name in spec.gates or ():
-            if name not in self:
-                known = (
-                    f"{name!r} is not on this host" if name in KNOWN_GATES else f"there is no gate {name!r}"
+            if not self._has(name):
+                raise FieldRefused(
+                    "gates", f"{name!r} is not on this host (it has: {', '.join(sorted(self._gates))})"
                 )
-                raise FieldRefused("gates", f"{known} (it has: {', '.join(sorted(self._gates))})")
+
+    def _has(self, name: str) -> bool:
+        return name in self._gates or name not in KNOWN_GATES
+
+    def _find(self, name: str) -> Gate:
+        return self._gates.get(name) or MechanicalGate(name)
 
     async def run(
         self,
@@ -99,7 +155,7 @@ class Gates:
 
         async def run(name: str) -> None:
             try:
-                verdict = await self._gates[name].judge(exhibit, deadline_s=deadline_s)
+                verdict = await self._find(name).judge(exhibit, deadline_s=deadline_s)
                 verdicts[name] = verdict
                 await judged(verdict)
             except Exception as error:  # raised below, bare: callers tell errors apart by their type

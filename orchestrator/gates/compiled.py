@@ -6,23 +6,21 @@ the base does. Caller: `gates.local`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from orchestrator.gates.definition import OURS, Definition, ReadBase, read_all, restoring
+from orchestrator.gates.definition import OURS, Base, Definition, read_all, restoring
 
 #: What leads Go elsewhere, and what leads Cargo to another compiler, toolchain or test runner.
 _GO_CONFIGS = ("go.work",)
 _CARGO_CONFIGS = (".cargo/config.toml", ".cargo/config", "rust-toolchain.toml", "rust-toolchain")
 
 
-async def find_go(names: Iterable[str], read_base: ReadBase) -> Definition | None:
-    """Return how to test a Go module, or None where the base is none."""
-    if "go.mod" not in names:
+async def find_go(base: Base, gate: str) -> Definition | None:
+    """Return how a gate is run on a Go module, or None where the base is none."""
+    if gate != "tests" or "go.mod" not in base.names:
         return None
     return restoring(
         shown=("go", "test", "./..."),
         command=("go", "test", "-json", "./..."),
-        files=await read_all(read_base, _GO_CONFIGS),
+        files=await read_all(base.read, _GO_CONFIGS),
         remove=_GO_CONFIGS,
         env={
             # No cache on /tmp, which is memory.
@@ -36,15 +34,14 @@ async def find_go(names: Iterable[str], read_base: ReadBase) -> Definition | Non
     )
 
 
-async def find_rust(names: Iterable[str], read_base: ReadBase) -> Definition | None:
-    """Return how to test a Cargo package or workspace, or None where the base is none."""
-    present = set(names)
-    if "Cargo.toml" not in present:
+async def find_rust(base: Base, gate: str) -> Definition | None:
+    """Return how a gate is run on a Cargo package or workspace, or None where the base is none."""
+    if gate != "tests" or "Cargo.toml" not in base.names:
         return None
     return restoring(
         shown=("cargo", "test"),
         command=("cargo", "test", "--offline"),
-        files=await read_all(read_base, _CARGO_CONFIGS),
+        files=await read_all(base.read, _CARGO_CONFIGS),
         remove=_CARGO_CONFIGS,
         env={
             "CARGO_TARGET_DIR": f"{{workspace}}/{OURS}/target",

@@ -1,8 +1,8 @@
-"""How a project's tests are run, as a value: decided from the base commit alone.
+"""How a gate is run on a project, as a value: decided from the base commit alone.
 
-The invariant: everything that says what the tests are and how they are run is a copy from the base; the
-candidate brings the code under test and the tests themselves, nothing else. Callers: the modules of `gates`
-that know a language make definitions; `gates.tests` carries one out.
+The invariant: everything that says what is checked and how is a copy from the base; the candidate brings the
+code and the tests themselves, nothing else. Callers: the modules of `gates` that know a language make
+definitions, one for each pair of gate and language; `gates.mechanical` carries one out.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import re
 import tarfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import PurePosixPath
 
-#: A reader of files of the base commit.
+#: A reader of files of the base commit; it answers None where there is no such file.
 ReadBase = Callable[[str], Awaitable[bytes | None]]
+#: A reader of the names in a directory of the base commit; none where there is no such directory.
+ListBase = Callable[[str], Awaitable[tuple[str, ...]]]
 
 #: A directory in the checkout for what the run makes; the candidate's of that name is removed.
 OURS = ".orchestrator-gate"
@@ -41,12 +44,41 @@ exec "$@" </dev/null
 
 
 class Unrunnable(Exception):
-    """The base does not say how its tests are run, or says it in a way that cannot be followed."""
+    """The base says how a gate is run in a way that cannot be followed."""
+
+
+class Undefined(Unrunnable):
+    """Nothing in the base says how the gate is run; the message says what to add."""
+
+
+class Kind(StrEnum):
+    """What a run must show beside its success."""
+
+    #: Nothing: the tool's own exit status is its word.
+    CHECK = "check"
+    #: That tests ran, and how many.
+    TESTS = "tests"
+    #: The same, and how much of the code they reached.
+    COVERAGE = "coverage"
+
+
+#: The gates that show more than a success; what a repository names itself is a check.
+KIND_OF = {"tests": Kind.TESTS, "integration": Kind.TESTS, "coverage": Kind.COVERAGE}
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The base commit, as far as definitions ask it."""
+
+    #: At the top of its tree.
+    names: tuple[str, ...]
+    read: ReadBase
+    names_in: ListBase
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One way to run the tests."""
+    """One way to run one gate."""
 
     #: What a person would have typed: the evidence.
     shown: tuple[str, ...]
@@ -58,6 +90,13 @@ class Definition:
     nonce: str | None = None
     #: Whether a run that tells no count is a rejection: the runner always tells one.
     counted: bool = False
+    kind: Kind = Kind.TESTS
+    #: Of a coverage: the least that is approved, in percent; None where the command itself decides.
+    minimum: float | None = None
+    #: Of a coverage: finds it, as one group of digits, in the output; None where the launcher reports it.
+    percent: re.Pattern[bytes] | None = None
+    #: Paths of the base that say what is run: a candidate's own are not looked at.
+    sources: tuple[str, ...] = ()
 
 
 def restoring(
@@ -70,6 +109,9 @@ def restoring(
     env: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
     counted: bool = False,
+    kind: Kind = Kind.TESTS,
+    minimum: float | None = None,
+    percent: re.Pattern[bytes] | None = None,
 ) -> Definition:
     """Return a definition that first puts the base's files in the place of the candidate's.
 
@@ -79,7 +121,16 @@ def restoring(
     gone = dict.fromkeys((OURS, *remove, *files))
     argv = ("/bin/sh", "-c", _PRELUDE, "gate", *gone, "--", *forbidden, "--", *command)
     return Definition(
-        shown=shown, argv=argv, stdin=_archive(files), env=env or {}, timeout_s=timeout_s, counted=counted
+        shown=shown,
+        argv=argv,
+        stdin=_archive(files),
+        env=env or {},
+        timeout_s=timeout_s,
+        counted=counted,
+        kind=kind,
+        minimum=minimum,
+        percent=percent,
+        sources=(*remove, *files),
     )
 
 

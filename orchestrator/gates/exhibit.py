@@ -50,8 +50,8 @@ class Exhibit:
     base: str
     #: The content of a file of the base commit, or None where it has no such file.
     read_base: Callable[[str], Awaitable[bytes | None]]
-    #: The names at the top of the base commit's tree.
-    names_base: Callable[[], Awaitable[tuple[str, ...]]]
+    #: The names in a directory of the base commit, of the top for an empty path; none where there is none.
+    names_base: Callable[[str], Awaitable[tuple[str, ...]]]
     #: The change over the base as a patch, cut with a mark at so many bytes.
     read_diff: Callable[[int], Awaitable[bytes]]
     open_checkout: Callable[[], AbstractAsyncContextManager[Checkout]]

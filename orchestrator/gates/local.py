@@ -1,22 +1,26 @@
-"""How a repository says that its tests are run: its own word first, then what it is made of.
+"""How a repository says that a gate is run: its own word first, then what it is made of.
 
-The order: `[gates.tests]` of orchestrator.toml, the target `test` of a Makefile, then Python, Node, Go,
-Rust; the first that is found is all that is run. The invariant: only the base commit is asked. Caller:
-`gates.tests`.
+The order: `[gates.NAME]` of orchestrator.toml, the gate's target of a Makefile, then Python, Node, Go, Rust;
+the first that is found is all that is run. The invariant: only the base commit is asked. Callers:
+`gates.mechanical`, and `gates.base` to know before the first turn.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from orchestrator.gates.compiled import find_go, find_rust
 from orchestrator.gates.definition import (
+    KIND_OF,
     MAX_FILES,
+    Base,
     Definition,
+    Kind,
     ReadBase,
+    Undefined,
     Unrunnable,
     plain_path,
     read_all,
@@ -34,30 +38,36 @@ _TARGET = re.compile(
 )
 _INCLUDE = re.compile(r"^[ \t]*[-s]?include[ \t]+([^#\n]{1,2000})", re.MULTILINE)
 
-NOTHING_FOUND = (
-    "the base commit does not say how its tests are run: add an orchestrator.toml with [gates.tests] and "
-    'command = ["…"], or a Makefile with a target "test" (looked for those, and for tests of Python, Node, '
-    "Go and Rust)"
-)
+#: What may be added to the base, beside the gate's own word, so that it has the gate.
+_WAYS = {
+    "tests": 'or a Makefile with a target "test" (looked for those, and for tests of known languages)',
+    "typecheck": "or configure mypy or pyright",
+    "lint": "or configure ruff or flake8",
+    "coverage": "or configure coverage beside the tests",
+    "build": "or name a build system",
+    "integration": "or put tests into tests/integration",
+}
 
 
-async def find_tests(names: Iterable[str], read_base: ReadBase) -> Definition:
-    """Return how the tests are run; raises `Unrunnable` where the base does not say it in a way we follow."""
-    present = tuple(names)
-    for find in (find_own_word, find_make, find_python, find_node, find_go, find_rust):
-        definition = await find(present, read_base)
+async def find(gate: str, base: Base) -> Definition:
+    """Return how a gate is run; raises `Undefined` where the base does not say, else `Unrunnable`."""
+    for finder in FINDERS:
+        definition = await finder(base, gate)
         if definition is not None:
             return definition
-    raise Unrunnable(NOTHING_FOUND)
+    ways = f", {_WAYS[gate]}" if gate in _WAYS else ""
+    raise Undefined(
+        f"the base commit does not say how the gate {gate!r} is run: add an orchestrator.toml with "
+        f'[gates.{gate}] and command = ["…"]{ways}'
+    )
 
 
 # --- orchestrator.toml -----------------------------------------------------------------------------------
 
 
-async def find_own_word(names: Iterable[str], read_base: ReadBase, gate: str = "tests") -> Definition | None:
+async def find_own_word(base: Base, gate: str) -> Definition | None:
     """Return what orchestrator.toml says about a gate, or None where it says nothing."""
-    present = set(names)
-    content = await read_base(OWN_WORD) if OWN_WORD in present else None
+    content = await base.read(OWN_WORD) if OWN_WORD in base.names else None
     if content is None or (table := _gate_table(content, gate)) is None:
         return None
     command, timeout_s = _command(table, gate), _timeout_s(table, gate)
@@ -69,9 +79,10 @@ async def find_own_word(names: Iterable[str], read_base: ReadBase, gate: str = "
     return restoring(
         shown=(command,) if isinstance(command, str) else argv,
         command=argv,
-        files=await read_all(read_base, wanted),
-        forbidden=shadows(text, present),
+        files=await read_all(base.read, wanted),
+        forbidden=shadows(text, base.names),
         timeout_s=timeout_s,
+        kind=KIND_OF.get(gate, Kind.CHECK),
     )
 
 
@@ -111,26 +122,25 @@ def _timeout_s(table: dict[str, Any], gate: str) -> float | None:
 # --- make ------------------------------------------------------------------------------------------------
 
 
-async def find_make(names: Iterable[str], read_base: ReadBase) -> Definition | None:
+async def find_make(base: Base, gate: str) -> Definition | None:
     """Return `make test` where the base's makefile has that target."""
-    present = set(names)
-    main = next((name for name in _MAKEFILES if name in present), None)
-    content = await read_base(main) if main else None
+    main = next((name for name in _MAKEFILES if name in base.names), None)
+    content = await base.read(main) if main and gate == "tests" else None
     if main is None or content is None or not _TARGET.search(content.decode(errors="replace")):
         return None
-    files = await _included({main: content}, read_base)
+    files = await _included({main: content}, base.read)
     text = "\n".join(part.decode(errors="replace") for part in files.values())
-    files |= await read_all(read_base, (path for path in scripts_named(text) if path not in files))
+    files |= await read_all(base.read, (path for path in scripts_named(text) if path not in files))
     return restoring(
         shown=("make", "test"),
         command=("make", "test"),
         files=files,
         remove=_MAKEFILES,
-        forbidden=shadows(text, present),
+        forbidden=shadows(text, base.names),
     )
 
 
-async def _included(files: dict[str, bytes], read_base: ReadBase) -> dict[str, bytes]:
+async def _included(files: Mapping[str, bytes], read_base: ReadBase) -> dict[str, bytes]:
     """Return the makefiles with all that they include by name; a name that make computes is not followed."""
     found, pending = dict(files), list(files.values())
     while pending and len(found) < MAX_FILES:
@@ -141,3 +151,14 @@ async def _included(files: dict[str, bytes], read_base: ReadBase) -> dict[str, b
         found |= fresh
         pending += fresh.values()
     return found
+
+
+#: In the order in which they are asked.
+FINDERS: tuple[Callable[[Base, str], Awaitable[Definition | None]], ...] = (
+    find_own_word,
+    find_make,
+    find_python,
+    find_node,
+    find_go,
+    find_rust,
+)

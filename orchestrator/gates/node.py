@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from orchestrator.gates.definition import (
+    Base,
     Definition,
-    ReadBase,
     Unrunnable,
     read_all,
     restoring,
@@ -38,10 +37,12 @@ _UNSET = re.compile(r"echo .{0,3}Error: no test specified.{0,3} && exit 1")
 _LAUNCHER = Path(__file__).with_name("launch_npm.cjs")
 
 
-async def find_node(names: Iterable[str], read_base: ReadBase) -> Definition | None:
-    """Return how to test a Node project, or None where the base is none or has no tests."""
-    present = set(names)
-    content = await read_base("package.json") if "package.json" in present else None
+async def find_node(base: Base, gate: str) -> Definition | None:
+    """Return how a gate is run on a Node project, or None where the base is none or has nothing to run."""
+    present = set(base.names)
+    if gate != "tests" or "package.json" not in present:
+        return None
+    content = await base.read("package.json")
     if content is None:
         return None
     manifest = _parse(content)
@@ -56,7 +57,7 @@ async def find_node(names: Iterable[str], read_base: ReadBase) -> Definition | N
     return restoring(
         shown=("npm", "test"),
         command=("node", "-e", _LAUNCHER.read_text(encoding="utf-8"), json.dumps(order)),
-        files=await read_all(read_base, wanted),
+        files=await read_all(base.read, wanted),
         remove=_CONFIGS,
         forbidden=shadows(text, present),
     )

@@ -9,10 +9,9 @@ import json
 import re
 import secrets
 import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.gates.definition import OURS, Definition, ReadBase, Unrunnable
+from orchestrator.gates.definition import OURS, Base, Definition, Unrunnable
 
 #: Where pytest looks for its configuration, in its own order; the named files need not even have a section.
 _CONFIGS = (
@@ -31,15 +30,17 @@ _OTHERS = frozenset({"package.json", "go.mod", "Cargo.toml"})
 _LAUNCHER = Path(__file__).with_name("launch_python.py")
 
 
-async def find_python(names: Iterable[str], read_base: ReadBase) -> Definition | None:
-    """Return how to test a Python project, or None where the base is none."""
-    present = set(names)
+async def find_python(base: Base, gate: str) -> Definition | None:
+    """Return how a gate is run on a Python project, or None where the base is none or has nothing to run."""
+    if gate != "tests":
+        return None
+    present = set(base.names)
     tested = any(_TEST_FILE.fullmatch(name) for name in present)
     folders = present & {"tests", "test"} and not present & _OTHERS
     if not (present & _MARKS or tested or folders):
         return None
     nonce = secrets.token_hex(16)
-    found = await _configuration(present, read_base)
+    found = await _configuration(base)
     # A name of its own in the same folder: paths in the configuration are relative to its file, and the
     # candidate's pyproject.toml stays in place for all that is not pytest's.
     name, text = found or ("pytest.ini", "[pytest]\n")
@@ -64,10 +65,10 @@ def _renamed(name: str, nonce: str) -> str:
     return f".orchestrator-{nonce[:8]}{Path(name).suffix}"
 
 
-async def _configuration(present: set[str], read_base: ReadBase) -> tuple[str, str] | None:
+async def _configuration(base: Base) -> tuple[str, str] | None:
     """Return the name and text of the file that configures pytest in the base."""
     for name in _CONFIGS:
-        if name not in present or (content := await read_base(name)) is None:
+        if name not in base.names or (content := await base.read(name)) is None:
             continue
         try:
             text = content.decode()

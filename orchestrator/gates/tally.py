@@ -3,7 +3,7 @@
 The invariant: reading costs a bounded amount however much is printed (the first `SCAN_BYTES` and the tail
 are read), and a count is only told where a runner's own summary was recognised. Whoever writes the code
 under test can print such a summary too; a count is evidence, and only a count of nothing decides. Caller:
-`gates.tests`.
+`gates.trial`.
 """
 
 from __future__ import annotations

@@ -35,12 +35,11 @@ _IN_REPOSITORY = (".claude/skills/{}/SKILL.md", "skills/{}/SKILL.md", "skills/{}
 _OF_OPERATOR = ("{}/SKILL.md", "{}.md")
 
 
-async def first_prompt(run: Run, worktree: Worktree) -> str:
+async def first_prompt(run: Run, worktree: Worktree, gates: tuple[str, ...]) -> str:
     """Return the agent's first prompt: the one kept on this worktree, else a new one, which is kept now."""
     if (kept := worktree.kept_prompt()) is not None:
         return kept
     tools, spec = run.tools, run.spec
-    gates = () if tools.yolo else tools.gates.plan(spec.profile, spec.gates).run
     briefing = Briefing(
         agent_id=run.agent.id,
         spec=spec,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from orchestrator.core import events as e
 from orchestrator.core.model import Reason, Verdict
-from orchestrator.gates.base import Exhibit, Phase
+from orchestrator.gates.base import Base, Exhibit, Phase, Plan
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.worktree import Worktree
+from orchestrator.supervise.ending import RunFailed
 from orchestrator.supervise.gear import Run, limits_for
 from orchestrator.supervise.message import commit_message
 
@@ -48,16 +49,29 @@ def _complaint(verdict: Verdict) -> str:
     return f"gate {verdict.gate}: {verdict.message}{tail}"
 
 
+async def plan_gates(run: Run, worktree: Worktree) -> Plan:
+    """Return the gates of the task on its base; raise `RunFailed` where no candidate could pass them."""
+    if run.tools.yolo:
+        return Plan(())
+    quarantine = worktree.quarantine
+    base = Base(await quarantine.list_base(), quarantine.read_base, quarantine.list_base)
+    plan = await run.tools.gates.plan_on(run.spec.profile, run.spec.gates, base)
+    if plan.refused:
+        why = "; ".join(f"gate {gate.gate}: {gate.reason}" for gate in plan.refused)
+        raise RunFailed(Reason.GATE_REJECTED, f"no work on this base could pass: {why}")
+    return plan
+
+
 async def _run_gates(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> tuple[Verdict, ...]:
     """Return the verdicts of the first phase that rejects, or of all."""
     await run.tree.wait_thawed()
-    plan = run.tools.gates.plan(run.spec.profile, run.spec.gates)
+    plan = await plan_gates(run, worktree)
     if run.tools.yolo:
         await run.record(e.YoloUsed(**run.ids))
         return ()
     if plan.skipped and number == 1:
-        message = "this host does not have this gate of the profile"
-        await run.record(*(e.GateSkipped(**run.ids, gate=gate, message=message) for gate in plan.skipped))
+        skipped = (e.GateSkipped(**run.ids, gate=gate.gate, message=gate.reason) for gate in plan.skipped)
+        await run.record(*skipped)
 
     async def judged(verdict: Verdict) -> None:
         event = e.GatePassed if verdict.approved else e.GateRejected
@@ -67,6 +81,9 @@ async def _run_gates(run: Run, worktree: Worktree, sealed: Sealed, number: int) 
     verdicts: tuple[Verdict, ...] = ()
     for phase in Phase:
         verdicts += await run.tools.gates.run(plan.of(phase), exhibit, deadline_s=GATE_S, judged=judged)
+        if lasting := [verdict for verdict in verdicts if verdict.lasting and not verdict.approved]:
+            why = "; ".join(_complaint(verdict) for verdict in lasting)
+            raise RunFailed(Reason.GATE_REJECTED, f"the agent could not change this: {why}")
         if not all(verdict.approved for verdict in verdicts):
             break
     return verdicts

@@ -33,7 +33,7 @@ from orchestrator.supervise.conversation import converse, pass_on_messages, take
 from orchestrator.supervise.delivery import deliver
 from orchestrator.supervise.ending import Done, RunFailed, patient
 from orchestrator.supervise.gear import Run, limits_for
-from orchestrator.supervise.judging import judge
+from orchestrator.supervise.judging import judge, plan_gates
 from orchestrator.supervise.mailbox import Mailbox
 from orchestrator.supervise.outcome import read_outcome
 from orchestrator.supervise.pulse import WatchedMeter
@@ -65,7 +65,8 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     kept, why = await open_kept(run, keep)
     worktree = kept or await _open_new(run, keep, why)
     run.progress.worktree = worktree
-    task = await first_prompt(run, worktree)
+    plan = await plan_gates(run, worktree)
+    task = await first_prompt(run, worktree, plan.run)
     place = await find_place(run, task) if kept else Place(1, task)
     runtime = tools.runtimes.find(run.agent.runtime)
     async with open_outlet(run.tree, *_egress_of(run)) as outlet:

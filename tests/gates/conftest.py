@@ -16,8 +16,9 @@ import pytest
 
 from orchestrator.core.model import Verdict
 from orchestrator.core.spec import TaskSpec
+from orchestrator.gates.definition import Base
 from orchestrator.gates.exhibit import Exhibit
-from orchestrator.gates.tests import TestsGate
+from orchestrator.gates.mechanical import MechanicalGate
 from sandbox.base import Backend, Bind, Directory, Layers, Limits, SandboxError, User
 from sandbox.bubblewrap import BubblewrapBackend
 from sandbox.trusted import ProcessBackend
@@ -88,7 +89,7 @@ def with_cargo(shared_path: Path) -> Toolchain:
 
 @pytest.fixture
 def judge(reachable_path: Path, ordinary_user: User) -> Judge:
-    """Return a function that judges changes to a base by the gate `tests` in a real sandbox."""
+    """Return a function that judges changes to a base by a gate, `tests` by default, in a real sandbox."""
 
     async def judge_change(
         base: Files,
@@ -99,14 +100,34 @@ def judge(reachable_path: Path, ordinary_user: User) -> Judge:
         deadline_s: float = 50.0,
         limits: Limits | None = None,
         layered: bool = False,
+        gate: str = "tests",
     ) -> Verdict:
         chosen = backend or bubblewrap_with(toolchain or Toolchain(), ordinary_user)
         candidate = {path: text for path, text in {**base, **(changes or {})}.items() if text is not None}
         checkout = reachable_path / "checkout"
         exhibit = exhibit_of(base, candidate, checkout, chosen, limits or Limits(), layered=layered)
-        return await TestsGate().judge(exhibit, deadline_s=deadline_s)
+        return await MechanicalGate(gate).judge(exhibit, deadline_s=deadline_s)
 
     return judge_change
+
+
+def names_in(base: Files, prefix: str) -> tuple[str, ...]:
+    """Return the names in a directory of a project."""
+    start = f"{prefix}/" if prefix else ""
+    inside = (path.removeprefix(start) for path in base if path.startswith(start))
+    return tuple(dict.fromkeys(path.partition("/")[0] for path in inside))
+
+
+def base_with(files: Files) -> Base:
+    """Return a base commit that holds the files."""
+
+    async def read(path: str) -> bytes | None:
+        return files[path].encode() if path in files else None
+
+    async def list_folder(prefix: str) -> tuple[str, ...]:
+        return names_in(files, prefix)
+
+    return Base(names_in(files, ""), read, list_folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +142,7 @@ def exhibit_of(
     base: Files, candidate: Files, place: Path, backend: Backend, limits: Limits, *, layered: bool = False
 ) -> Exhibit:
     """Return the exhibit of a candidate whose checkout is made at `place`, for one gate at a time."""
-
-    async def read_base(path: str) -> bytes | None:
-        return base[path].encode() if path in base else None
-
-    async def names_base() -> tuple[str, ...]:
-        return tuple(dict.fromkeys(path.partition("/")[0] for path in base))
+    known = base_with(base)
 
     @asynccontextmanager
     async def open_checkout() -> AsyncIterator[FreshCheckout]:
@@ -150,8 +166,8 @@ def exhibit_of(
         spec=TaskSpec.model_validate({"taskId": "T", "context": {"repository": "https://example.org/r"}}),
         commit="c" * 40,
         base="b" * 40,
-        read_base=read_base,
-        names_base=names_base,
+        read_base=known.read,
+        names_base=known.names_in,
         read_diff=read_diff,
         open_checkout=open_checkout,
         backend=backend,

@@ -8,14 +8,12 @@ import tarfile
 import pytest
 
 from orchestrator.gates.definition import Definition, Unrunnable, plain_path, scripts_named, shadows
-from orchestrator.gates.local import find_tests
+from orchestrator.gates.local import find
+from tests.gates.conftest import base_with
 
 
-async def find_in(base: dict[str, str]) -> Definition:
-    async def read_base(path: str) -> bytes | None:
-        return base[path].encode() if path in base else None
-
-    return await find_tests(dict.fromkeys(path.partition("/")[0] for path in base), read_base)
+async def find_in(base: dict[str, str], gate: str = "tests") -> Definition:
+    return await find(gate, base_with(base))
 
 
 def restored(definition: Definition) -> dict[str, str]:

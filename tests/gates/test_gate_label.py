@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from orchestrator.gates.tests import TestsGate
+from orchestrator.gates.mechanical import MechanicalGate
 from sandbox.base import Limits, User
 from sandbox.strays import find_labelled
 from tests.gates.conftest import Toolchain, bubblewrap_with, exhibit_of
@@ -25,7 +25,7 @@ async def test_a_gate_that_runs_is_found_by_the_label_of_its_agent(
     agent_id = fresh_mark("judged")
     assert agent_id not in find_labelled()
     async with trio.open_nursery() as nursery:
-        judge = partial(TestsGate().judge, replace(exhibit, agent_id=agent_id), deadline_s=60)
+        judge = partial(MechanicalGate("tests").judge, replace(exhibit, agent_id=agent_id), deadline_s=60)
         nursery.start_soon(judge)
         await seen(lambda: agent_id in find_labelled(), "its processes carry the label")
         nursery.cancel_scope.cancel()

@@ -13,10 +13,10 @@ from orchestrator.core.model import Verdict
 from orchestrator.core.spec import GateProfile, TaskSpec
 from orchestrator.errors import FieldRefused
 from orchestrator.gates.base import KNOWN_GATES, Gates, Phase, Plan
-from orchestrator.gates.registry import make_gates
-from orchestrator.gates.tests import TestsGate
+from orchestrator.gates.mechanical import MechanicalGate
+from orchestrator.gates.registry import MECHANICAL, make_gates
 from sandbox.base import Backend, Limits
-from tests.gates.conftest import exhibit_of
+from tests.gates.conftest import base_with, exhibit_of
 from tests.kit.until import until
 
 
@@ -40,17 +40,48 @@ def spec_of(**fields: object) -> TaskSpec:
 def test_plan_follows_the_profile(
     profile: GateProfile, gates: tuple[str, ...] | None, run: tuple[str, ...], skipped: tuple[str, ...]
 ) -> None:
-    plan = Gates((TestsGate(),)).plan(profile, gates)
-    assert (plan.run, plan.skipped) == (run, skipped)
+    plan = Gates((MechanicalGate("tests"),)).plan(profile, gates)
+    assert (plan.run, tuple(gate.gate for gate in plan.skipped)) == (run, skipped)
+
+
+def test_named_gate_that_this_host_lacks_is_refused() -> None:
+    with pytest.raises(FieldRefused, match="'lint' is not on this host") as refused:
+        Gates((MechanicalGate("tests"),)).check(spec_of(gates=["tests", "lint"]))
+    assert (refused.value.field, refused.value.status) == ("gates", 422)
+
+
+def test_name_of_no_gate_of_ours_may_be_the_repositorys_own() -> None:
+    make_gates().check(spec_of(gates=["smoke"]))
+    assert make_gates().plan(GateProfile.CUSTOM, ("smoke", "tests")).run == ("tests", "smoke")
+
+
+SMOKE = {"orchestrator.toml": '[gates.smoke]\ncommand = "true"\n'}
+TESTS = {"Makefile": "test:\n\ttrue\n"}
 
 
 @pytest.mark.parametrize(
-    ("gate", "words"), [("lint", "'lint' is not on this host"), ("magic", "there is no gate 'magic'")]
+    ("base", "profile", "gates", "decided"),
+    [
+        ({**SMOKE, **TESTS}, GateProfile.MINIMAL, ("smoke",), (("tests", "smoke"), (), ())),
+        (TESTS, GateProfile.CUSTOM, ("smoke", "tests"), (("tests",), (), ("smoke",))),
+        (TESTS, GateProfile.STANDARD, None, (("tests",), ("typecheck", "lint", "coverage"), ())),
+        (TESTS, GateProfile.STANDARD, ("lint",), (("tests",), ("typecheck", "coverage"), ("lint",))),
+        ({}, GateProfile.MINIMAL, None, ((), (), ("tests",))),
+        ({"orchestrator.toml": "["}, GateProfile.CUSTOM, ("lint",), ((), (), ("lint",))),
+    ],
+    ids=["own word", "named, not there", "profile", "both", "no tests", "unreadable"],
 )
-def test_named_gate_that_cannot_run_is_refused(gate: str, words: str) -> None:
-    with pytest.raises(FieldRefused, match=words) as refused:
-        Gates((TestsGate(),)).check(spec_of(gates=["tests", gate]))
-    assert (refused.value.field, refused.value.status) == ("gates", 422)
+async def test_base_decides_what_is_run_left_out_or_refused(
+    base: dict[str, str],
+    profile: GateProfile,
+    gates: tuple[str, ...] | None,
+    decided: tuple[tuple[str, ...], ...],
+) -> None:
+    plan = await Gates([MechanicalGate(name) for name in MECHANICAL]).plan_on(profile, gates, base_with(base))
+    told = (plan.run, *(tuple(gate.gate for gate in part) for part in (plan.skipped, plan.refused)))
+    assert told == decided
+    for gate in plan.refused:
+        assert "orchestrator.toml" in gate.reason
 
 
 def test_gates_that_there_are_are_accepted() -> None:

@@ -1,0 +1,123 @@
+"""What a gate's run says about the candidate: the one place where a run becomes an approval or a rejection.
+
+The invariant: an approval means that a run which the candidate did not define ended by itself with success,
+and showed what its kind has to show: that tests ran, and what they reached. Pure. Caller: `gates.mechanical`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from orchestrator.gates.definition import Kind
+from orchestrator.gates.trial import Trial
+from sandbox.base import Exit
+
+_REFUSED = 125
+#: How pytest says that it found no test.
+_NO_TESTS = 5
+#: How shells, make, our launchers and Python say that a tool is not there.
+_MISSING = re.compile(
+    r"(?:: |^)([\w./+-]{1,100}): (?:command )?not found$"
+    r"|^make(?:\[\d+\])?: ([\w./+-]{1,100}): No such file or directory$"
+    r"|^orchestrator: ([\w.-]{1,60}) is not installed"
+    r"|: No module named '?(pytest|tox|nox|coverage|mypy|ruff|flake8|pyright)'?$",
+    re.MULTILINE,
+)
+_COMPLAINT = re.compile(r"^orchestrator: (.{1,300})$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a run is a rejection."""
+
+    message: str
+    #: Whether nothing that the agent could do would change it.
+    lasting: bool = False
+
+
+def find_fault(gate: str, trial: Trial, limit_s: float) -> Fault | None:
+    """Return why the run of a gate is a rejection, or None where it is none."""
+    what = "the tests" if trial.definition.kind is not Kind.CHECK else gate
+    if trial.missing is not None:
+        return _tool_missing(trial.missing)
+    if trial.exit is None:
+        return Fault(f"{what} did not end within {limit_s:g} s")
+    if (fault := _refusal(trial, trial.exit)) is not None:
+        return fault
+    message = _violent_end(what, trial.exit)
+    if message is None:
+        message = (
+            _check(what, trial.exit)
+            if trial.definition.kind is Kind.CHECK
+            else _tests(trial, trial.exit) or _coverage(trial)
+        )
+    return Fault(message) if message else None
+
+
+def praise(gate: str, trial: Trial) -> str:
+    """Return what an approved run showed."""
+    if trial.definition.kind is Kind.CHECK:
+        return f"{gate} passed"
+    if trial.ran is None:
+        passed = "the tests passed; how many ran is not known"
+    else:
+        more = [f"{number} {word}" for word in ("skipped", "deselected") if (number := trial.count(word))]
+        beside = f" ({', '.join(more)})" if more else ""
+        passed = f"{trial.ran} test{'' if trial.ran == 1 else 's'} passed{beside}"
+    return passed if trial.coverage is None else f"{passed}, coverage {trial.coverage:g} %"
+
+
+def _violent_end(what: str, ended: Exit) -> str | None:
+    verb = "were" if what.startswith("the ") else "was"
+    if ended.oom_killed or ended.excess:
+        return f"{what} {verb} {ended}"
+    return f"{what} {verb} ended by signal {ended.signal}" if ended.signal is not None else None
+
+
+def _check(what: str, ended: Exit) -> str | None:
+    return None if ended.ok else f"{what} failed with {ended}"
+
+
+def _tests(trial: Trial, ended: Exit) -> str | None:
+    """Return what the run's own end and summary say against it."""
+    report, ran = trial.report or {}, trial.ran
+    reported = trial.definition.nonce is not None
+    complaint = None
+    if reported and (not report or "broken" in report):
+        complaint = f"the tests ended before their summary ({ended})"
+    elif failed := max(trial.count("failed") or 0, len(report.get("failures", ()))):
+        what = f"{failed} of {ran} tests failed" if ran else f"the tests could not be loaded: {failed} errors"
+        complaint = f"{what} ({ended})"
+    elif ran == 0 and ended.code in {0, _NO_TESTS}:
+        complaint = "no test ran: a suite without tests proves nothing"
+    elif not ended.ok:
+        complaint = f"the tests failed with {ended}"
+    elif ran is None and trial.definition.counted:
+        complaint = "the tests told no summary, so none may have run"
+    return complaint
+
+
+def _coverage(trial: Trial) -> str | None:
+    minimum, coverage = trial.definition.minimum, trial.coverage
+    if minimum is None:
+        return None
+    if coverage is None:
+        return "the coverage is not known: the tests told none"
+    return f"coverage is {coverage:g} %, below {minimum:g} %" if coverage < minimum else None
+
+
+def _refusal(trial: Trial, ended: Exit) -> Fault | None:
+    """Return why the run did not begin, where our own prelude or launcher, or the shell, said so."""
+    if not ended.ok and trial.ran in {None, 0} and (found := _MISSING.search(trial.output)):
+        return _tool_missing(next(filter(None, found.groups())))
+    if ended.code == _REFUSED and (found := _COMPLAINT.search(trial.output)):
+        return Fault(found[1])
+    return None
+
+
+def _tool_missing(tool: str) -> Fault:
+    return Fault(
+        f"{tool} is missing in the sandbox: install it under /usr, or name its directory in "
+        "SANDBOX_READ_ONLY and SANDBOX_PATH"
+    )
