@@ -39,6 +39,7 @@ from orchestrator.core.egress import Allowance, Rules
 from orchestrator.core.liveness import Patience
 from orchestrator.core.watermark import WATERMARKS
 from orchestrator.errors import SettingsError
+from orchestrator.gates.judges import make_judges
 from orchestrator.isolation import find_own_claude, open_backend, scratch_of
 from orchestrator.journal.store import Store, open_store
 from orchestrator.logline import set_up_logging
@@ -165,6 +166,7 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories, ow
         yolo=settings.yolo_mode,
         skills_dir=settings.skills_dir,
         runtimes=make_runtimes(settings, own),
+        judges=make_judges(settings),
         provider=Provider(
             Ceilings(settings.provider_concurrency, settings.provider_tokens_per_minute),
             patience_s=settings.provider_patience_s,
@@ -185,6 +187,7 @@ def _open_desk(settings: Settings, tools: Tools, supervisor: Supervisor) -> Desk
         tools.purse,
         tools.gates,
         sandboxed=settings.sandbox_enabled,
+        judges=tools.judges,
     )
 
 
@@ -234,7 +237,7 @@ def _services(
             "disk": "ok" if free_mb >= WATERMARKS["disk"] else f"failed: only {free_mb} MB are free",
             "host": f"degraded: short of {', '.join(sorted(short))}" if short else "ok",
             "valkey": "off",
-            "coordinator": "off",
+            "coordinator": await desk.judges.condition(),
         }
 
     return Services(

@@ -1,12 +1,14 @@
 """HTTP/1.1 as the client needs it: one request a connection, the answer whole or piece by piece.
 
 A general HTTP client reads a body through nested generators, and a reader that leaves in the middle leaves
-them to the garbage collector; here, leaving is closing a socket. Used by the other `client` modules.
+them to the garbage collector; here, leaving is closing a socket. Used by the other `client` modules, and by
+`gates.coordinator`.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,17 +21,23 @@ import trio
 
 CONNECT_S = 10.0
 PIECE_BYTES = 64 * 1024
+#: Heads that may come before the answer's own (100, 103).
+MAX_INTERIM = 8
 #: Bytes of an answer that is read whole.
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 NOBODY = {errno.ECONNREFUSED, errno.ENOENT}
 
 
 class Broken(Exception):
-    """The connection could not be made, or broke; `refused` says that nobody listens there."""
+    """The connection could not be made, or broke.
 
-    def __init__(self, why: str, *, refused: bool = False) -> None:
+    `refused` says that nobody listens there, `garbled` that what came is no HTTP.
+    """
+
+    def __init__(self, why: str, *, refused: bool = False, garbled: bool = False) -> None:
         super().__init__(why)
         self.refused = refused
+        self.garbled = garbled
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,7 @@ class Answer:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._http = h11.Connection(h11.CLIENT)
+        self._closed = False
         self.status = 0
         self.headers: dict[str, str] = {}
 
@@ -75,9 +84,12 @@ class Answer:
         sent = b"".join(self._http.send(part) or b"" for part in parts)
         with suppress(trio.BrokenResourceError):  # refused in the middle of the body: the answer says why
             await self._stream.send_all(sent)
+        interim = 0
         while not isinstance(event := await self._next(), h11.Response):
             if not isinstance(event, h11.InformationalResponse):
                 raise Broken("it closed the connection")
+            if (interim := interim + 1) > MAX_INTERIM:
+                raise Broken("it never comes to its answer", garbled=True)
         self.status = event.status_code
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
 
@@ -90,25 +102,29 @@ class Answer:
             if isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
                 return b""
 
-    async def read_all(self) -> Response:
+    async def read_all(self, max_bytes: int = MAX_ANSWER_BYTES) -> Response:
         """Return the whole answer."""
         body = bytearray()
         while piece := await self.read_some():
             body += piece
-            if len(body) > MAX_ANSWER_BYTES:
-                raise Broken(f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
+            if len(body) > max_bytes:
+                raise Broken(f"its answer is larger than {max_bytes} bytes", garbled=True)
         return Response(self.status, self.headers, bytes(body))
 
     async def _next(self) -> h11.Event:
         """Return the next event of the connection."""
         try:
             while (event := self._http.next_event()) is h11.NEED_DATA:
-                self._http.receive_data(bytes(await self._stream.receive_some(PIECE_BYTES)))
-        except (h11.RemoteProtocolError, trio.BrokenResourceError, OSError) as error:
-            raise Broken(str(error) or "the connection broke") from error
+                data = bytes(await self._stream.receive_some(PIECE_BYTES))
+                self._closed = not data
+                self._http.receive_data(data)
+        except h11.RemoteProtocolError as error:
+            raise Broken(str(error), garbled=not self._closed) from error
+        except (trio.BrokenResourceError, OSError) as error:
+            raise Broken(str(error) or str(error.__cause__ or "the connection broke")) from error
         if isinstance(event, h11.Event):
             return event
-        raise Broken("it sent more than one answer")
+        raise Broken("it sent more than one answer", garbled=True)
 
     def close_nowait(self) -> None:
         """Close the connection, without a word to the other side."""
@@ -169,9 +185,14 @@ async def _connect(address: Address) -> trio.abc.Stream:
     parts = urlsplit(address.url)
     host = parts.hostname or ""
     if parts.scheme == "https":
-        context = ssl.create_default_context()
-        return await trio.open_ssl_over_tcp_stream(host, parts.port or 443, ssl_context=context)
+        return await trio.open_ssl_over_tcp_stream(host, parts.port or 443, ssl_context=_trusting())
     return await trio.open_tcp_stream(host, parts.port or 80)
+
+
+@functools.cache
+def _trusting() -> ssl.SSLContext:
+    """Return the context that trusts whom the host trusts; reading those takes a while."""
+    return ssl.create_default_context()
 
 
 def _nobody(error: BaseException | None) -> bool:

@@ -9,8 +9,6 @@ which hand the settings down.
 from __future__ import annotations
 
 import os
-import pwd
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,15 @@ from pydantic import SecretStr
 from orchestrator.errors import SettingsError
 from orchestrator.settings import reader as to
 from orchestrator.settings.reader import Setting
-from orchestrator.settings.source import Found, default_home, find, read_file, shown
+from orchestrator.settings.source import (
+    Found,
+    default_home,
+    find,
+    judge_sandbox_user,
+    read_file,
+    refusal,
+    shown,
+)
 
 #: What fits into a unix socket's address.
 MAX_SOCKET_PATH_BYTES = 107
@@ -46,6 +52,11 @@ class Settings:
     claude_code_path: Path | None
     valkey_url: SecretStr | None
     coordinator_url: str | None
+    coordinator_token: SecretStr | None
+    coordinator_port: int
+    coordinator_patience_s: int
+    #: local, coordinator or both.
+    judges: str
     sandbox_enabled: bool
     #: auto, podman, bubblewrap or process.
     sandbox_backend: str
@@ -146,7 +157,11 @@ ROWS = (
     Setting("valkey_url", ("VALKEY_URL",), VALKEY, secret=True, unused=True),
     Setting("valkey_host", ("VALKEY_HOST",), to.host_name, unused=True),
     Setting("valkey_port", ("VALKEY_PORT",), to.whole(1, 65535), 6379, unused=True),
-    Setting("coordinator_url", ("COORDINATOR_URL",), HTTP, unused=True),
+    Setting("coordinator_url", ("COORDINATOR_URL",), HTTP),
+    Setting("coordinator_token", ("COORDINATOR_TOKEN",), to.token, secret=True),
+    Setting("coordinator_port", ("COORDINATOR_PORT",), to.whole(0, 65535), 3002),
+    Setting("coordinator_patience_s", ("COORDINATOR_PATIENCE_SECONDS",), to.whole(0, 30 * 86400), 0),
+    Setting("judges", ("GATES",), to.one_of("local", "coordinator", "both")),
     Setting("sandbox_enabled", ("SANDBOX_ENABLED",), to.flag, default=True),
     Setting("sandbox_backend", ("SANDBOX_BACKEND",), BACKENDS, "auto"),
     Setting("sandbox_image", ("SANDBOX_IMAGE",), to.line),
@@ -230,12 +245,6 @@ def value_of(row: Setting, found: Found) -> object:
         raise refusal(found, str(error), hidden=row.secret) from None  # its cause may show a secret
 
 
-def refusal(found: Found, why: str, *, hidden: bool = False) -> SettingsError:
-    """Return the one line that says what is wrong with a setting."""
-    value = " (not shown)" if hidden else f"={shown(found.text)}"
-    return SettingsError(f"{found.name}{value}{found.where} {why}")
-
-
 def fill_in(values: dict[str, Any], home: Path, uid: int) -> None:
     """Fill in the defaults that follow from other settings."""
     follow: dict[str, object] = {
@@ -245,6 +254,7 @@ def fill_in(values: dict[str, Any], home: Path, uid: int) -> None:
         "projects_dir": home / "projects",
         "workspaces_dir": home / "workspaces",
         "sandbox_user": "nobody" if uid == 0 else None,
+        "judges": "local" if values["coordinator_url"] is None else "coordinator",
     }
     host, port = values.pop("valkey_host"), values.pop("valkey_port")
     if host is not None:
@@ -272,19 +282,11 @@ def judge(settings: Settings, used: Mapping[str, Found], uid: int) -> None:
         if home.is_relative_to(path.resolve()):
             why = f"would show ORCHESTRATOR_HOME ({home}) to agents: name a directory that does not hold it"
             raise refusal(used["sandbox_read_only"], why)
+    if settings.judges != "local" and settings.coordinator_url is None:
+        raise refusal(used["judges"], "needs a coordinator: set COORDINATOR_URL, or leave it out")
+    url = settings.coordinator_url
+    if url and settings.coordinator_token and not to.is_encrypted_or_local(url):
+        why = "would carry COORDINATOR_TOKEN in the open: use https://, or a coordinator on this machine"
+        raise refusal(used["coordinator_url"], why)
     if "sandbox_user" in used:
         judge_sandbox_user(used["sandbox_user"], uid)
-
-
-def judge_sandbox_user(found: Found, uid: int) -> None:
-    """Refuse a user that agents must not, or cannot, run as."""
-    try:
-        wanted = (
-            int(found.text) if re.fullmatch("[0-9]{1,9}", found.text) else pwd.getpwnam(found.text).pw_uid
-        )
-    except KeyError:
-        raise refusal(found, "is no user of this host: use a name or a number of one") from None
-    if wanted == 0:
-        raise refusal(found, "will not do: agents never run as root; use nobody")
-    if uid not in {0, wanted}:
-        raise refusal(found, "will not do: only root may run agents as another user; leave it out")

@@ -29,6 +29,10 @@ DEFAULTS: dict[str, Any] = {
     "claude_models": (),
     "valkey_url": None,
     "coordinator_url": None,
+    "coordinator_token": None,
+    "coordinator_port": 3002,
+    "coordinator_patience_s": 0,
+    "judges": "local",
     "sandbox_enabled": True,
     "sandbox_backend": "auto",
     "sandbox_image": None,
@@ -130,6 +134,7 @@ def test_every_setting_has_a_default_in_this_table() -> None:
             "coordinator_url",
             "http://coordinator:8000/base",
         ),
+        ("COORDINATOR_URL", "http://coordinator:8000", "judges", "coordinator"),
         ("SANDBOX_ENABLED", "False", "sandbox_enabled", False),
         ("SANDBOX_ENABLED", "0", "sandbox_enabled", False),
         ("SANDBOX_ENABLED", "yes", "sandbox_enabled", True),
@@ -207,6 +212,9 @@ def test_variable_is_read(variable: str, text: str, attribute: str, value: objec
         ("COORDINATOR_URL", "http://x:99999", "https://host"),
         ("COORDINATOR_URL", "http://x/?a=1", "leave out"),
         ("COORDINATOR_URL", "http://x/\ny", "https://host"),
+        ("COORDINATOR_PORT", "65536", "0 to 65535"),
+        ("GATES", "all", "local, coordinator or both"),
+        ("GATES", "both", "set COORDINATOR_URL"),
         ("SANDBOX_ENABLED", "maybe", "true or false"),
         ("SANDBOX_BACKEND", "docker", "auto, podman, bubblewrap or process"),
         ("SANDBOX_USER", "nobody-here", "name or a number"),
@@ -250,7 +258,14 @@ def test_bad_value_is_one_line_with_variable_value_and_advice(variable: str, tex
 
 @pytest.mark.parametrize(
     "variable",
-    ["CLAUDE_API_KEY", "ANTHROPIC_API_KEY", "GITHUB_TOKEN", "GITEA_TOKEN", "ORCHESTRATOR_API_KEY"],
+    [
+        "CLAUDE_API_KEY",
+        "ANTHROPIC_API_KEY",
+        "GITHUB_TOKEN",
+        "GITEA_TOKEN",
+        "ORCHESTRATOR_API_KEY",
+        "COORDINATOR_TOKEN",
+    ],
 )
 def test_secret_comes_from_variable_file_or_credential_and_is_never_shown(
     tmp_path: Path, variable: str
@@ -473,3 +488,11 @@ def test_folder_closed_to_us_is_no_toolchain(reachable_path: Path) -> None:
     with pytest.raises(SettingsError, match="exists"):
         load(SANDBOX_READ_ONLY=str(closed / "tools"))
     closed.chmod(0o700)
+
+
+def test_a_coordinators_token_is_not_sent_in_the_open() -> None:
+    for safe in ("https://judge.example.org", "http://127.0.0.1:3002", "http://[::1]:3002"):
+        assert load(COORDINATOR_URL=safe, COORDINATOR_TOKEN=KEY).judges == "coordinator"
+    with pytest.raises(SettingsError, match="use https://") as caught:
+        load(COORDINATOR_URL="http://judge:3002", COORDINATOR_TOKEN=KEY)
+    assert KEY not in str(caught.value)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Literal
 
 from orchestrator.agents.claude_cli import ClaudeCli, ClaudeCodeUnusable, Place, own_program
 from orchestrator.cli.printable import one_line
+from orchestrator.gates.judges import make_judges
+from orchestrator.settings.reader import is_encrypted_or_local
 from sandbox.base import Backend, Directory, Limits, SandboxError, Spec, User
 from sandbox.process import run_child
 from sandbox.reach import closed_to
@@ -218,6 +220,21 @@ async def claude_code(settings: Settings, backend: Backend, workspace: Path) -> 
         return Check("claude-code", "warning" if settings.claude_api_key else "ok", f"none: {error.detail}")
     key = "" if settings.claude_api_key else "; no key is set (CLAUDE_API_KEY)"
     return Check("claude-code", "ok", f"{program}{key}")
+
+
+async def coordinator(settings: Settings) -> list[Check]:
+    """Ask the quality coordinator how it is, where one judges."""
+    judge = make_judges(settings).coordinator
+    if judge is None:
+        return []
+    trouble = (await judge.health()).trouble
+    if trouble:
+        fix = "start it, or correct COORDINATOR_URL: until it answers, nothing lands"
+        return [Check("coordinator", "warning", f"{judge.url}: {trouble}", fix)]
+    if not is_encrypted_or_local(judge.url):
+        fix = "use https://: who is on the way could approve anything, and it is sent no candidate"
+        return [Check("coordinator", "warning", f"{judge.url} answers, in the open", fix)]
+    return [Check("coordinator", "ok", f"{judge.url} answers")]
 
 
 def unused_settings(settings: Settings) -> list[Check]:

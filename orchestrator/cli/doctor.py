@@ -77,6 +77,7 @@ async def _examine(session: Session) -> list[Check]:
     probed, found = await _sandbox(settings)
     findings += found
     findings += checks.state_directory(settings, probed.backend.user if probed else None)
+    findings += await checks.coordinator(settings)
     findings.append(await _supervisor(session, settings))
     return findings
 

@@ -133,6 +133,11 @@ class Quarantine:
         return self._directory
 
     @property
+    def base(self) -> str:
+        """The commit that every candidate here has grown from."""
+        return self._origin.commit
+
+    @property
     def git(self) -> Git:
         """Git on the repository."""
         return Git(self.directory)

@@ -220,6 +220,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_encrypted_or_local(server: str) -> bool:
+    """Say whether what is sent to this URL crosses no network in the open."""
+    parts = urlsplit(server)
+    return parts.scheme == "https" or is_loopback(parts.hostname or "")
+
+
 def origin(text: str) -> str:
     """Read a web origin (`https://host[:port]`), or a host, which stands for its origins."""
     return url("https", "http")(text).lower() if "://" in text else host_name(text)

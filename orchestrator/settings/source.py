@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import pwd
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -185,3 +187,23 @@ def shown(text: str) -> str:
 def one_line(text: str) -> str:
     """Return a foreign message on one line."""
     return " ".join(text.split())
+
+
+def refusal(found: Found, why: str, *, hidden: bool = False) -> SettingsError:
+    """Return the one line that says what is wrong with a setting."""
+    value = " (not shown)" if hidden else f"={shown(found.text)}"
+    return SettingsError(f"{found.name}{value}{found.where} {why}")
+
+
+def judge_sandbox_user(found: Found, uid: int) -> None:
+    """Refuse a user that agents must not, or cannot, run as."""
+    try:
+        wanted = (
+            int(found.text) if re.fullmatch("[0-9]{1,9}", found.text) else pwd.getpwnam(found.text).pw_uid
+        )
+    except KeyError:
+        raise refusal(found, "is no user of this host: use a name or a number of one") from None
+    if wanted == 0:
+        raise refusal(found, "will not do: agents never run as root; use nobody")
+    if uid not in {0, wanted}:
+        raise refusal(found, "will not do: only root may run agents as another user; leave it out")

@@ -16,6 +16,7 @@ from orchestrator.core.liveness import Patience
 from orchestrator.core.model import Agent, PushIntent
 from orchestrator.core.spec import TaskSpec
 from orchestrator.gates.base import Gates
+from orchestrator.gates.judges import Judges
 from orchestrator.gates.registry import make_gates
 from orchestrator.journal.store import Store
 from orchestrator.repo.quarantine import Sealed
@@ -59,6 +60,8 @@ class Tools:
     skills_dir: Path | None = None
     runtimes: Runtimes = field(default_factory=make_runtimes)
     gates: Gates = field(default_factory=make_gates)
+    #: Who is asked: those gates, a coordinator, or both.
+    judges: Judges = field(default_factory=Judges)
     #: The way to the model's provider, and what may be spent there.
     provider: Provider = field(default_factory=Provider)
     purse: Purse = field(default_factory=Purse)

@@ -11,6 +11,7 @@ from orchestrator.core.model import Reason, Verdict
 from orchestrator.gates.base import Base, Exhibit, Phase, Plan
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.worktree import Worktree
+from orchestrator.supervise.consulting import consult
 from orchestrator.supervise.ending import RunFailed
 from orchestrator.supervise.gear import Run, limits_for
 from orchestrator.supervise.message import commit_message
@@ -53,6 +54,8 @@ async def plan_gates(run: Run, worktree: Worktree) -> Plan:
     """Return the gates of the task on its base; raise `RunFailed` where no candidate could pass them."""
     if run.tools.yolo:
         return Plan(())
+    if not run.tools.judges.local:  # the coordinator may have what this host lacks
+        return run.tools.gates.plan(run.spec.profile, run.spec.gates)
     quarantine = worktree.quarantine
     base = Base(await quarantine.list_base(), quarantine.read_base, quarantine.list_base)
     plan = await run.tools.gates.plan_on(run.spec.profile, run.spec.gates, base)
@@ -69,7 +72,8 @@ async def _run_gates(run: Run, worktree: Worktree, sealed: Sealed, number: int) 
     if run.tools.yolo:
         await run.record(e.YoloUsed(**run.ids))
         return ()
-    if plan.skipped and number == 1:
+    judges = run.tools.judges
+    if plan.skipped and number == 1 and judges.local:
         skipped = (e.GateSkipped(**run.ids, gate=gate.gate, message=gate.reason) for gate in plan.skipped)
         await run.record(*skipped)
 
@@ -80,13 +84,27 @@ async def _run_gates(run: Run, worktree: Worktree, sealed: Sealed, number: int) 
     exhibit = _exhibit(run, worktree, sealed, number)
     verdicts: tuple[Verdict, ...] = ()
     for phase in Phase:
-        verdicts += await run.tools.gates.run(plan.of(phase), exhibit, deadline_s=GATE_S, judged=judged)
+        if judges.local:
+            verdicts += await run.tools.gates.run(plan.of(phase), exhibit, deadline_s=GATE_S, judged=judged)
         if lasting := [verdict for verdict in verdicts if verdict.lasting and not verdict.approved]:
             why = "; ".join(_complaint(verdict) for verdict in lasting)
             raise RunFailed(Reason.GATE_REJECTED, f"the agent could not change this: {why}")
-        if not all(verdict.approved for verdict in verdicts):
+        if judges.coordinator and _asks_for_any(plan) and _approved(verdicts):
+            verdicts += (
+                await consult(run, judges.coordinator, worktree, sealed, phase=phase, number=number),
+            )
+        if not _approved(verdicts):
             break
     return verdicts
+
+
+def _asks_for_any(plan: Plan) -> bool:
+    """Return whether the task has any gate: who asks for none is judged by nobody."""
+    return bool(plan.run or plan.skipped)
+
+
+def _approved(verdicts: tuple[Verdict, ...]) -> bool:
+    return all(verdict.approved for verdict in verdicts)
 
 
 def _exhibit(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> Exhibit:

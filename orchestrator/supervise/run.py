@@ -66,7 +66,7 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     worktree = kept or await _open_new(run, keep, why)
     run.progress.worktree = worktree
     plan = await plan_gates(run, worktree)
-    task = await first_prompt(run, worktree, plan.run)
+    task = await first_prompt(run, worktree, tools.judges.names(plan))
     place = await find_place(run, task) if kept else Place(1, task)
     runtime = tools.runtimes.find(run.agent.runtime)
     async with open_outlet(run.tree, *_egress_of(run)) as outlet:

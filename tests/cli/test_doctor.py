@@ -90,8 +90,8 @@ def test_bad_and_unused_settings_are_named(reachable_path: Path) -> None:
     status, found = examine(reachable_path, MAX_CONCURRENT_AGENTS="many")
     assert status == 1
     assert "MAX_CONCURRENT_AGENTS='many'" in found["settings"]["detail"]
-    _, found = examine(reachable_path, COORDINATOR_URL="http://localhost:8000")
-    assert found["setting"]["detail"] == "COORDINATOR_URL is set"
+    _, found = examine(reachable_path, GITEA_URL="http://localhost:8000")
+    assert found["setting"]["detail"] == "GITEA_URL is set"
 
 
 def test_missing_sandbox_is_found_and_trusted_code_is_warned_about(reachable_path: Path) -> None:

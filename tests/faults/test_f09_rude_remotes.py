@@ -1,6 +1,6 @@
 """F9: a remote that is mute, drips, sends garbage or endlessly, redirects, or hangs up in mid-pack.
 
-The coordinator is not in this version.
+For a coordinator that does, see `tests/gates/test_coordinator.py`.
 """
 
 from __future__ import annotations
