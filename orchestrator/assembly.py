@@ -7,6 +7,7 @@ recovery.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -286,6 +287,7 @@ def admin_token(settings: Settings) -> str:
 
 
 async def _run_api(app: QuartTrio, listeners: list[socket], shutdown: trio.Event) -> None:
+    gc.freeze()  # what is there by now stays: a look at all of it took 0.1 s, in which no kill was heard
     await run_server(app, listeners, shutdown=shutdown, grace_s=API_GRACE_S)
 
 

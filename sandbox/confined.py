@@ -27,15 +27,16 @@ from sandbox.base import (
     Usage,
     User,
 )
+from sandbox.census import count_inside
 from sandbox.cgroup import Cgroups, open_leaf
 from sandbox.channel import Channel, ChannelClosed
 from sandbox.departure import LINGER_S, Departures
 from sandbox.inlet import listen_inside
 from sandbox.layout import check_spec, waits
 from sandbox.leaf import Leaf
-from sandbox.procfs import Meet, Stat, below, ended, open_pidfd, read_stat, same
+from sandbox.procfs import Meet, Stat, below, ended, open_pidfd, read_stat
 from sandbox.pty import open_inside
-from sandbox.spawn import Spawned, give_way, reap_pidfd, wait_pidfd
+from sandbox.spawn import Spawned, decode, give_way, reap_pidfd, wait_pidfd
 from sandbox.stopping import Stopped
 from sandbox.terminal import Terminal
 from sandbox.usage import measure_with_files
@@ -48,9 +49,6 @@ PROOF_S = 9.0
 LAUNCH_S = 60.0
 _MESSAGE_S = 2.0
 _MESSAGE_BYTES = 4096
-#: Exit statuses above this are a shell's and bwrap's way to name a signal.
-_SIGNAL_BASE = 128
-_SIGNALS = frozenset(int(number) for number in signal.Signals)
 
 
 class ConfinedSandbox:
@@ -65,7 +63,7 @@ class ConfinedSandbox:
         self._started = False
         self._killed_at: float | None = None
         self._cut_short = False
-        self._victims: list[Stat] = []
+        self._killed = 0
         self._stopped = Stopped()
         self._leaf = leaf
         self.listeners: tuple[trio.SocketListener, ...] = ()
@@ -189,6 +187,13 @@ class ConfinedSandbox:
     def _count_inside(self, found: list[Stat]) -> int:
         return sum(not self._is_init(stat) for stat in found)
 
+    def _count_living(self) -> int:
+        """Return how many a kill is about to end."""
+        if self._init is None or self._over:
+            return 0
+        seen = count_inside(self._init.pid)
+        return len(self._inside()) if seen is None else seen
+
     def _is_init(self, stat: Stat) -> bool:
         return self._init is not None and stat.ppid == self._init.pid
 
@@ -206,7 +211,7 @@ class ConfinedSandbox:
         if self._killed_at is not None:
             return
         self._killed_at = trio.current_time()
-        self._victims = self._inside()
+        self._killed = self._count_living()
         self._cut_short = self._main.reap_nowait() is None
         if self._init is None:
             self._channel.refuse_nowait()
@@ -237,10 +242,10 @@ class ConfinedSandbox:
             if self._leaf is not None:
                 await self._leaf.wait_empty()
             empty = True
-        left = 0 if empty else max(1, sum(map(same, self._victims)))  # 0 by the kernel's word
+        left = 0 if empty else max(1, len(self._inside()))  # 0 by the kernel's word
         began = self._killed_at if self._killed_at is not None else trio.current_time()
         elapsed_ms = (trio.current_time() - began) * 1000
-        self.proof = Proof(len(self._victims), left, elapsed_ms)
+        self.proof = Proof(self._killed, left, elapsed_ms)
         return self.proof
 
     def close_nowait(self, departures: Departures | None) -> None:
@@ -291,10 +296,3 @@ async def hold(
                 if spec.departures is None:
                     await sandbox.wait()  # for the launcher, with which the last file system goes
             sandbox.close_nowait(spec.departures)
-
-
-def decode(raw: Exit) -> Exit:
-    """Return the command's end from bwrap's exit status, which names a signal as 128 + n, as shells do."""
-    if raw.code is not None and raw.code - _SIGNAL_BASE in _SIGNALS:
-        return Exit(signal=raw.code - _SIGNAL_BASE)
-    return raw

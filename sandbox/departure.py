@@ -14,7 +14,7 @@ from sandbox.spawn import Spawned
 
 #: How long who says that nothing is left waits for a launcher: it ends at once, or the disk holds up its
 #: unmounting, and then nothing of it is left to see.
-LINGER_S = 0.1
+LINGER_S = 0.02
 
 
 class Departures:

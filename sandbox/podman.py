@@ -271,5 +271,8 @@ class ContainerSandbox(ConfinedSandbox):
             stat for stat in below(self._container.pid, anew=bool(meet), meet=meet).values() if stat.alive
         ]
 
+    def _count_living(self) -> int:
+        return len(self._inside())
+
     def _count_inside(self, found: list[Stat]) -> int:
         return len(self._inside())

@@ -121,16 +121,16 @@ def _reach(by_parent: Mapping[int, list[Stat]], roots: Iterable[int]) -> dict[in
 
 
 #: Within `one_look`: what every `below` is answered from.
-_looks: list[dict[int, list[Stat]]] = []
+_looks: list[dict[int, list[Stat]] | None] = []
 
 
 @contextmanager
 def one_look() -> Iterator[None]:
-    """Answer every `below` in the block from one snapshot, taken now: for many trees at the same moment.
+    """Answer every `below` in the block from one snapshot, taken at the first: for many trees at one moment.
 
     The block must have no checkpoint, lest somebody else is answered from what is long over.
     """
-    _looks.append(_by_parent(snapshot()))
+    _looks.append(None)
     try:
         yield
     finally:
@@ -144,7 +144,8 @@ def below(root: int, *, anew: bool = False, meet: Meet | None = None) -> dict[in
     anew even within `one_look`. `meet` is called with each as it is read, before its children are.
     """
     if _looks and not anew:
-        return _reach(_looks[-1], [root])
+        look = _looks[-1] = _looks[-1] or _by_parent(snapshot())
+        return _reach(look, [root])
     if not _TELLS_CHILDREN:  # pragma: no cover - a kernel without CONFIG_PROC_CHILDREN
         everyone = descendants(snapshot(), [root])
         for each in everyone.values():

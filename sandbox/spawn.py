@@ -30,6 +30,9 @@ NICER_BY = 10
 AGENTS_OOM_SCORE = 500
 OWN_OOM_SCORE = -500
 _LAST = 19
+#: Exit statuses above this are a shell's and bwrap's way to name a signal.
+_SIGNAL_BASE = 128
+_SIGNALS = frozenset(int(number) for number in signal.Signals)
 _STANDARD = (0, 1, 2)
 #: What a child must not find ignored because this process, or who started it, ignores it.
 _DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
@@ -176,6 +179,13 @@ def reap_pidfd(pidfd: int) -> Exit | None:
     if status.si_code == os.CLD_EXITED:
         return Exit(code=status.si_status)
     return Exit(signal=status.si_status)
+
+
+def decode(raw: Exit) -> Exit:
+    """Return the command's end from bwrap's exit status, which names a signal as 128 + n, as shells do."""
+    if raw.code is not None and raw.code - _SIGNAL_BASE in _SIGNALS:
+        return Exit(signal=raw.code - _SIGNAL_BASE)
+    return raw
 
 
 def _spawn(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) -> int:

@@ -236,6 +236,13 @@ MUTATIONS = (
         steps="60",
     ),
     Mutation(
+        "kill-prompt",
+        "orchestrator/agents/program.py",
+        "        yield path, rewrite\n",
+        "        try:\n            yield path, rewrite\n        finally:\n            path.unlink()\n",
+        "tests/supervise/test_kill_aftermath.py::test_a_kill_is_answered_while_the_disk_keeps_the_files",
+    ),
+    Mutation(
         "cancel-why",
         "orchestrator/supervise/live.py",
         "            self.end = end\n",

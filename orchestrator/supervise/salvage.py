@@ -11,12 +11,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
+from orchestrator.agents.program import prompt_files
 from orchestrator.core import events as e
 from orchestrator.core.recovery import directory_of
 from orchestrator.errors import JournalError, RepositoryError, RoomForsaken, RoomUnusable
+from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import failure_of
@@ -129,8 +132,7 @@ async def remove(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
         run.progress.worktree.kept = False
 
     async def clear() -> None:
-        await run.tree.wait_unmounted()
-        await keep.aclose()
+        await _clear(run, keep)
         if holds_unopened(run):
             await run.tools.repositories.reap(directory_of(run.agent.id, run.agent.task_id))
 
@@ -139,12 +141,15 @@ async def remove(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
 
 async def leave(run: Run, keep: AsyncExitStack, aftermath: Aftermath) -> None:
     """Close what `keep` owns; the worktree stays where it is, for the agent's next life."""
+    await _step("worktree", REMOVE_S, partial(_clear, run, keep), run, aftermath)
 
-    async def close() -> None:
-        await run.tree.wait_unmounted()
-        await keep.aclose()
 
-    await _step("worktree", REMOVE_S, close, run, aftermath)
+async def _clear(run: Run, keep: AsyncExitStack) -> None:
+    """Close what `keep` owns, and remove what only the run that is over has read."""
+    await run.tree.wait_unmounted()
+    await keep.aclose()
+    for path in prompt_files(run.tools.scratch, run.agent.id):
+        await remove_tree(path)
 
 
 async def _step(

@@ -12,6 +12,7 @@ import trio
 
 from orchestrator.agents.base import MAX_TEXT, Prompt
 from orchestrator.agents.lines import MAX_LOG_LINES
+from orchestrator.agents.program import open_prompt_file, prompt_files
 from orchestrator.agents.registry import make_runtimes
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import AgentError, FieldRefused, RuntimeUnknown
@@ -177,14 +178,16 @@ async def test_descendant_that_holds_the_pipes_does_not_hold_the_turn(
     assert "end" in log.of("stdout")
 
 
-async def test_cancelled_turn_leaves_no_process_and_no_prompt(open_session: OpenSession, log: Log) -> None:
+async def test_cancelled_turn_leaves_no_process_and_its_prompt_to_who_tidies_up(
+    open_session: OpenSession, log: Log
+) -> None:
     session = open_session(shell("setsid sleep 1000 & echo up; exec sleep 1000"))
     with trio.fail_after(30):
         async with trio.open_nursery() as turns:
             turns.start_soon(take_turn, session)
             await log.wait_for("up")
             turns.cancel_scope.cancel()
-    assert list(session.scratch.iterdir()) == []
+    assert list(session.scratch.iterdir()) == prompt_files(session.scratch, session.agent_id) != []
 
 
 class CancelAt(trio.abc.Instrument):
@@ -216,7 +219,7 @@ async def test_turn_cancelled_at_any_step_leaves_nothing(open_session: OpenSessi
                 await take_turn(session)
             finally:
                 trio.lowlevel.remove_instrument(instrument)
-        assert list(session.scratch.iterdir()) == []
+        assert list(session.scratch.iterdir()) == prompt_files(session.scratch, session.agent_id)
 
 
 async def test_error_of_the_log_ends_the_turn_as_it_is(open_session: OpenSession, log: Log) -> None:
@@ -245,8 +248,6 @@ def test_unknown_runtime_is_refused_with_the_known_ones() -> None:
 
 
 def test_prompt_file_is_for_the_sandboxs_user_alone(tmp_path: Path, backend: Backend) -> None:
-    from orchestrator.agents.program import open_prompt_file  # noqa: PLC0415
-
     class Where:
         agent_id, scratch = "a", tmp_path
 

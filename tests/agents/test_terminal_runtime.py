@@ -10,6 +10,7 @@ import trio
 
 from orchestrator.agents.base import Prompt, Session, Turns
 from orchestrator.agents.live_terminal import LiveTerminal
+from orchestrator.agents.program import prompt_files
 from orchestrator.agents.registry import make_runtimes
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import AgentError, FieldRefused
@@ -54,7 +55,7 @@ async def test_shell_is_typed_at_and_lives_through_the_turns(open_session: OpenS
     assert log.started == 1
     assert "said one" in log.of("stdout")
     assert not any("\x1b" in line for line in log.of("stdout"))
-    assert list(session.scratch.iterdir()) == []
+    assert list(session.scratch.iterdir()) == prompt_files(session.scratch, session.agent_id)
 
 
 @pytest.mark.parametrize(("status", "ok"), [(0, True), (3, False)])
@@ -160,7 +161,7 @@ async def test_cancelled_turn_leaves_no_process_and_no_prompt(open_session: Open
         await log.wait_for("up")
         nursery.cancel_scope.cancel()
     assert not marked(mark)
-    assert list(session.scratch.iterdir()) == []
+    assert list(session.scratch.iterdir()) == prompt_files(session.scratch, session.agent_id)
 
 
 async def test_flood_costs_little_and_holds_up_nobody(open_session: OpenSession, log: Log) -> None:

@@ -90,9 +90,14 @@ async def test_a_kill_is_answered_while_the_disk_keeps_the_files(
             os.kill(launcher, signal.SIGSTOP)  # as if the disk kept it from unmounting
             assert (await plane.supervisor.kill(agent, actor="tester")).remaining == 0
             assert room(root, agent).exists()
+            prompts = root / "home" / "scratch"
+            assert [path.name for path in prompts.iterdir()] == [f"{agent}.prompt-1.md"], (
+                "nor for its removal"
+            )
             os.kill(launcher, signal.SIGCONT)
             assert (await plane.over(agent)).status is AgentStatus.KILLED
             assert not room(root, agent).exists()
+            assert not list(prompts.iterdir())
             assert not launchers()
 
 
