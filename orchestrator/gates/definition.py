@@ -112,6 +112,7 @@ def restoring(
     kind: Kind = Kind.TESTS,
     minimum: float | None = None,
     percent: re.Pattern[bytes] | None = None,
+    sources: tuple[str, ...] | None = None,
 ) -> Definition:
     """Return a definition that first puts the base's files in the place of the candidate's.
 
@@ -130,7 +131,7 @@ def restoring(
         kind=kind,
         minimum=minimum,
         percent=percent,
-        sources=(*remove, *files),
+        sources=(*remove, *files) if sources is None else sources,
     )
 
 

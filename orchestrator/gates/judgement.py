@@ -24,6 +24,7 @@ _MISSING = re.compile(
     r"|: No module named '?(pytest|tox|nox|coverage|mypy|ruff|flake8|pyright)'?$",
     re.MULTILINE,
 )
+_WORD = re.compile(r"[^\w.-]+")
 _COMPLAINT = re.compile(r"^orchestrator: (.{1,300})$", re.MULTILINE)
 
 
@@ -40,7 +41,7 @@ def find_fault(gate: str, trial: Trial, limit_s: float) -> Fault | None:
     """Return why the run of a gate is a rejection, or None where it is none."""
     what = "the tests" if trial.definition.kind is not Kind.CHECK else gate
     if trial.missing is not None:
-        return _tool_missing(trial.missing)
+        return _tool_missing(trial, trial.missing)
     if trial.exit is None:
         return Fault(f"{what} did not end within {limit_s:g} s")
     if (fault := _refusal(trial, trial.exit)) is not None:
@@ -86,6 +87,8 @@ def _tests(trial: Trial, ended: Exit) -> str | None:
     complaint = None
     if reported and (not report or "broken" in report):
         complaint = f"the tests ended before their summary ({ended})"
+    elif unsound := report.get("unsound"):
+        complaint = f"the tests cannot be believed: {str(unsound)[:200]}"
     elif failed := max(trial.count("failed") or 0, len(report.get("failures", ()))):
         what = f"{failed} of {ran} tests failed" if ran else f"the tests could not be loaded: {failed} errors"
         complaint = f"{what} ({ended})"
@@ -104,20 +107,31 @@ def _coverage(trial: Trial) -> str | None:
         return None
     if coverage is None:
         return "the coverage is not known: the tests told none"
-    return f"coverage is {coverage:g} %, below {minimum:g} %" if coverage < minimum else None
+    if coverage >= minimum:
+        return None
+    claimed = (trial.report or {}).get("claimed")
+    if isinstance(claimed, int | float) and claimed >= minimum:
+        return (
+            f"coverage is {coverage:g} %, below {minimum:g} %: it would be {claimed:.4g} % by the exclusions "
+            "that the candidate adds, which do not count"
+        )
+    return f"coverage is {coverage:g} %, below {minimum:g} %"
 
 
 def _refusal(trial: Trial, ended: Exit) -> Fault | None:
     """Return why the run did not begin, where our own prelude or launcher, or the shell, said so."""
     if not ended.ok and trial.ran in {None, 0} and (found := _MISSING.search(trial.output)):
-        return _tool_missing(next(filter(None, found.groups())))
+        return _tool_missing(trial, next(filter(None, found.groups())))
     if ended.code == _REFUSED and (found := _COMPLAINT.search(trial.output)):
         return Fault(found[1])
     return None
 
 
-def _tool_missing(tool: str) -> Fault:
+def _tool_missing(trial: Trial, tool: str) -> Fault:
     return Fault(
-        f"{tool} is missing in the sandbox: install it under /usr, or name its directory in "
-        "SANDBOX_READ_ONLY and SANDBOX_PATH"
+        f"{tool} is missing in the sandbox: add it to [setup] of the base's orchestrator.toml, install it "
+        "under /usr, or name its directory in SANDBOX_READ_ONLY and SANDBOX_PATH",
+        # What the base's own command names is not there; a tool that a script calls may be the agent's idea.
+        lasting=(trial.report or {}).get("missing") == tool
+        or any(tool in _WORD.split(word) for word in trial.definition.argv),
     )

@@ -1,57 +1,66 @@
-"""Run a checkout's Python tests and report on them: the one module here that runs inside a sandbox.
+"""Have a checkout's Python tests run by a child, keep its books, and report: it runs inside a sandbox.
 
-`gates.python` hands its text to `python3 -I -c`, so it stands on the standard library of any Python 3.8.
-The invariant: the runner is imported before anything of the checkout can be, its configuration is the
-base's, and the report, which bears a secret that came on standard input, is written only after the last
-test. Code under test shares this process and can do what it likes here; what it cannot do is to end early
-and be taken for a success.
+`gates.python` hands its text to `python3 -I -c`, so it stands on the standard library of any Python 3.8. The
+invariant: what the report says is counted here, in a process that imports nothing of the checkout, lets
+nobody read its memory, and alone knows the secret that the report bears: the child was forked before it came.
+So code under test cannot write a report, and where it ends its process, replays it, or keeps tests from being
+run, the books do not close. What it can do, with effort, is to lie to the runner in its own process
+(`work_python`) about the outcome of a test.
 """
 
-# ruff: noqa: ANN401 - pytest's objects are known by what they do: it may be of any version
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
-import re
+import select
 import shutil
 import sys
-import unittest
-from pathlib import Path
 from typing import Any
 
-#: Files looked at, and bytes of each, to find out whether tests need pytest.
-MAX_FILES = 2000
-MAX_BYTES = 200_000
-NEEDS_PYTEST = re.compile(rb"^[ \t]*(?:import|from) pytest\b|^(?:async )?def test_", re.MULTILINE)
-MISSING = 127
 UNHEALTHY = 3
+#: No line of a child's book is longer, and no child says more than this in all.
+MAX_LINE = 16 * 1024
+MAX_BOOK = 256 * 1024 * 1024
+PR_SET_DUMPABLE = 4
 
 
 def main() -> int:
     """Do as standard input says; return the exit status."""
-    pytest_here = importlib.util.find_spec("pytest") is not None
-    if not pytest_here:
+    if importlib.util.find_spec("pytest") is None:
         go_where_pytest_is()
+    ordered, order_in = os.pipe()
+    book, book_in = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(order_in)
+        os.close(book)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os._exit(work(ordered, book_in))
+    os.close(ordered)
+    os.close(book_in)
+    close_to_others()
     order = json.loads(sys.stdin.buffer.read())
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    report = Report(order.pop("nonce"))
-    root = Path.cwd()
-    ours = root / order["ours"]
-    sys.pycache_prefix = str(ours / "pycache")
-    shutil.rmtree(ours, ignore_errors=True)
-    if pytest_here:
-        return run_pytest(report, root, order)
-    if order["needs_pytest"] or any(map(needs_pytest, test_files(root))):
-        complain("pytest is not installed for " + sys.executable)
-        report.write(runner="pytest", missing="pytest")
-        return MISSING
-    return run_unittest(report, root)
+    nonce = order.pop("nonce")
+    order["key"] = os.urandom(16).hex()
+    with open(order_in, "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(json.dumps(order).encode())
+    return keep_books(Books(order["key"]), book, child, nonce)
+
+
+def close_to_others() -> None:
+    """Keep processes of the same user from reading this one's memory or descriptors."""
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    except (OSError, AttributeError):
+        complain("this process cannot be closed to others")
 
 
 def complain(text: str) -> None:
     """Say what keeps the tests from being run."""
     sys.stderr.write(f"orchestrator: {text}\n")
+    sys.stderr.flush()
 
 
 def go_where_pytest_is() -> None:
@@ -67,141 +76,109 @@ def go_where_pytest_is() -> None:
         os.execv(interpreter, [interpreter, *text[1:], "again"])  # noqa: S606
 
 
-class Report:
-    """The way back to the gate, apart from the streams that tests capture and replace."""
-
-    def __init__(self, nonce: str) -> None:
-        self._nonce = nonce
-        self._fd = os.dup(1)
-
-    def write(self, **facts: object) -> None:
-        """Write the facts, in one piece."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.write(self._fd, f"\n\x1e{self._nonce} {json.dumps(facts)}\n".encode())
+# --- the parent: what is believed ------------------------------------------------------------------------
 
 
-# --- pytest ----------------------------------------------------------------------------------------------
+class Books:
+    """What the child told, line by line; it is believed only where it adds up."""
 
-
-def run_pytest(report: Report, root: Path, order: dict[str, Any]) -> int:
-    """Run pytest on the checkout with the base's configuration."""
-    pytest: Any = importlib.import_module("pytest")
-    # Whatever the run imports late must not come from the checkout either.
-    for name in ("_pytest.junitxml", "_pytest.terminal", "doctest", "pdb"):
-        importlib.import_module(name)
-    sys.path[:0] = [str(root), *([str(root / "src")] if (root / "src").is_dir() else [])]
-    config = root / order["config"]["name"]
-    config.unlink() if config.is_symlink() or config.is_file() else None
-    config.write_text(order["config"]["text"], encoding="utf-8")
-    watch = Watch()
-    arguments = ["-c", str(config), "--rootdir", str(root), "--confcutdir", str(root)]
-    arguments += ["-p", "no:cacheprovider", "--color=no"]
-    try:
-        status = int(pytest.main(arguments, plugins=[watching(pytest, watch)]))
-    except (Exception, SystemExit) as error:  # whatever else a conftest raises ends without a report too
-        complain(f"pytest was ended by {type(error).__name__}: {error}")
-        report.write(runner="pytest", broken=type(error).__name__)
-        return UNHEALTHY
-    report.write(runner="pytest", status=status, **watch.counts, failures=sorted(watch.failures)[:20])
-    return status
-
-
-class Watch:
-    """What our plugin has seen of a pytest run."""
-
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
+        self._key = key
         self.counts = dict.fromkeys(("ran", "skipped", "failed", "deselected"), 0)
         self.failures: set[str] = set()
+        self.facts: dict[str, Any] = {}
+        self.broken: str | None = None
+        self._ran: set[int] = set()
+        self._finished: set[int] = set()
 
-    def failed(self, nodeid: str) -> None:
-        """Note a failure of a test, or of loading tests."""
-        self.counts["failed"] += 1
-        self.failures.add(nodeid[:200])
+    def note(self, line: bytes) -> None:
+        """Take one line of the child."""
+        try:
+            key, word, *said = json.loads(line)
+        except (ValueError, TypeError, RecursionError):
+            self.broken = "somebody else wrote into their report"
+            return
+        if key != self._key:
+            self.broken = "somebody else wrote into their report"
+        elif word == "test":
+            self._note_test(*said)
+        elif word == "failed":
+            self.counts["failed"] += 1
+            self.failures.add(str(said[0]))
+        elif word == "deselected":
+            self.counts["deselected"] += int(said[0])
+        elif word == "counts":
+            self.counts.update(said[0])
+        else:
+            self.facts[word] = said[0]
 
-    def outcome(self, report: Any) -> None:
-        """Note one step of one test; a test that failed as expected has run."""
-        if report.failed:
-            self.failed(report.nodeid)
-        if report.when == "call" and (not report.skipped or hasattr(report, "wasxfail")):
-            self.counts["ran"] += 1
-        elif report.skipped:
+    def _note_test(self, name: str, when: str, outcome: str) -> None:
+        known = hash(name)
+        if when == "call" and outcome != "skipped":
+            self._ran.add(known)
+        elif outcome == "skipped":
             self.counts["skipped"] += 1
+        if when == "teardown":
+            self._finished.add(known)
+        self.counts["ran"] = len(self._ran)
+
+    def close(self, status: int) -> dict[str, Any]:
+        """Return the report, given how the child ended."""
+        report = {**self.facts, **self.counts, "failures": sorted(self.failures)[:20]}
+        selected, end = self.facts.get("selected"), self.facts.get("status")
+        missing = selected - len(self._finished) if isinstance(selected, int) else 0
+        if "missing" not in report and end != status:
+            report.setdefault("broken", "early")
+        if self.broken:
+            report["unsound"] = self.broken
+        elif end == 0 and missing:
+            report["unsound"] = f"{missing} of {selected} tests never came to their end"
+        return report
 
 
-def watching(pytest: Any, watch: Watch) -> Any:
-    """Return a plugin that counts outcomes, and sees a failure before a conftest can call it a success."""
-
-    class Plugin:
-        @pytest.hookimpl(hookwrapper=True, tryfirst=True)  # type: ignore[untyped-decorator]
-        def pytest_runtest_makereport(self, item: Any, call: Any) -> Any:
-            raised = call.excinfo
-            outcome = yield
-            if (raised or call.excinfo) and outcome.get_result().outcome == "passed":
-                watch.failures.add(item.nodeid[:200])
-
-        @pytest.hookimpl(tryfirst=True)  # type: ignore[untyped-decorator]
-        def pytest_runtest_logreport(self, report: Any) -> None:
-            watch.outcome(report)
-
-        def pytest_collectreport(self, report: Any) -> None:
-            if report.failed:
-                watch.failed(report.nodeid)
-
-        def pytest_deselected(self, items: Any) -> None:
-            watch.counts["deselected"] += len(items)
-
-    return Plugin()
-
-
-# --- unittest --------------------------------------------------------------------------------------------
-
-
-def test_files(root: Path) -> list[Path]:
-    """Return the files that look like tests, within reason."""
-    found = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if name[0] != "." and name != "node_modules"]
-        found += [Path(folder, name) for name in files if re.fullmatch(r"test.*\.py|.*_test\.py", name)]
-        if len(found) > MAX_FILES:
+def keep_books(books: Books, book: int, child: int, nonce: str) -> int:
+    """Write down what the child tells until it ends, and report; return its exit status."""
+    pending, size, status = b"", 0, None
+    while True:
+        ready = select.select([book], [], [], 0.2 if status is None else 0)[0]
+        chunk = os.read(book, 1 << 16) if ready else None
+        if chunk:
+            size += len(chunk)
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                books.note(line)
+            if len(pending) > MAX_LINE or size > MAX_BOOK:
+                books.broken, pending = "their report was flooded", b""
+                break
+        elif status is not None or chunk == b"":
             break
-    return found[:MAX_FILES]
+        else:  # a grandchild may hold the book open for ever
+            ended, code = os.waitpid(child, os.WNOHANG)
+            status = exit_of(code) if ended else None
+    if status is None:
+        os.close(book)
+        status = exit_of(os.waitpid(child, 0)[1])
+    report = books.close(status)
+    os.write(1, f"\n\x1e{nonce} {json.dumps(report)}\n".encode())
+    return status if 0 <= status < 256 else UNHEALTHY
 
 
-def needs_pytest(path: Path) -> bool:
-    """Return whether a test file is written for pytest."""
-    try:
-        with path.open("rb") as file:
-            return NEEDS_PYTEST.search(file.read(MAX_BYTES)) is not None
-    except OSError:
-        return False
+def exit_of(code: int) -> int:
+    """Return an exit status, or less than zero for a signal."""
+    return os.WEXITSTATUS(code) if os.WIFEXITED(code) else -os.WTERMSIG(code)
 
 
-def run_unittest(report: Report, root: Path) -> int:
-    """Run what unittest discovers from the top, and in test folders that are no packages."""
-    sys.path[:0] = [str(root), *([str(root / "src")] if (root / "src").is_dir() else [])]
-    try:
-        suite = unittest.TestSuite([unittest.TestLoader().discover(".", pattern="test*.py")])
-        for name in ("tests", "test"):
-            if (root / name).is_dir() and not (root / name / "__init__.py").exists():
-                suite.addTest(unittest.TestLoader().discover(name, pattern="test*.py"))
-        result = unittest.TextTestRunner(stream=sys.stderr, verbosity=1).run(suite)
-    except (Exception, SystemExit) as error:
-        complain(f"unittest was ended by {type(error).__name__}: {error}")
-        report.write(runner="unittest", broken=type(error).__name__)
-        return UNHEALTHY
-    failed = len(result.failures) + len(result.errors) + len(result.unexpectedSuccesses)
-    ran = result.testsRun - len(result.skipped)
-    status = 0 if result.wasSuccessful() else 1
-    report.write(
-        runner="unittest", status=status, ran=max(0, ran), skipped=len(result.skipped), failed=failed
-    )
-    return status
+def work(ordered: int, book: int) -> int:
+    """Carry out the order that comes: the one thing the child does. Return the exit status."""
+    with open(ordered, "rb") as file:
+        order = json.loads(file.read())
+    program: dict[str, Any] = {"__name__": "orchestrator_work"}
+    exec(compile(order.pop("program"), "<orchestrator>", "exec"), program)  # noqa: S102 - our own
+    return int(program["work"](order, book))
 
 
 if __name__ == "__main__":
     status = main()
-    # Not by way of atexit: what the tests left there has no say any more.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

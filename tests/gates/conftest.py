@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
+import sysconfig
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,9 @@ from sandbox.trusted import ProcessBackend
 Files = Mapping[str, str]
 Changes = Mapping[str, str | None]
 Judge = Callable[..., Awaitable[Verdict]]
+
+PYTEST = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
+CHECKERS = ("coverage", "mypy")
 
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -62,15 +67,51 @@ def with_pytest(shared_path: Path) -> Toolchain:
     """Return the system's Python with our own pytest beside it: pytest is pure Python and can be copied."""
     if not SYSTEM_PYTHON.exists():
         pytest.skip(f"{SYSTEM_PYTHON} is missing")
-    root = shared_path / "python"
+    return python_with(shared_path / "python", PYTEST)
+
+
+@pytest.fixture(scope="session")
+def with_python_tools(shared_path: Path) -> Toolchain:
+    """Return the same with the tools that check Python."""
+    if not SYSTEM_PYTHON.exists():
+        pytest.skip(f"{SYSTEM_PYTHON} is missing")
+    return python_with(shared_path / "python-tools", (*PYTEST, *CHECKERS), ("ruff",))
+
+
+def python_with(root: Path, packages: Sequence[str], programs: Sequence[str] = ()) -> Toolchain:
+    """Return an environment of the system's Python that holds our own packages and programs."""
     subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", root], check=True, capture_output=True)
     (target,) = root.glob("lib/python*/site-packages")
-    for name in ("pytest", "pluggy", "iniconfig", "packaging", "pygments"):
+    for name in with_needs(packages):
         for file in importlib.metadata.files(name) or ():
             if ".." not in file.parts and "__pycache__" not in file.parts:
                 (target / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file.locate(), target / file)
+    for name in programs:
+        shutil.copy(Path(sysconfig.get_path("scripts")) / name, root / "bin" / name)
     return Toolchain((root,), f"{root}/bin:{SYSTEM_PATH}")
+
+
+def with_needs(packages: Sequence[str]) -> list[str]:
+    """Return the packages with those installed that they need."""
+    found = list(packages)
+    for name in found:
+        try:
+            needs = importlib.metadata.requires(name) or ()
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        names = (re.match(r"[\w.-]+", need) for need in needs if "extra ==" not in need)
+        found += [word[0] for word in names if word and word[0] not in found]
+    return [name for name in found if is_installed(name)]
+
+
+def is_installed(package: str) -> bool:
+    """Return whether we have a package."""
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
