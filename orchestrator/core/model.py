@@ -146,10 +146,14 @@ class Verdict(Wire):
     duration_ms: float = 0.0
     #: Tests that ran; None where the output told no number.
     tests: int | None = None
+    #: Tests that ran on the base, where the two were compared.
+    tests_base: int | None = None
     #: The share of the code that the tests reached, in percent; None where the gate measures none.
     coverage: float | None = None
     #: Whether nothing that the agent could do would change a rejection.
     lasting: bool = False
+    #: Paths that say how this gate is run and that the candidate edits: the base's were used.
+    protected: tuple[str, ...] = ()
     output_tail: str = ""
 
 

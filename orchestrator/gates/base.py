@@ -77,6 +77,8 @@ class Plan:
     skipped: tuple[Omitted, ...] = ()
     #: Gates that have to be run and cannot: no candidate could ever be approved.
     refused: tuple[Omitted, ...] = ()
+    #: Paths of the base that say how the gates are run.
+    sources: tuple[str, ...] = ()
 
     def of(self, phase: Phase) -> tuple[str, ...]:
         """Return the gates to run in a phase; a gate of no phase is run in the last."""
@@ -111,18 +113,19 @@ class Gates:
         plan = self.plan(profile, gates)
         run: list[str] = []
         skipped, refused = list(plan.skipped), list(plan.refused)
+        sources: dict[str, None] = {}
         for name in plan.run:
             gate = self._find(name)
             try:
                 if isinstance(gate, MechanicalGate):
-                    await gate.find(base)
+                    sources |= dict.fromkeys((await gate.find(base)).sources)
                 run.append(name)
             except Undefined as reason:
                 must = name in (gates or ()) or name == "tests"
                 (refused if must else skipped).append(Omitted(name, str(reason)))
             except Unrunnable as reason:
                 refused.append(Omitted(name, str(reason)))
-        return Plan(tuple(run), tuple(skipped), tuple(refused))
+        return Plan(tuple(run), tuple(skipped), tuple(refused), tuple(sources))
 
     def check(self, spec: TaskSpec) -> None:
         """Raise `FieldRefused` where the task names a gate that this host lacks.

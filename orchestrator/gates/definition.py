@@ -76,6 +76,19 @@ class Base:
     names_in: ListBase
 
 
+#: From the input of a command and the lines that the candidate adds, by file, to the input with them.
+Amend = Callable[[bytes, Mapping[str, Mapping[int, str]]], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A line by which a file asks a tool not to look at it: a candidate may add none."""
+
+    pattern: re.Pattern[str]
+    #: Names of the files in which the tool obeys it, as `fnmatch` and git's pathspecs take them.
+    paths: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Definition:
     """One way to run one gate."""
@@ -97,6 +110,11 @@ class Definition:
     percent: re.Pattern[bytes] | None = None
     #: Paths of the base that say what is run: a candidate's own are not looked at.
     sources: tuple[str, ...] = ()
+    silences: tuple[Silence, ...] = ()
+    #: Makes what the command is told of the lines that the candidate adds to these files, if it is told.
+    amend: Amend | None = None
+    #: Names of these files, as of a silence.
+    amended_by: tuple[str, ...] = ()
 
 
 def restoring(
@@ -113,6 +131,7 @@ def restoring(
     minimum: float | None = None,
     percent: re.Pattern[bytes] | None = None,
     sources: tuple[str, ...] | None = None,
+    silences: tuple[Silence, ...] = (),
 ) -> Definition:
     """Return a definition that first puts the base's files in the place of the candidate's.
 
@@ -132,6 +151,7 @@ def restoring(
         minimum=minimum,
         percent=percent,
         sources=(*remove, *files) if sources is None else sources,
+        silences=silences,
     )
 
 

@@ -39,6 +39,18 @@ class Output(Protocol):
         ...
 
 
+class ReadDiff(Protocol):
+    """The change over the base as a patch, cut with a mark at so many bytes."""
+
+    async def __call__(self, max_bytes: int, *paths: str) -> bytes:
+        """Return the patch: of the paths that fit one of git's patterns, where any are given."""
+        ...
+
+
+async def _unknown() -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Exhibit:
     """A candidate, the base that it grew from, and the means to try it."""
@@ -52,14 +64,17 @@ class Exhibit:
     read_base: Callable[[str], Awaitable[bytes | None]]
     #: The names in a directory of the base commit, of the top for an empty path; none where there is none.
     names_base: Callable[[str], Awaitable[tuple[str, ...]]]
-    #: The change over the base as a patch, cut with a mark at so many bytes.
-    read_diff: Callable[[int], Awaitable[bytes]]
+    read_diff: ReadDiff
     open_checkout: Callable[[], AbstractAsyncContextManager[Checkout]]
     backend: Backend
     limits: Limits
     output: Output
     #: How often this task's work has been judged, this time included.
     round: int
+    #: The paths that the candidate adds, changes or removes.
+    changed: Callable[[], Awaitable[tuple[str, ...]]] = _unknown
+    #: A fresh checkout of the base, to be compared with; None where there is none to be had.
+    open_base: Callable[[], AbstractAsyncContextManager[Checkout]] | None = None
 
 
 class Gate(Protocol):

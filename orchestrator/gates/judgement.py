@@ -56,6 +56,22 @@ def find_fault(gate: str, trial: Trial, limit_s: float) -> Fault | None:
     return Fault(message) if message else None
 
 
+def find_loss(trial: Trial, ran_on_base: int | None) -> Fault | None:
+    """Return why a run that passed is a rejection beside that of the base, or None where it is none."""
+    if not ran_on_base:
+        return None
+    if trial.ran is None:
+        return Fault(f"the tests told how many ran on the base ({ran_on_base}), and do not any more")
+    if trial.ran < ran_on_base:
+        skipped = trial.count("skipped")
+        beside = f" ({skipped} skipped)" if skipped else ""
+        return Fault(
+            f"tests are lost: {ran_on_base} ran on the base, and {trial.ran} here{beside}; bring them back, "
+            "or others in their place"
+        )
+    return None
+
+
 def praise(gate: str, trial: Trial) -> str:
     """Return what an approved run showed."""
     if trial.definition.kind is Kind.CHECK:

@@ -83,6 +83,7 @@ async def find_own_word(base: Base, gate: str) -> Definition | None:
         forbidden=shadows(text, base.names),
         timeout_s=timeout_s,
         kind=KIND_OF.get(gate, Kind.CHECK),
+        sources=(OWN_WORD, *wanted),
     )
 
 

@@ -1,17 +1,28 @@
 """A gate without opinion: run the project's own tool on the candidate, as the base defines it.
 
 The invariant: what is run is decided by the base alone; whatever the candidate can bring about is a rejection
-with the reason, and what it cannot is an error of ours and raised. Caller: `gates.base`.
+with the reason, and what it cannot is an error of ours and raised. A suite of tests that passes is compared
+with what ran on the base, which is run once for each base. Caller: `gates.base`.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import replace
+
+import trio
+
 from orchestrator.core.model import Verdict
-from orchestrator.gates.definition import Base, Definition, Unrunnable
+from orchestrator.gates.additions import MAX_DIFF, TooLarge, read_additions, silenced
+from orchestrator.gates.definition import Base, Definition, Kind, Unrunnable
 from orchestrator.gates.exhibit import Exhibit
-from orchestrator.gates.judgement import Fault, find_fault, praise
+from orchestrator.gates.judgement import Fault, find_fault, find_loss, praise
 from orchestrator.gates.local import find
+from orchestrator.gates.protected import protected
 from orchestrator.gates.trial import Trial, run_trial
+
+#: Bases whose tests are remembered by their number.
+MAX_BASES = 256
 
 
 class MechanicalGate:
@@ -19,46 +30,95 @@ class MechanicalGate:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._counts = _Counts()
 
     async def judge(self, exhibit: Exhibit, *, deadline_s: float) -> Verdict:
         """Run the gate and say what came of it."""
+        verdict = Verdict(
+            gate=self.name, approved=False, message="", commit=exhibit.commit, round=exhibit.round
+        )
         try:
             definition = await self.find(await base_of(exhibit))
         except Unrunnable as reason:
-            return self._rejected(exhibit, Fault(str(reason), lasting=True))
+            return verdict.model_copy(update={"message": str(reason), "lasting": True})
+        edits = protected(await exhibit.changed(), definition.sources)
+        own = [path for path in edits if path in definition.sources]
+        verdict = verdict.model_copy(update={"command": definition.shown, "protected": tuple(own)})
+        try:
+            definition = await self._look_through(exhibit, definition)
+        except (Silenced, TooLarge) as reason:
+            return verdict.model_copy(update={"message": str(reason)})
         await exhibit.output("system", f"gate {self.name}: {' '.join(definition.shown)}")
         limit_s = min(deadline_s, definition.timeout_s or deadline_s)
         trial = Trial(definition)
         await run_trial(trial, exhibit, exhibit.open_checkout(), limit_s)
         fault = find_fault(self.name, trial, limit_s)
-        return Verdict(
-            gate=self.name,
-            approved=fault is None,
-            message=praise(self.name, trial) if fault is None else fault.message,
-            commit=exhibit.commit,
-            round=exhibit.round,
-            command=definition.shown,
-            exit_code=trial.exit.code if trial.exit else None,
-            duration_ms=round(trial.duration_ms, 1),
-            tests=trial.ran,
-            coverage=trial.coverage,
-            lasting=fault is not None and fault.lasting,
-            output_tail=trial.output,
-        )
+        ran_on_base = None
+        if fault is None and definition.kind is Kind.TESTS and exhibit.open_base is not None:
+            ran_on_base = await self._counts.count(exhibit, definition, limit_s)
+            fault = find_loss(trial, ran_on_base)
+        return verdict.model_copy(update=_evidence(self.name, trial, fault, ran_on_base))
 
     async def find(self, base: Base) -> Definition:
         """Return how the gate is run; raises `Unrunnable` where the base does not say it."""
         return await find(self.name, base)
 
-    def _rejected(self, exhibit: Exhibit, fault: Fault) -> Verdict:
-        return Verdict(
-            gate=self.name,
-            approved=False,
-            message=fault.message,
-            commit=exhibit.commit,
-            round=exhibit.round,
-            lasting=fault.lasting,
-        )
+    async def _look_through(self, exhibit: Exhibit, definition: Definition) -> Definition:
+        """Return the definition, told what the candidate adds; raises `Silenced` and `TooLarge`."""
+        paths = dict.fromkeys(path for silence in definition.silences for path in silence.paths)
+        if definition.amend is not None:
+            paths |= dict.fromkeys(definition.amended_by)
+        if not paths:
+            return definition
+        added = read_additions(await exhibit.read_diff(MAX_DIFF, *paths))
+        if (trouble := silenced(self.name, definition, added)) is not None:
+            raise Silenced(trouble)
+        if definition.amend is None:
+            return definition
+        return replace(definition, stdin=definition.amend(definition.stdin, added))
+
+
+class Silenced(Exception):
+    """The candidate silences the gate for whole files."""
+
+
+class _Counts:
+    """How many tests ran on each base: found out once, however many candidates ask at the same time."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, int | None] = OrderedDict()
+        self._locks: dict[str, trio.Lock] = {}
+
+    async def count(self, exhibit: Exhibit, definition: Definition, limit_s: float) -> int | None:
+        """Return how many ran, or None where that cannot be known."""
+        base = exhibit.base
+        lock = self._locks.setdefault(base, trio.Lock())
+        async with lock:
+            if base not in self._known and exhibit.open_base is not None:
+                await exhibit.output("system", f"gate: {' '.join(definition.shown)} on the base")
+                trial = Trial(definition)
+                await run_trial(trial, exhibit, exhibit.open_base(), limit_s)
+                self._known[base] = trial.ran if trial.exit is not None else None
+            found = self._known.get(base)
+        if not lock.statistics().tasks_waiting:
+            self._locks.pop(base, None)
+        while len(self._known) > MAX_BASES:
+            self._known.popitem(last=False)
+        return found
+
+
+def _evidence(gate: str, trial: Trial, fault: Fault | None, ran_on_base: int | None) -> dict[str, object]:
+    return {
+        "approved": fault is None,
+        "message": praise(gate, trial) if fault is None else fault.message,
+        "lasting": fault is not None and fault.lasting,
+        "exit_code": trial.exit.code if trial.exit else None,
+        "duration_ms": round(trial.duration_ms, 1),
+        "tests": trial.ran,
+        "tests_base": ran_on_base,
+        "coverage": trial.coverage,
+        "output_tail": trial.output,
+    }
 
 
 async def base_of(exhibit: Exhibit) -> Base:

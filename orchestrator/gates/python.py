@@ -12,6 +12,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from orchestrator.gates.additions import Additions, commented
 from orchestrator.gates.definition import KIND_OF, OURS, Base, Definition, Unrunnable
 from orchestrator.gates.python_checks import find_build, find_lint, find_typecheck
 from orchestrator.gates.python_config import COVERAGE, PYTEST, Config, find_config, mentions
@@ -103,7 +104,16 @@ def _definition(
         kind=KIND_OF[gate],
         minimum=minimum,
         sources=sources,
+        amend=_tell_added if gate == "coverage" else None,
+        amended_by=("*.py",),
     )
+
+
+def _tell_added(stdin: bytes, added: Additions) -> bytes:
+    """Tell the launcher the lines that the candidate adds: an exclusion on one of them does not count."""
+    order = json.loads(stdin)
+    order["coverage"]["added"] = commented(added)
+    return json.dumps(order).encode()
 
 
 async def _integration(base: Base, config: Config | None) -> dict[str, list[str]] | None:

@@ -7,6 +7,7 @@ the base does not configure is not checked. Caller: `gates.python`.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import tomllib
 from pathlib import Path
@@ -16,6 +17,7 @@ from orchestrator.gates.definition import (
     Base,
     Definition,
     Kind,
+    Silence,
     Unrunnable,
     plain_path,
     read_all,
@@ -25,6 +27,19 @@ from orchestrator.gates.python_config import FLAKE8, MYPY, PYRIGHT, RUFF, Config
 
 # A tool's own script on PATH, else the module of the first Python: neither looks into the checkout.
 _TOOL = 'if command -v "$0" >/dev/null; then exec "$0" "$@"; fi; exec python3 -I -m "$0" "$@"'
+_PYTHON = ("*.py", "*.pyi")
+# Each alone on its line, where the tools obey it for the whole file.
+_UNTYPED = Silence(
+    re.compile(r"^[ \t]*#[ \t]*(?:mypy:|pyright:(?![ \t]*ignore)|type:[ \t]*ignore\b).*"), _PYTHON
+)
+_UNLINTED = Silence(
+    re.compile(
+        r"^[ \t]*#[ \t]*(?:(?:ruff|flake8)[ \t]*[:=][ \t]*(?:noqa|disable|file-ignore)"
+        r"|isort:[ \t]*skip_file).*",
+        re.IGNORECASE,
+    ),
+    _PYTHON,
+)
 _BUILDER = Path(__file__).with_name("launch_build.py")
 
 
@@ -43,13 +58,14 @@ async def find_typecheck(base: Base) -> Definition | None:
             ("mypy", *targets),
             ("mypy", "--config-file", name, "--cache-dir=/dev/null", *targets),
             files,
+            _UNTYPED,
         )
     if (config := await find_config(base, PYRIGHT)) is not None:
         name = f".orchestrator-{secrets.token_hex(4)}.json"
         text = config.text
         if config.name == "pyproject.toml":
             text = json.dumps(config.values("tool.pyright"), default=str)
-        return _check(config, ("pyright",), ("pyright", "--project", name), {name: text.encode()})
+        return _check(config, ("pyright",), ("pyright", "--project", name), {name: text.encode()}, _UNTYPED)
     return None
 
 
@@ -68,15 +84,23 @@ async def find_lint(base: Base) -> Definition | None:
             name,
             ".",
         )
-        return _check(config, ("ruff", "check", "."), ("ruff", *told), {name: config.text.encode()})
+        return _check(
+            config, ("ruff", "check", "."), ("ruff", *told), {name: config.text.encode()}, _UNLINTED
+        )
     if (config := await find_config(base, FLAKE8)) is not None:
         name = config.renamed(secrets.token_hex(4))
-        return _check(config, ("flake8",), ("flake8", "--config", name), {name: config.text.encode()})
+        return _check(
+            config, ("flake8",), ("flake8", "--config", name), {name: config.text.encode()}, _UNLINTED
+        )
     return None
 
 
 def _check(
-    config: Config, shown: tuple[str, ...], command: tuple[str, ...], files: dict[str, bytes]
+    config: Config,
+    shown: tuple[str, ...],
+    command: tuple[str, ...],
+    files: dict[str, bytes],
+    silence: Silence,
 ) -> Definition:
     return restoring(
         shown=shown,
@@ -84,6 +108,7 @@ def _check(
         files=files,
         kind=Kind.CHECK,
         sources=(*config.sources, *(name for name in files if not name.startswith(".orchestrator-"))),
+        silences=(silence,),
     )
 
 

@@ -204,9 +204,21 @@ class Quarantine:
         added, deleted = ([int(pair[side]) for pair in counts if pair[side] != b"-"] for side in (0, 1))
         return Sealed(commit, len(counts), sum(added), sum(deleted))
 
-    async def diff(self, commit: str, *, max_bytes: int) -> bytes:
-        """Return the change over the base as a patch, cut with a mark at `max_bytes`."""
-        return await read_diff(self.git, self._origin.commit, checked_commit(commit), max_bytes=max_bytes)
+    async def diff(self, commit: str, *, max_bytes: int, paths: tuple[str, ...] = ()) -> bytes:
+        """Return the change over the base as a patch, cut with a mark at `max_bytes`; of some paths only."""
+        return await read_diff(
+            self.git, self._origin.commit, checked_commit(commit), max_bytes=max_bytes, paths=paths
+        )
+
+    async def changed(self, commit: str) -> tuple[str, ...]:
+        """Return the paths that a commit adds, changes or removes over the base."""
+        told = await self.git.run(
+            *("diff-tree", "-r", "-z", "--name-only", "--no-renames", "--no-ext-diff", "--no-textconv"),
+            *("--ignore-submodules=all", self._origin.commit, checked_commit(commit), "--"),
+            max_bytes=64 * MIB,
+            extra=Extra(prefix=BOUNDED),
+        )
+        return tuple(path.decode(errors="surrogateescape") for path in told.split(b"\0") if path)
 
     async def read_base(self, path: str, *, max_bytes: int = MIB) -> bytes | None:
         """Return a file of the base commit, or None where it has none; raises `RepositoryError` if larger."""
@@ -262,11 +274,13 @@ def checked_commit(text: str) -> str:
     return text
 
 
-async def read_diff(git: Git, base: str, commit: str, *, max_bytes: int) -> bytes:
+async def read_diff(
+    git: Git, base: str, commit: str, *, max_bytes: int, paths: tuple[str, ...] = ()
+) -> bytes:
     """Return the change between two commits as a patch, cut with a mark at `max_bytes`."""
     patch, cut = await git.read_start(
         *("diff-tree", "-r", "-p", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv"),
-        *("--ignore-submodules=all", "--full-index", base, commit, "--"),
+        *("--ignore-submodules=all", "--full-index", base, commit, "--", *paths),
         max_bytes=max_bytes,
         extra=Extra(prefix=BOUNDED),
     )

@@ -6,9 +6,13 @@ a stage has passed those before it. Called by `run`, which tells the agent what 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from orchestrator.core import events as e
 from orchestrator.core.model import Reason, Verdict
+from orchestrator.core.text import escaped
 from orchestrator.gates.base import Base, Exhibit, Phase, Plan
+from orchestrator.gates.protected import RULE, protected
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.consulting import consult
@@ -19,6 +23,8 @@ from orchestrator.supervise.message import commit_message
 GATE_S = 900.0
 #: Violations of the policy that are told to the agent and journaled, of each round.
 MAX_VIOLATIONS = 20
+MAX_SHOWN_PATH = 300  # characters
+_AS_BASE = "the gates are run as the base commit has them"
 
 
 async def judge(
@@ -40,9 +46,23 @@ async def judge(
     subject = await quarantine.subject_of(candidate)
     sealed = await quarantine.seal(candidate, commit_message(run.spec, run.agent.id, subject))
     run.progress.sealed = sealed
-    verdicts = await _run_gates(run, worktree, sealed, number)
+    plan = await plan_gates(run, worktree)
+    edits = protected(await quarantine.changed(sealed.commit), plan.sources)
+    if edits:
+        await run.record(*(_edited(run, path) for path in edits[:MAX_VIOLATIONS]))
+    verdicts = await _run_gates(run, worktree, sealed, number, plan)
     complaints = [_complaint(verdict) for verdict in verdicts if not verdict.approved]
+    if complaints and edits:
+        complaints.append(f"your edits of these count for no gate ({_AS_BASE}): " + ", ".join(_named(edits)))
     return sealed, Reason.GATE_REJECTED, complaints
+
+
+def _edited(run: Run, path: str) -> e.PolicyViolated:
+    return e.PolicyViolated(**run.ids, rule=RULE, path=_named([path])[0], detail=_AS_BASE)
+
+
+def _named(paths: Sequence[str]) -> list[str]:
+    return [escaped(path)[:MAX_SHOWN_PATH] for path in paths[:MAX_VIOLATIONS]]
 
 
 def _complaint(verdict: Verdict) -> str:
@@ -65,10 +85,11 @@ async def plan_gates(run: Run, worktree: Worktree) -> Plan:
     return plan
 
 
-async def _run_gates(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> tuple[Verdict, ...]:
+async def _run_gates(
+    run: Run, worktree: Worktree, sealed: Sealed, number: int, plan: Plan
+) -> tuple[Verdict, ...]:
     """Return the verdicts of the first phase that rejects, or of all."""
     await run.tree.wait_thawed()
-    plan = await plan_gates(run, worktree)
     if run.tools.yolo:
         await run.record(e.YoloUsed(**run.ids))
         return ()
@@ -116,10 +137,12 @@ def _exhibit(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> Exhib
         base=worktree.base.commit,
         read_base=quarantine.read_base,
         names_base=quarantine.list_base,
-        read_diff=lambda max_bytes: quarantine.diff(sealed.commit, max_bytes=max_bytes),
+        read_diff=lambda max_bytes, *paths: quarantine.diff(sealed.commit, max_bytes=max_bytes, paths=paths),
         open_checkout=lambda: quarantine.open_checkout(sealed.commit, backend=run.tree),
         backend=run.backend,
         limits=limits_for(run.spec, run.tools.default_limits),
         output=run.output,
         round=number,
+        changed=lambda: quarantine.changed(sealed.commit),
+        open_base=lambda: quarantine.open_checkout(worktree.base.commit, backend=run.tree),
     )

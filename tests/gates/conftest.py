@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import os
 import re
@@ -12,6 +13,8 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -142,11 +145,14 @@ def judge(reachable_path: Path, ordinary_user: User) -> Judge:
         limits: Limits | None = None,
         layered: bool = False,
         gate: str = "tests",
+        compared: bool = False,
     ) -> Verdict:
         chosen = backend or bubblewrap_with(toolchain or Toolchain(), ordinary_user)
         candidate = {path: text for path, text in {**base, **(changes or {})}.items() if text is not None}
         checkout = reachable_path / "checkout"
-        exhibit = exhibit_of(base, candidate, checkout, chosen, limits or Limits(), layered=layered)
+        exhibit = exhibit_of(
+            base, candidate, checkout, chosen, limits or Limits(), layered=layered, compared=compared
+        )
         return await MechanicalGate(gate).judge(exhibit, deadline_s=deadline_s)
 
     return judge_change
@@ -180,14 +186,21 @@ class FreshCheckout:
 
 
 def exhibit_of(
-    base: Files, candidate: Files, place: Path, backend: Backend, limits: Limits, *, layered: bool = False
+    base: Files,
+    candidate: Files,
+    place: Path,
+    backend: Backend,
+    limits: Limits,
+    *,
+    layered: bool = False,
+    compared: bool = False,
 ) -> Exhibit:
     """Return the exhibit of a candidate whose checkout is made at `place`, for one gate at a time."""
     known = base_with(base)
 
     @asynccontextmanager
-    async def open_checkout() -> AsyncIterator[FreshCheckout]:
-        layers = write_layers(place, candidate, backend.user)
+    async def open_checkout(files: Files = candidate) -> AsyncIterator[FreshCheckout]:
+        layers = write_layers(place, files, backend.user)
         try:
             yield FreshCheckout(layers if layered else Directory(layers.lower))
         finally:
@@ -199,8 +212,11 @@ def exhibit_of(
     async def output(stream: str, line: str) -> None:
         pass
 
-    async def read_diff(max_bytes: int) -> bytes:
-        return b""
+    async def read_diff(max_bytes: int, *paths: str) -> bytes:
+        return patch_of(base, candidate, paths)
+
+    async def changed() -> tuple[str, ...]:
+        return tuple(path for path in {**base, **candidate} if base.get(path) != candidate.get(path))
 
     return Exhibit(
         agent_id="agent-that-is-judged",
@@ -215,7 +231,21 @@ def exhibit_of(
         limits=limits,
         output=output,
         round=1,
+        changed=changed,
+        open_base=partial(open_checkout, base) if compared else None,
     )
+
+
+def patch_of(base: Files, candidate: Files, patterns: Sequence[str]) -> bytes:
+    """Return the change as git would write it, of the paths that fit a pattern, or of all."""
+    parts = []
+    for path in sorted({*base, *candidate}):
+        old, new = base.get(path), candidate.get(path)
+        if old != new and (not patterns or any(fnmatch(path, pattern) for pattern in patterns)):
+            sides = [[f"{line}\n" for line in (text or "").splitlines()] for text in (old, new)]
+            names = ("/dev/null" if old is None else f"a/{path}", "/dev/null" if new is None else f"b/{path}")
+            parts += [f"diff --git a/{path} b/{path}\n", *difflib.unified_diff(*sides, *names)]
+    return "".join(parts).encode()
 
 
 def write_layers(place: Path, files: Files, owner: User) -> Layers:

@@ -7,7 +7,7 @@ in the same order.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -67,6 +67,7 @@ class Plane:
         task: str,
         *,
         gated: bool = False,
+        gates: Sequence[str] = (),
         retries: int = 0,
         runtime: str = "command",
         **options: object,
@@ -82,7 +83,7 @@ class Plane:
                 "maxRetries": retries,
                 **options,
             },
-            **({} if gated else {"gates": []}),
+            **({} if gated and not gates else {"gates": list(gates)}),
         }
         agent = AgentId(new_id())
         await self.store.submit(SubmitTask(TaskSpec.model_validate(body), agent, runtime))
