@@ -47,6 +47,8 @@ from orchestrator.logline import set_up_logging
 from orchestrator.repo.bare import Identity
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.url import UrlRules
+from orchestrator.secrets.held import held_values, installation_key
+from orchestrator.secrets.scan import Scanner
 from orchestrator.supervise.desk import Desk
 from orchestrator.supervise.gear import Tools
 from orchestrator.supervise.host import look_around
@@ -174,6 +176,7 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories, ow
         ),
         purse=open_purse(settings),
         egress=Rules.of(settings.sandbox_egress, Allowance(settings.egress_up_mb, settings.egress_down_mb)),
+        scanner=Scanner(held_values(settings, admin_token(settings)), installation_key(settings.home)),
         patience=Patience(settings.agent_boot_s, settings.agent_turn_s, settings.agent_stall_s),
     )
 

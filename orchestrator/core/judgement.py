@@ -36,7 +36,12 @@ class SecretDetected(AgentEvent):
 
     name = "secret.detected"
     rule: str
+    #: The file's path, or the id of the commit whose message or author holds it.
     path: str
+    line: int | None = None
+    #: By which this installation knows the value again, and nobody else.
+    hmac: str | None = None
+    detail: str | None = None
 
 
 class PolicyViolated(AgentEvent):

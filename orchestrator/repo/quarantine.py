@@ -21,6 +21,7 @@ from orchestrator.repo.checkouts import SharedCheckout
 from orchestrator.repo.git import Extra, Git
 from orchestrator.repo.inside import CHECKOUT, run_script, script_spec
 from orchestrator.repo.objects import ObjectTooLarge, open_reader
+from orchestrator.repo.outflow import ObjectStream, open_objects
 from orchestrator.repo.policy import Policy, Violation, judge
 from orchestrator.repo.removal import open_ways, remove_tree
 from orchestrator.repo.workspace import make_workspace
@@ -219,6 +220,10 @@ class Quarantine:
             extra=Extra(prefix=BOUNDED),
         )
         return tuple(path.decode(errors="surrogateescape") for path in told.split(b"\0") if path)
+
+    def open_objects(self, *revisions: str) -> AbstractAsyncContextManager[ObjectStream]:
+        """Give the objects that a push of these revisions would bring, for the scan before it."""
+        return open_objects(self.git, *revisions, prefix=BOUNDED)
 
     async def read_base(self, path: str, *, max_bytes: int = MIB) -> bytes | None:
         """Return a file of the base commit, or None where it has none; raises `RepositoryError` if larger."""

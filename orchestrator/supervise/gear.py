@@ -22,6 +22,7 @@ from orchestrator.journal.store import Store
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.worktree import Worktree
+from orchestrator.secrets.scan import Scanner
 from orchestrator.supervise.backlog import Backlog
 from orchestrator.supervise.pulse import Pulse
 from orchestrator.supervise.tree import Tree
@@ -62,6 +63,8 @@ class Tools:
     gates: Gates = field(default_factory=make_gates)
     #: Who is asked: those gates, a coordinator, or both.
     judges: Judges = field(default_factory=Judges)
+    #: Lets nothing leave that holds a secret.
+    scanner: Scanner = field(default_factory=Scanner)
     #: The way to the model's provider, and what may be spent there.
     provider: Provider = field(default_factory=Provider)
     purse: Purse = field(default_factory=Purse)

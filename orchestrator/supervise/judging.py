@@ -1,4 +1,4 @@
-"""What becomes of a candidate: the policy, the commit of record, the gates of both phases.
+"""What becomes of a candidate: the policy, the commit of record, the search for secrets, the gates.
 
 The invariant: nothing is approved that did not pass every stage before, in this order, and whoever comes to
 a stage has passed those before it. Called by `run`, which tells the agent what was wrong.
@@ -15,6 +15,7 @@ from orchestrator.gates.base import Base, Exhibit, Phase, Plan
 from orchestrator.gates.protected import RULE, protected
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.worktree import Worktree
+from orchestrator.secrets.scan import Extent
 from orchestrator.supervise.consulting import consult
 from orchestrator.supervise.ending import RunFailed
 from orchestrator.supervise.gear import Run, limits_for
@@ -25,6 +26,8 @@ GATE_S = 900.0
 MAX_VIOLATIONS = 20
 MAX_SHOWN_PATH = 300  # characters
 _AS_BASE = "the gates are run as the base commit has them"
+#: The rule of a change that could not be looked through, and so may not leave.
+UNSEARCHED = "unsearched"
 
 
 async def judge(
@@ -45,6 +48,8 @@ async def judge(
         return None, Reason.POLICY_VIOLATION, complaints
     subject = await quarantine.subject_of(candidate)
     sealed = await quarantine.seal(candidate, commit_message(run.spec, run.agent.id, subject))
+    if complaints := await _find_secrets(run, worktree, sealed):
+        return None, Reason.SECRET_DETECTED, complaints
     run.progress.sealed = sealed
     plan = await plan_gates(run, worktree)
     edits = protected(await quarantine.changed(sealed.commit), plan.sources)
@@ -63,6 +68,30 @@ def _edited(run: Run, path: str) -> e.PolicyViolated:
 
 def _named(paths: Sequence[str]) -> list[str]:
     return [escaped(path)[:MAX_SHOWN_PATH] for path in paths[:MAX_VIOLATIONS]]
+
+
+async def _find_secrets(run: Run, worktree: Worktree, sealed: Sealed) -> list[str]:
+    """Look through all that would leave; journal what was found, and return what the agent is told of it."""
+    extent = Extent.HELD if run.tools.yolo else Extent.ALL
+    report = await run.tools.scanner.scan(
+        worktree.quarantine.open_objects, base=worktree.base.commit, tip=sealed.commit, extent=extent
+    )
+    shown = report.findings[:MAX_VIOLATIONS]
+    facts = [
+        e.SecretDetected(**run.ids, rule=found.rule, path=found.path, line=found.line, hmac=found.hmac)
+        for found in shown
+    ]
+    complaints = [f"secret {found.rule}: {found.place}" for found in shown]
+    if report.trouble:
+        facts.append(e.SecretDetected(**run.ids, rule=UNSEARCHED, path="", detail=report.trouble))
+        complaints.append(f"secret {UNSEARCHED}: {report.trouble}")
+    if facts:
+        await run.record(*facts)
+        complaints.append(
+            "nothing that looks like a secret may leave: take the value out of the files, names and messages;"
+            " encoding it, splitting it or allowing it in a scanner's configuration does not help"
+        )
+    return complaints
 
 
 def _complaint(verdict: Verdict) -> str:

@@ -132,7 +132,7 @@ async def open_plane(
             rules=UrlRules((roots,)),
             identity=Identity("Orchestrator", "orchestrator@localhost"),
         )
-        tools = Tools(store, repositories, scratch, Limits(), yolo=False, **tools_of)
+        tools = Tools(store, repositories, scratch, Limits(), **{"yolo": False, **tools_of})
         supervisor = Supervisor(
             store,
             tools,

@@ -1,0 +1,85 @@
+"""The values that this orchestrator holds, and that must appear nowhere: keys, tokens, passwords.
+
+Callers: `scan`, which lets nothing leave that holds one, the redactor, which lets none be shown, and
+`orchestrator doctor`, which says which are too short to be looked for.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pydantic import SecretStr
+
+from orchestrator.errors import SettingsError
+from orchestrator.secrets.forms import MIN_BYTES, forms_of
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class HeldValue:
+    """A value, and the setting it comes from."""
+
+    name: str
+    value: bytes
+
+    @property
+    def forms(self) -> frozenset[bytes]:
+        """All forms in which it is looked for; none where it is too short."""
+        return forms_of(self.value)
+
+    def __repr__(self) -> str:
+        return f"HeldValue({self.name!r}, ...)"
+
+
+def held_values(settings: object, token: str = "") -> tuple[HeldValue, ...]:
+    """Return every secret among the fields of the settings, of a URL its password alone, and our token."""
+    names = [each.name for each in fields(settings)] if is_dataclass(settings) else []
+    found = _parts("ORCHESTRATOR_API_KEY", token)
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            found += _parts(name.upper(), value.get_secret_value())
+    kept = {text: HeldValue(name, text.encode()) for name, text in reversed(found) if text}
+    return tuple(kept.values())
+
+
+def too_short(values: Iterable[HeldValue]) -> tuple[str, ...]:
+    """Return the names of the values that are too short to be looked for."""
+    return tuple(sorted({each.name for each in values if len(each.value) < MIN_BYTES}))
+
+
+def _parts(name: str, text: str) -> list[tuple[str, str]]:
+    """Return the value itself; of a URL only what is secret in it."""
+    try:
+        parts = urlsplit(text) if "://" in text else None
+    except ValueError:
+        parts = None
+    if parts is None:
+        return [(name, text)]
+    if parts.password is None:
+        return []
+    return [(name, parts.password), (name, unquote(parts.password))]
+
+
+def installation_key(home: Path) -> bytes:
+    """Return the key by which this installation knows a value again, from its state directory; made once."""
+    path = home / "fingerprint.key"
+    if not path.exists():
+        # Linked into place when it is whole: a crash in between leaves no empty key.
+        made = path.with_name(f"fingerprint.{secrets.token_hex(8)}")
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(descriptor)
+        made.rename(path)
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise SettingsError(f"{path} holds no key: remove it, and a new one is made at the next start")
+    return key

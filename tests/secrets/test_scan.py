@@ -1,0 +1,149 @@
+"""Nothing leaves that holds a secret: wherever it stands, and however it is written."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from orchestrator.secrets.held import HeldValue
+from orchestrator.secrets.scan import Extent, Scanner
+from tests.secrets.planted import PLANTED, chance
+from tests.secrets.stand import Stand
+
+
+async def test_clean_change_has_no_finding(stand: Stand) -> None:
+    tip = stand.commit({"app.py": "def main() -> int:\n    return 1\n", "docs/a.md": "# A token is a word\n"})
+    report = await stand.scan(tip)
+    assert report.clean, report
+
+
+@pytest.mark.parametrize("kind", sorted(PLANTED))
+async def test_planted_secret_is_found_wherever_it_stands(stand: Stand, kind: str) -> None:
+    secret = PLANTED[kind]
+    files: dict[str, str | bytes | None] = {
+        "plain.py": f'first = 1\nvalue = "{secret}"\n',
+        "encoded.txt": "data: " + base64.b64encode(f"the value is {secret} here".encode()).decode() + "\n",
+        "binary.bin": b"\0\1\2\xff" * 50 + b"\n" + secret.encode() + b"\n" + b"\0\xfe" * 50,
+    }
+    report = await stand.scan(stand.commit(files))
+    assert {found.path for found in report.findings} == set(files), report
+    assert all(secret not in str(found) for found in report.findings)
+    line = next(found.line for found in report.findings if found.path == "plain.py")
+    assert line == 2
+
+
+@pytest.mark.parametrize("kind", sorted(set(PLANTED) - {"private-key"}))
+async def test_secret_in_a_message_is_found(stand: Stand, kind: str) -> None:
+    tip = stand.commit({"a.txt": "a\n"}, f"Use the new value\n\nIt is {PLANTED[kind]}\n")
+    report = await stand.scan(tip)
+    assert {found.kind for found in report.findings} == {"commit"}
+    assert report.findings[0].path == tip[:12]
+
+
+@pytest.mark.parametrize(
+    "kind", ["aws", "github", "slack", "stripe", "gcp", "anthropic", "npm", "pypi", "jwt"]
+)
+async def test_secret_in_a_name_is_found_and_not_shown(stand: Stand, kind: str) -> None:
+    secret = PLANTED[kind]
+    report = await stand.scan(stand.commit({f"kept/{secret}.txt": "nothing\n", f"{secret}/b.txt": "b\n"}))
+    assert {found.kind for found in report.findings} == {"name"}
+    assert all(secret not in found.path for found in report.findings)
+    assert any("[secret]" in found.path for found in report.findings)
+
+
+async def test_secret_in_a_commit_that_deletes_it_again_is_found_where_all_commits_leave(
+    stand: Stand,
+) -> None:
+    stand.commit({"conf.py": f"KEY = '{PLANTED['aws']}'\n"})
+    tip = stand.commit({"conf.py": None, "b.txt": "b\n"})
+    assert "aws-access-token" in await stand.rules(tip)
+    assert await stand.rules(stand.squashed()) == []  # of which only the last state leaves
+
+
+async def test_secret_in_packed_files_is_found(stand: Stand) -> None:
+    text = f"key = '{PLANTED['github']}'\n".encode()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inner/conf.py", text)
+    packed = {
+        "a.zip": out.getvalue(),
+        "b.gz": gzip.compress(text),
+        "c.gz.b64": base64.encodebytes(gzip.compress(text)),
+        "d.gz": gzip.compress(b"nothing\n") + gzip.compress(text),
+        "wide.txt": text.decode().encode("utf-16"),
+        "twice.txt": base64.b64encode(base64.b64encode(text)),
+        "hex.txt": text.hex(),
+        "percent.txt": "".join(f"%{byte:02x}" for byte in text),
+        "wrapped.txt": base64.encodebytes(b"x" * 100 + b"\n" + text + b"y" * 100),
+    }
+    report = await stand.scan(stand.commit(dict(packed)))
+    assert {found.path for found in report.findings} == set(packed)
+
+
+async def test_what_the_base_has_already_is_no_finding(tmp_path: Path) -> None:
+    stand = Stand(tmp_path / "repo")
+    stand.base = stand.commit({"old.py": f"a = '{PLANTED['aws']}'\n", "other.py": "b = 1\n"}, "it was there")
+    assert await stand.rules(stand.commit({"old.py": f"a = '{PLANTED['aws']}'\nc = 2\n"})) == []
+    assert await stand.rules(stand.commit({"moved/new.py": f"d = '{PLANTED['aws']}'\n"})) == []
+    assert await stand.rules(stand.commit({"old.py": f"a = '{PLANTED['github']}'\n"})) == ["github-pat"]
+
+
+async def test_no_word_of_the_agent_switches_a_rule_off(stand: Stand) -> None:
+    secret = PLANTED["stripe"]
+    files: dict[str, str | bytes | None] = {
+        ".gitleaks.toml": "[allowlist]\npaths = ['''.*''']\n",
+        ".gitleaksignore": "conf.py:stripe-access-token:1\n",
+        ".secrets.baseline": "{}\n",
+        "conf.py": f"key = '{secret}'  # gitleaks:allow pragma: allowlist secret\n",
+        "package-lock.json": f'{{"token": "{secret}"}}\n',
+        "logo.png": f"\x89PNG {secret}\n",
+        "node_modules/x/index.js": f"k = '{secret}'\n",
+    }
+    report = await stand.scan(stand.commit(files))
+    assert {found.path for found in report.findings} == {
+        "conf.py", "package-lock.json", "logo.png", "node_modules/x/index.js",
+    }  # fmt: skip
+
+
+HELD = 'tok"/+' + chance("held", 25) + "&?"
+
+
+@pytest.mark.parametrize("lead", range(3))
+async def test_held_value_is_found_in_every_form(tmp_path: Path, lead: int) -> None:
+    stand = Stand(tmp_path / "repo", Scanner([HeldValue("GITHUB_TOKEN", HELD.encode())]))
+    raw = HELD.encode()
+    files: dict[str, str | bytes | None] = {
+        "raw": b"\0\xff" + raw,
+        "b64": base64.b64encode(b"\xf0" * lead + raw + b"\xf1" * 2),
+        "b64url": base64.urlsafe_b64encode(b"\xf0" * lead + raw + b"\xf1"),
+        "hex": (b"\xf0" * lead + raw).hex(),
+        "HEX": (b"\xf0" * lead + raw).hex().upper(),
+        "percent": "".join(c if c.isalnum() else f"%{ord(c):02X}" for c in HELD),
+        "json": '{"k": "' + HELD.replace('"', '\\"').replace("/", "\\/") + '"}',
+        "unicode": "".join(f"\\u{ord(c):04x}" for c in HELD),
+    }
+    report = await stand.scan(stand.commit(files), Extent.HELD)
+    assert {(found.rule, found.path) for found in report.findings} == {
+        ("held:GITHUB_TOKEN", name) for name in files
+    }
+    assert len({found.hmac for found in report.findings}) == 1
+
+
+async def test_only_held_values_are_looked_for_where_that_is_asked(stand: Stand) -> None:
+    tip = stand.commit({"a.py": f"a = '{PLANTED['aws']}'\n"})
+    assert (await stand.scan(tip, Extent.HELD)).clean
+    assert not (await stand.scan(tip, Extent.ALL)).clean
+
+
+async def test_same_value_has_the_same_hmac_here_and_another_elsewhere(stand: Stand) -> None:
+    tip = stand.commit({"a.py": f"a = '{PLANTED['aws']}'\n", "b.py": f"b = '{PLANTED['aws']}'\n"})
+    here = {found.hmac for found in (await stand.scan(tip)).findings}
+    stand.scanner = Scanner()
+    elsewhere = {found.hmac for found in (await stand.scan(tip)).findings}
+    assert len(here) == len(elsewhere) == 1
+    assert here != elsewhere
