@@ -41,12 +41,14 @@ from orchestrator.core.liveness import Patience
 from orchestrator.core.watermark import WATERMARKS
 from orchestrator.errors import SettingsError
 from orchestrator.gates.judges import make_judges
+from orchestrator.gates.registry import make_gates
 from orchestrator.isolation import find_own_claude, open_backend, scratch_of
 from orchestrator.journal.store import Store, open_store
 from orchestrator.logline import set_up_logging
 from orchestrator.repo.bare import Identity
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.url import UrlRules
+from orchestrator.review.registry import make_reviewer
 from orchestrator.secrets.held import held_values, installation_key
 from orchestrator.secrets.scan import Scanner
 from orchestrator.supervise.desk import Desk
@@ -169,6 +171,7 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories, ow
         yolo=settings.yolo_mode,
         skills_dir=settings.skills_dir,
         runtimes=make_runtimes(settings, own),
+        gates=make_gates(make_reviewer(settings), ai_share_max=settings.ai_share_max),
         judges=make_judges(settings),
         provider=Provider(
             Ceilings(settings.provider_concurrency, settings.provider_tokens_per_minute),

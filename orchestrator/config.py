@@ -48,6 +48,10 @@ class Settings:
     claude_model: str | None
     #: Models, or globs of them, that an agent may use beside its own.
     claude_models: tuple[str, ...]
+    #: The model that reviews; None is `claude_model`.
+    review_model: str | None
+    #: The most that agents may have written of what a branch adds, 0.0 to 1.0; None is any.
+    ai_share_max: float | None
     #: The program of Claude Code; None is to be looked for.
     claude_code_path: Path | None
     valkey_url: SecretStr | None
@@ -153,6 +157,8 @@ ROWS = (
     Setting("anthropic_base_url", ("ANTHROPIC_BASE_URL",), HTTP),
     Setting("claude_model", ("CLAUDE_MODEL",), to.line),
     Setting("claude_models", ("CLAUDE_MODELS",), to.each(to.model_pattern), ()),
+    Setting("review_model", ("REVIEW_MODEL",), to.line),
+    Setting("ai_share_max", ("AI_SHARE_MAX",), to.decimal(0, 1)),
     Setting("claude_code_path", ("CLAUDE_CODE_PATH",), to.path),
     Setting("valkey_url", ("VALKEY_URL",), VALKEY, secret=True, unused=True),
     Setting("valkey_host", ("VALKEY_HOST",), to.host_name, unused=True),

@@ -27,6 +27,8 @@ DEFAULTS: dict[str, Any] = {
     "claude_model": None,
     "claude_code_path": None,
     "claude_models": (),
+    "review_model": None,
+    "ai_share_max": None,
     "valkey_url": None,
     "coordinator_url": None,
     "coordinator_token": None,
@@ -127,6 +129,8 @@ def test_every_setting_has_a_default_in_this_table() -> None:
         ("ANTHROPIC_BASE_URL", "http://10.0.0.1:8080/", "anthropic_base_url", "http://10.0.0.1:8080"),
         ("CLAUDE_MODEL", "claude-x", "claude_model", "claude-x"),
         ("CLAUDE_CODE_PATH", "/opt/claude", "claude_code_path", Path("/opt/claude")),
+        ("REVIEW_MODEL", "claude-y", "review_model", "claude-y"),
+        ("AI_SHARE_MAX", "0.5", "ai_share_max", 0.5),
         ("CLAUDE_MODELS", "claude-x, claude-haiku-*", "claude_models", ("claude-x", "claude-haiku-*")),
         (
             "COORDINATOR_URL",

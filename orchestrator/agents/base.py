@@ -16,12 +16,30 @@ from typing import Protocol
 
 import trio
 
+from orchestrator.core.asking import Answer, Request
 from orchestrator.core.liveness import Evidence
 from orchestrator.core.model import Usage
 from orchestrator.core.spec import TaskSpec
 from orchestrator.core.words import Message
 from orchestrator.errors import AgentError
 from sandbox.base import Backend, Bind, Directory, Exit, Layers, Limits
+
+__all__ = [
+    "MAX_TEXT",
+    "Answer",
+    "Inbox",
+    "Meter",
+    "NoInbox",
+    "Output",
+    "Prompt",
+    "Request",
+    "Runtime",
+    "Session",
+    "ToolUnpriced",
+    "TurnResult",
+    "Turns",
+    "unnoticed",
+]
 
 #: Characters of a turn's text that its result keeps.
 MAX_TEXT = 4000
@@ -31,38 +49,6 @@ class ToolUnpriced(AgentError):
     """A tool that runs at the provider costs more than its tokens, and there is a budget of money."""
 
     code = "tool_unpriced"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a request to a model may cost at most: known before it is made."""
-
-    model: str
-    #: An upper estimate of the prompt, cached or not.
-    input_tokens: int
-    #: The most that the answer may have.
-    max_tokens: int
-    #: The most that the prompt can come to, where its author may mean harm; 0 where the estimate holds.
-    most_input_tokens: int = 0
-    #: A tool in it that the provider charges for by itself, and that no table of prices has.
-    unpriced_tool: str | None = None
-    #: Tells what it has cost up to now, where it is cut off in flight; None where nobody was told anything.
-    so_far: Callable[[], Usage | None] = field(default=lambda: None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model answered, and what it cost; money is the meter's to know."""
-
-    model: str
-    stop_reason: str
-    #: Of `Usage` the four counts of tokens, as the provider reported them.
-    usage: Usage
-    #: What the model said, for people.
-    text: str
-    duration_ms: float
-    #: JSON of what was said to the model since its last answer, and of this answer: see `Session.recall`.
-    content: str | None = None
 
 
 class Meter(Protocol):

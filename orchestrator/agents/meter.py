@@ -23,7 +23,7 @@ from orchestrator.agents.purse import Purse, Reservation
 from orchestrator.core import admission, budget
 from orchestrator.core import events as e
 from orchestrator.core.budget import Account, Mark, Spent
-from orchestrator.core.model import State, Usage
+from orchestrator.core.model import Phase, State, Usage
 from orchestrator.core.price import Price
 from orchestrator.core.spec import Budget
 from orchestrator.core.text import tail_of
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 #: Journals facts about the agent; durable on return.
 Record = Callable[..., Awaitable[None]]
+Asking = Callable[[], Awaitable[Answer]]
 
 #: Who waits in line for so long, without the provider being in trouble, is parked, too.
 PARK_AFTER_S = 5.0
@@ -58,7 +59,7 @@ class Stillness(Protocol):
 
 @dataclass(slots=True)
 class _Asked:
-    """One request on its way: what it may cost, and how it waits."""
+    """One request on its way: what it may cost, and how it waits; without a `prompt` it is no turn."""
 
     line: Line
     patience: Patience
@@ -67,7 +68,7 @@ class _Asked:
     #: The tokens that it is likely to need at most: by these it stands in line.
     likely: int
     request: Request
-    prompt: int
+    prompt: int | None
     since: float
     #: Until when it is parked, as far as the journal knows; None where it is not.
     told: float | None = None
@@ -105,12 +106,13 @@ class AgentMeter:
 
     # --- what runtimes call --------------------------------------------------------------------------------
 
-    async def ask(self, request: Request, ask: Callable[[], Awaitable[Answer]], *, prompt: int) -> Answer:
-        """See `agents.base.Meter`."""
+    async def ask(self, request: Request, ask: Asking, *, prompt: int | None) -> Answer:
+        """See `agents.base.Meter`; without a prompt it is asked about the agent's work, and is no turn."""
         price = self._purse.price_of(request, self._own)
         prompt_tokens = max(request.input_tokens, request.most_input_tokens)
         cost = price.most(prompt_tokens, request.max_tokens) if price else 0.0
-        most = Usage(input_tokens=prompt_tokens, output_tokens=request.max_tokens, cost_usd=cost, turns=1)
+        most = Usage(input_tokens=prompt_tokens, output_tokens=request.max_tokens, cost_usd=cost)
+        most = most if prompt is None else most.plus(Usage(turns=1))
         line, likely = self._provider.line(request.model), request.input_tokens + request.max_tokens
         now = trio.current_time()
         asked = _Asked(line, Patience(line), price, most, likely, request, prompt, now)
@@ -143,7 +145,7 @@ class AgentMeter:
 
     # --- one request ---------------------------------------------------------------------------------------
 
-    async def _attempt(self, asked: _Asked, ask: Callable[[], Awaitable[Answer]]) -> Answer | ProviderFailure:
+    async def _attempt(self, asked: _Asked, ask: Asking) -> Answer | ProviderFailure:
         """Make the request once, when its turn has come."""
         with ExitStack() as ends:
             flight, reservation = await self._enter(asked, ends)
@@ -204,22 +206,26 @@ class AgentMeter:
     ) -> Answer:
         usage = _priced(answer.usage, asked.price)
         events = flight.answered(usage.tokens - usage.cache_read_tokens)
-        reservation.usage, reservation.answered = usage.plus(Usage(turns=1)), True
+        reservation.usage, reservation.answered = usage.plus(Usage(turns=asked.most.turns)), True
+        turn = [] if asked.prompt is None else [self._turn_of(asked.prompt, answer, usage)]
+        used = e.AgentUsage(**self._ids, usage=usage)
+        await self._record(*turn, used, *self._new_marks(), *events)
+        return replace(answer, usage=usage)
+
+    def _turn_of(self, prompt: int, answer: Answer, usage: Usage) -> e.AgentTurn:
         self._turn += 1
         words = e.said(answer.content) if answer.content is not None else {}
-        turn = e.AgentTurn(
+        return e.AgentTurn(
             **self._ids,
             **words,
             turn=self._turn,
             stop_reason=answer.stop_reason,
             duration_ms=round(answer.duration_ms, 1),
             text=tail_of(answer.text.encode(), MAX_TEXT),
-            prompt=asked.prompt,
+            prompt=prompt,
             model=answer.model,
             usage=usage,
         )
-        await self._record(turn, e.AgentUsage(**self._ids, usage=usage), *self._new_marks(), *events)
-        return replace(answer, usage=usage)
 
     async def _settle(self) -> None:
         """Journal what requests cost that were cut off, as their clients ended."""
@@ -263,7 +269,8 @@ class AgentMeter:
             asked.told = None
             self._parked -= 1
             if self._parked == 0:
-                await self._record(e.AgentResumed(**self._ids, waited=True))
+                phase = Phase.REVIEWING if asked.prompt is None else None
+                await self._record(e.AgentResumed(**self._ids, waited=True, phase=phase))
 
     async def _refuse(self, spent: Spent | None) -> None:
         """Journal that a budget is used up, and raise."""

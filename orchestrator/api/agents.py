@@ -100,7 +100,7 @@ async def gates(call: Call) -> Response:
     """Tell what the gates said, with the evidence."""
     call.query(Query)
     agent = await find(call)
-    return answer(Verdicts(agent_id=agent.id, gates=agent.verdicts))
+    return answer(Verdicts(agent_id=agent.id, gates=agent.verdicts, ai_share=agent.ai_share))
 
 
 async def diff(call: Call) -> Response:

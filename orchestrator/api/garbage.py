@@ -5,7 +5,7 @@ from __future__ import annotations
 from quart import Response
 
 from orchestrator.api.route import Call, Query, Switch, answer
-from orchestrator.core.answer import GarbageFound, GarbageItem
+from orchestrator.core.garbage import GarbageFound, GarbageItem
 from orchestrator.core.reports import GarbageReport
 from orchestrator.journal.store import AuditEntry
 

@@ -30,6 +30,7 @@ from orchestrator.api.openapi import document
 from orchestrator.api.route import Call, Query, Returns, Route, json_bytes
 from orchestrator.core import answer as a
 from orchestrator.core.conversation import Said, Saying, Transcript
+from orchestrator.core.garbage import GarbageFound
 from orchestrator.core.spec import TaskSpec
 
 READ, OPERATE, ADMIN = Scope.READ, Scope.OPERATE, Scope.ADMIN
@@ -256,7 +257,7 @@ HOST = [
         method="POST", path="/gc", name="collectGarbage", tag="host", scope=ADMIN,
         summary="Remove what nobody needs: tells each thing with its size and why; `dryRun` only tells",
         run=garbage.collect, query=garbage.GarbageQuery,
-        returns=_ok("What was found, and what became of it", a.GarbageFound, sample.GARBAGE),
+        returns=_ok("What was found, and what became of it", GarbageFound, sample.GARBAGE),
     ),
 ]  # fmt: skip
 

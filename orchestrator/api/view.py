@@ -48,6 +48,7 @@ def agent_detail(
         queue_position=queue_position,
         resources=resources,
         gates=tuple(gate_summary(verdict) for verdict in agent.verdicts),
+        ai_share=agent.ai_share,
         parked=agent.parked,
         result=agent.result,
     )

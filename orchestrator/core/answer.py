@@ -114,6 +114,8 @@ class AgentDetail(AgentSummary):
     queue_position: int | None = None
     resources: ResourceUse = ResourceUse()
     gates: tuple[GateSummary, ...] = ()
+    #: Of the lines that its candidate adds to its target, the part that agents wrote, where that is known.
+    ai_share: float | None = None
     #: What it waits for, while its phase is `parked`.
     parked: Parked | None = None
     #: What the agent says it came to, by its role's schema; null where it gave nothing that fits.
@@ -168,6 +170,8 @@ class Verdicts(Answer):
 
     agent_id: str
     gates: tuple[Verdict, ...]
+    #: See `AgentDetail`.
+    ai_share: float | None = None
 
 
 class LogLine(Answer):
@@ -216,26 +220,6 @@ class QueueSwitch(Answer):
     """Whether the queue is paused now."""
 
     paused: bool
-
-
-class GarbageItem(Answer):
-    """One thing on the host that nobody needs; `name` is seen from the state directory."""
-
-    kind: str
-    name: str
-    bytes: int
-    why: str
-    removed: bool = False
-    error: str | None = None
-
-
-class GarbageFound(Answer):
-    """What nobody needs, and what became of it."""
-
-    dry_run: bool
-    items: tuple[GarbageItem, ...]
-    bytes: int
-    freed_bytes: int = 0
 
 
 class TaskSummary(_Leaving):

@@ -228,6 +228,8 @@ class AgentResumed(AgentEvent):
     name = "agent.resumed"
     crashes: int = 0
     waited: bool | None = None
+    #: What it is at again, where that is not `working`.
+    phase: Phase | None = None
     #: Where it has to wait for something that passes: not to be started before.
     not_before: Moment | None = None
 

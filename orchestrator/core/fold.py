@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.core import events as e
 from orchestrator.core.attention import forgive, hear, see_to
 from orchestrator.core.change import count_spent, put_agent, put_task
+from orchestrator.core.judgement import committed, judged
 from orchestrator.core.model import (
     Agent,
     AgentId,
@@ -169,7 +170,7 @@ def _running(state: State, recorded: e.Recorded, event: e.AgentRunning) -> State
 def _resumed(state: State, _recorded: e.Recorded, event: e.AgentResumed) -> State:
     agent = find_active(state, event)
     if event.waited:
-        return put_agent(state, changed(agent, phase=Phase.WORKING, parked=None))
+        return put_agent(state, changed(agent, phase=event.phase or Phase.WORKING, parked=None))
     state = put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.PENDING))
     agent = changed(agent, parked=None)
     # Its commit and push stay: where the remote could not be asked, they tell later whose commit is there.
@@ -251,14 +252,12 @@ def _cleanup(state: State, _recorded: e.Recorded, event: e.AgentCleanup) -> Stat
 
 @_folds(e.GatePassed, e.GateRejected)
 def _judged(state: State, _recorded: e.Recorded, event: e.GatePassed | e.GateRejected) -> State:
-    agent = find_active(state, event)
-    return put_agent(state, changed(agent, verdicts=(*agent.verdicts, event.verdict)))
+    return put_agent(state, judged(find_active(state, event), event))
 
 
 @_folds(e.CommitCreated)
 def _committed(state: State, _recorded: e.Recorded, event: e.CommitCreated) -> State:
-    agent = find_active(state, event)
-    return put_agent(state, changed(agent, commit=event.commit, branch=event.branch))
+    return put_agent(state, committed(find_active(state, event), event))
 
 
 @_folds(e.AgentMessage)

@@ -1,12 +1,12 @@
 """The facts about a candidate: how it was judged, and whether it landed; and what was reached to make it.
 
-Import them from `events`.
+Import them from `events`; `fold` has what two of them do to their agent from here.
 """
 
 from __future__ import annotations
 
 from orchestrator.core.event import AgentEvent
-from orchestrator.core.model import PushIntent, Verdict
+from orchestrator.core.model import Agent, PushIntent, Verdict, changed
 
 
 class GatePassed(AgentEvent):
@@ -14,6 +14,7 @@ class GatePassed(AgentEvent):
 
     name = "gate.passed"
     verdict: Verdict
+    ai_share: float | None = None
 
 
 class GateRejected(AgentEvent):
@@ -21,6 +22,13 @@ class GateRejected(AgentEvent):
 
     name = "gate.rejected"
     verdict: Verdict
+    ai_share: float | None = None
+
+
+def judged(agent: Agent, event: GatePassed | GateRejected) -> Agent:
+    """Return the agent with one more verdict."""
+    share = agent.ai_share if event.ai_share is None else event.ai_share
+    return changed(agent, verdicts=(*agent.verdicts, event.verdict), ai_share=share)
 
 
 class GateSkipped(AgentEvent):
@@ -61,7 +69,10 @@ class ConflictDetected(AgentEvent):
 
 
 class CommitCreated(AgentEvent):
-    """The commit of record exists in quarantine: exactly this is judged and pushed."""
+    """The commit of record exists in quarantine: exactly this is judged and pushed.
+
+    `ai_share`, here and of gates, is the part of the lines over its target that agents wrote (`core.share`).
+    """
 
     name = "commit.created"
     commit: str
@@ -70,6 +81,13 @@ class CommitCreated(AgentEvent):
     files: int
     additions: int
     deletions: int
+    ai_share: float | None = None
+
+
+def committed(agent: Agent, event: CommitCreated) -> Agent:
+    """Return the agent with its commit of record."""
+    share = agent.ai_share if event.ai_share is None else event.ai_share
+    return changed(agent, commit=event.commit, branch=event.branch, ai_share=share)
 
 
 class PushCompleted(AgentEvent):

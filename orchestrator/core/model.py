@@ -15,10 +15,10 @@ from typing import Any, NewType, TypeVar
 
 from immutables import Map
 
-from orchestrator.core.moment import Moment
+from orchestrator.core.review import Reviewed
 from orchestrator.core.spec import Role, TaskSpec, Wire
 from orchestrator.core.usage import NO_SPEND, NO_USAGE, Spend, Usage
-from orchestrator.core.words import Concern, Message, Step
+from orchestrator.core.words import Concern, Message, Parked, Step
 
 __all__ = [
     "NO_SPEND",
@@ -155,6 +155,8 @@ class Verdict(Wire):
     #: Paths that say how this gate is run and that the candidate edits: the base's were used.
     protected: tuple[str, ...] = ()
     output_tail: str = ""
+    #: What the reviewer answered, where the gate is one.
+    review: Reviewed | None = None
 
 
 class PushIntent(Wire):
@@ -164,14 +166,6 @@ class PushIntent(Wire):
     ref: str
     old: str
     new: str
-
-
-class Parked(Wire):
-    """What a parked agent waits for, and until when, as far as that is known."""
-
-    reason: str | None = None
-    message: str
-    until: Moment | None = None
 
 
 @dataclass(frozen=True)
@@ -222,6 +216,8 @@ class Agent:
     pushed: bool = False
     usage: Usage = NO_USAGE
     verdicts: tuple[Verdict, ...] = ()
+    #: Of the lines that its candidate adds to its target, the part that agents wrote (0.0 to 1.0).
+    ai_share: float | None = None
     #: How many messages it was ever sent, and those that it was not told yet.
     said: int = 0
     waiting: tuple[Message, ...] = ()

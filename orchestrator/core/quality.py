@@ -207,8 +207,3 @@ def retry_after(text: str | None) -> float | None:
     """Return the seconds that a Retry-After asks for; one that names a date is not heard."""
     found = re.fullmatch(r"\s*([0-9]{1,9})(?:\.[0-9]{1,9})?\s*", text or "")
     return float(found[1]) if found else None
-
-
-def ai_share(summary: DiffSummary) -> float:
-    """Return the share of a change's lines that an agent wrote: all, where an agent alone made it."""
-    return 1.0 if summary.additions + summary.deletions else 0.0

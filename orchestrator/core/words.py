@@ -1,4 +1,4 @@
-"""What is said to an agent while it works, and how far it came with being seen to.
+"""What is said to an agent while it works, what it waits for, and how far it came with being seen to.
 
 A message waits until the agent was told it and had answered; a concern is why the supervisor steps in, and a
 step is what it did about it. Used by the model, the events and their folds.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from orchestrator.core.moment import Moment
 from orchestrator.core.spec import Wire
 
 #: Characters of one message, and how many may wait for one agent.
@@ -21,6 +22,14 @@ class Message(Wire):
     number: int
     text: str
     sender: str | None = None
+
+
+class Parked(Wire):
+    """What a parked agent waits for, and until when, as far as that is known."""
+
+    reason: str | None = None
+    message: str
+    until: Moment | None = None
 
 
 class Concern(StrEnum):

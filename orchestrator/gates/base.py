@@ -8,7 +8,7 @@ lacks is reported as skipped, never as passed. Made by `gates.registry`; callers
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -38,6 +38,10 @@ __all__ = [
 _NOT_HERE = "this host does not have this gate of the profile"
 
 
+#: The gates that run nothing of the project's.
+AI_REVIEW, AI_SHARE = "ai-review", "ai-share"
+
+
 class Phase(StrEnum):
     """When a gate is run: the fast ones first; the others see only what has passed those."""
 
@@ -47,14 +51,14 @@ class Phase(StrEnum):
 
 _OF_PHASE = {
     Phase.PRE_COMMIT: ("typecheck", "lint", "tests"),
-    Phase.POST_COMMIT: ("coverage", "build", "integration", "ai-review"),
+    Phase.POST_COMMIT: ("coverage", "build", "integration", AI_REVIEW, AI_SHARE),
 }
 
 #: Every gate that the orchestrator has a name for, in the order of their cost.
 KNOWN_GATES = tuple(name for phase in Phase for name in _OF_PHASE[phase])
 
 _OF_PROFILE = {
-    GateProfile.STRICT: KNOWN_GATES,
+    GateProfile.STRICT: tuple(name for name in KNOWN_GATES if name != AI_SHARE),
     GateProfile.STANDARD: ("typecheck", "lint", "tests", "coverage"),
     GateProfile.MINIMAL: ("tests",),
     GateProfile.CUSTOM: (),
@@ -89,7 +93,9 @@ class Plan:
 class Gates:
     """The gates of this host, by name."""
 
-    def __init__(self, gates: Sequence[Gate]) -> None:
+    def __init__(self, gates: Sequence[Gate], *, always: Collection[str] = ()) -> None:
+        """Take the gates, and the names of those that every task gets but one that names all of its own."""
+        self._always = frozenset(always)
         self._gates: Mapping[str, Gate] = MappingProxyType({gate.name: gate for gate in gates})
 
     def plan(self, profile: GateProfile, gates: Sequence[str] | None) -> Plan:
@@ -98,6 +104,8 @@ class Gates:
         What the base says about them is not known yet.
         """
         wanted = {*_OF_PROFILE[profile], *(gates or ())}
+        if profile is not GateProfile.CUSTOM:
+            wanted |= self._always
         ordered = (*(name for name in KNOWN_GATES if name in wanted), *sorted(wanted - set(KNOWN_GATES)))
         return Plan(
             run=tuple(name for name in ordered if self._has(name)),

@@ -12,9 +12,15 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator.core.asking import Answer, Request
 from orchestrator.core.model import Verdict
+from orchestrator.core.share import Share
 from orchestrator.core.spec import TaskSpec
 from sandbox.base import Backend, Bind, Directory, Layers, Limits
+
+#: Makes a request to a model by the function given, as often as needed, at the expense of the candidate's
+#: agent: its budgets, and the provider's limits, hold. Raises what `agents.base.Meter.ask` raises.
+Ask = Callable[[Request, Callable[[], Awaitable[Answer]]], Awaitable[Answer]]
 
 
 class Checkout(Protocol):
@@ -75,6 +81,10 @@ class Exhibit:
     changed: Callable[[], Awaitable[tuple[str, ...]]] = _unknown
     #: A fresh checkout of the base, to be compared with; None where there is none to be had.
     open_base: Callable[[], AbstractAsyncContextManager[Checkout]] | None = None
+    #: The way to a model, where there is one.
+    ask: Ask | None = None
+    #: How much of what would land agents wrote, or why that is not known.
+    share: Share | str = "nobody has counted it"
 
 
 class Gate(Protocol):

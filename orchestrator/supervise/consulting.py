@@ -20,7 +20,6 @@ from orchestrator.core.quality import (
     CoordinatorUnavailable,
     DiffSummary,
     QualityCheck,
-    ai_share,
     refused,
     verdict_of,
 )
@@ -58,7 +57,7 @@ async def consult(
         verdict = refused(error.detail, commit=sealed.commit, number=number, duration_ms=took_ms())
         trouble = error
     event = e.GatePassed if verdict.approved else e.GateRejected
-    await run.record(event(**run.ids, verdict=verdict))
+    await run.record(event(**run.ids, verdict=verdict, ai_share=run.progress.ai_share))
     if trouble is not None:
         raise _ending(trouble, run, coordinator) from trouble
     return verdict
@@ -90,7 +89,7 @@ async def _question(run: Run, worktree: Worktree, sealed: Sealed, phase: Phase) 
             worktree.quarantine, sealed.commit, most=MAX_FILES, chars=MAX_FILE_CHARACTERS
         ),
         diff_summary=summary,
-        ai_share=ai_share(summary),
+        ai_share=run.progress.ai_share,
     )
 
 

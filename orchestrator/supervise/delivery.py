@@ -30,6 +30,7 @@ async def deliver(run: Run, worktree: Worktree, sealed: Sealed) -> None:
             files=sealed.files,
             additions=sealed.additions,
             deletions=sealed.deletions,
+            ai_share=run.progress.ai_share,
         ),
     )
     ref = f"refs/heads/{branch}"

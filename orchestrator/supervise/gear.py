@@ -7,6 +7,7 @@ from pathlib import Path
 
 import trio
 
+from orchestrator.agents.meter import AgentMeter
 from orchestrator.agents.provider import Provider
 from orchestrator.agents.purse import Purse
 from orchestrator.agents.registry import Runtimes, make_runtimes
@@ -83,6 +84,8 @@ class Progress:
 
     worktree: Worktree | None = None
     sealed: Sealed | None = None
+    #: How much of what the candidate's branch adds to its target agents wrote, where that is known.
+    ai_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,8 @@ class Run:
     pulse: Pulse = field(default_factory=Pulse)
     #: By which the task's own code runs: the tree, with what it may reach outside.
     outlet: Backend | None = None
+    #: What counts whatever is asked of models for it.
+    meter: AgentMeter | None = None
 
     @property
     def backend(self) -> Backend:

@@ -7,17 +7,22 @@ a stage has passed those before it. Called by `run`, which tells the agent what 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from orchestrator.core import events as e
+from orchestrator.core.model import Phase as Doing
 from orchestrator.core.model import Reason, Verdict
+from orchestrator.core.share import Share
 from orchestrator.core.text import escaped
-from orchestrator.gates.base import Base, Exhibit, Phase, Plan
+from orchestrator.errors import RepositoryError
+from orchestrator.gates.base import AI_REVIEW, Base, Exhibit, Phase, Plan
 from orchestrator.gates.protected import RULE, protected
 from orchestrator.repo.quarantine import Sealed
+from orchestrator.repo.share import count_share
 from orchestrator.repo.worktree import Worktree
 from orchestrator.secrets.scan import Extent
 from orchestrator.supervise.consulting import consult
-from orchestrator.supervise.ending import RunFailed
+from orchestrator.supervise.ending import RunFailed, patient
 from orchestrator.supervise.gear import Run, limits_for
 from orchestrator.supervise.message import commit_message
 
@@ -119,6 +124,8 @@ async def _run_gates(
 ) -> tuple[Verdict, ...]:
     """Return the verdicts of the first phase that rejects, or of all."""
     await run.tree.wait_thawed()
+    share = await _share(run, worktree, sealed)
+    run.progress.ai_share = share.value if isinstance(share, Share) else None
     if run.tools.yolo:
         await run.record(e.YoloUsed(**run.ids))
         return ()
@@ -129,12 +136,14 @@ async def _run_gates(
 
     async def judged(verdict: Verdict) -> None:
         event = e.GatePassed if verdict.approved else e.GateRejected
-        await run.record(event(**run.ids, verdict=verdict))
+        await run.record(event(**run.ids, verdict=verdict, ai_share=run.progress.ai_share))
 
-    exhibit = _exhibit(run, worktree, sealed, number)
+    exhibit = _exhibit(run, worktree, sealed, number, share)
     verdicts: tuple[Verdict, ...] = ()
     for phase in Phase:
         if judges.local:
+            if AI_REVIEW in plan.of(phase):
+                await run.record(e.AgentPhase(**run.ids, phase=Doing.REVIEWING))
             verdicts += await run.tools.gates.run(plan.of(phase), exhibit, deadline_s=GATE_S, judged=judged)
         if lasting := [verdict for verdict in verdicts if verdict.lasting and not verdict.approved]:
             why = "; ".join(_complaint(verdict) for verdict in lasting)
@@ -157,7 +166,20 @@ def _approved(verdicts: tuple[Verdict, ...]) -> bool:
     return all(verdict.approved for verdict in verdicts)
 
 
-def _exhibit(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> Exhibit:
+async def _share(run: Run, worktree: Worktree, sealed: Sealed) -> Share | str:
+    """Return how much of what the branch would add to its target agents wrote, or why none can tell."""
+    base, target = worktree.base, run.spec.options.landing.target
+    if target is None or target == base.branch:
+        return await count_share(worktree.quarantine, sealed, base.commit, base.commit)
+    try:
+        with patient():
+            there = await run.tools.repositories.resolve(base.url, target)
+    except RepositoryError as error:
+        return error.detail
+    return await count_share(worktree.quarantine, sealed, base.commit, there.commit)
+
+
+def _exhibit(run: Run, worktree: Worktree, sealed: Sealed, number: int, share: Share | str) -> Exhibit:
     quarantine = worktree.quarantine
     return Exhibit(
         agent_id=run.agent.id,
@@ -174,4 +196,6 @@ def _exhibit(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> Exhib
         round=number,
         changed=lambda: quarantine.changed(sealed.commit),
         open_base=lambda: quarantine.open_checkout(worktree.base.commit, backend=run.tree),
+        ask=partial(run.meter.ask, prompt=None) if run.meter else None,
+        share=share,
     )

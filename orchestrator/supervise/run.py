@@ -72,6 +72,7 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     async with open_outlet(run.tree, *_egress_of(run)) as outlet:
         run = replace(run, outlet=outlet)
         with closing(_meter(run, run.agent.turn if kept else 0)) as meter:
+            run = replace(run, meter=meter)
             sealed = await converse(
                 run,
                 lambda resumed: runtime.open(_session(run, worktree, meter, resumed=resumed)),

@@ -134,6 +134,37 @@ async def open_place(home: Path, *, concurrency: int = 4, **budgets: Money) -> A
         yield Place(store, provider, Purse(PRICES, **budgets), default_user())
 
 
+# --- what is asked about an agent's work
+
+
+async def test_question_beside_the_agent_costs_it_and_is_no_turn_of_its(place: Place) -> None:
+    meter, _ = await place.meter("a", turns=1, cost_usd=1)
+    await meter.ask(REQUEST, Model(), prompt=1)
+    told = len(await place.told("agent.turn"))
+    await meter.ask(REQUEST, Model(), prompt=None)  # no budget of turns keeps it
+    agent = place.store.state.agents[AgentId("a")]
+    assert (agent.usage.turns, agent.turn, told) == (1, 1, len(await place.told("agent.turn")))
+    assert agent.usage.input_tokens == 2 * USED.input_tokens
+    assert agent.usage.cost_usd == pytest.approx(0.0024)
+
+
+async def test_question_beside_the_agent_parks_it_and_then_goes_on_as_the_review_that_it_is(
+    place: Place,
+) -> None:
+    meter, _ = await place.meter("a")
+    await meter.ask(REQUEST, Model([no(Trouble.THROTTLED, wait_s=WAIT_S)]), prompt=None)
+    assert [event.phase for event in await place.told("agent.resumed")] == [Phase.REVIEWING]
+    assert place.phase("a") is Phase.REVIEWING
+    assert place.store.state.agents[AgentId("a")].answered == 0
+
+
+async def test_question_beside_the_agent_is_refused_where_its_budget_is_spent(place: Place) -> None:
+    meter, _ = await place.meter("a", tokens=100)
+    await meter.ask(REQUEST, Model(), prompt=None)
+    with pytest.raises(BudgetExceeded, match="allows 100 tokens"):
+        await meter.ask(REQUEST, Model(), prompt=None)
+
+
 # --- budgets
 
 

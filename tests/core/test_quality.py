@@ -16,7 +16,6 @@ from orchestrator.core.quality import (
     CoordinatorAnswerBad,
     DiffSummary,
     QualityCheck,
-    ai_share,
     pause_s,
     read_opinion,
     retry_after,
@@ -162,8 +161,3 @@ def test_retry_after_is_honoured_within_bounds() -> None:
     assert pause_s(4, 0.5, retry_after("0")) == 8.0
     for unsound in (None, "", "-1", "nan", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", "9" * 100):
         assert retry_after(unsound) is None
-
-
-def test_all_lines_of_an_agents_change_are_its_own() -> None:
-    assert ai_share(DiffSummary(files=1, additions=1, deletions=0)) == 1.0
-    assert ai_share(DiffSummary(files=1, additions=0, deletions=0)) == 0.0

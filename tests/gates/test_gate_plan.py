@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,14 +11,20 @@ import pytest
 import trio
 
 from orchestrator.core.model import Verdict
+from orchestrator.core.share import Share
 from orchestrator.core.spec import GateProfile, TaskSpec
 from orchestrator.errors import FieldRefused
 from orchestrator.gates.base import KNOWN_GATES, Gates, Phase, Plan
 from orchestrator.gates.mechanical import MechanicalGate
 from orchestrator.gates.registry import MECHANICAL, make_gates
+from orchestrator.gates.share import ShareGate
 from sandbox.base import Backend, Limits
+from sandbox.probe import default_user
+from sandbox.trusted import ProcessBackend
 from tests.gates.conftest import base_with, exhibit_of
 from tests.kit.until import until
+
+LATE = ("coverage", "build", "integration", "ai-review", "ai-share")
 
 
 def spec_of(**fields: object) -> TaskSpec:
@@ -31,7 +38,12 @@ def spec_of(**fields: object) -> TaskSpec:
     [
         (GateProfile.MINIMAL, None, ("tests",), ()),
         (GateProfile.STANDARD, None, ("tests",), ("typecheck", "lint", "coverage")),
-        (GateProfile.STRICT, None, ("tests",), tuple(name for name in KNOWN_GATES if name != "tests")),
+        (
+            GateProfile.STRICT,
+            None,
+            ("tests",),
+            tuple(name for name in KNOWN_GATES if name not in {"tests", "ai-share"}),
+        ),
         (GateProfile.CUSTOM, (), (), ()),
         (GateProfile.CUSTOM, ("tests",), ("tests",), ()),
         (GateProfile.MINIMAL, ("tests", "tests"), ("tests",), ()),
@@ -50,6 +62,13 @@ def test_named_gate_that_this_host_lacks_is_refused() -> None:
     assert (refused.value.field, refused.value.status) == ("gates", 422)
 
 
+def test_review_is_no_gate_of_a_host_without_a_model_and_its_profile_is_told_so() -> None:
+    gates = make_gates()
+    with pytest.raises(FieldRefused, match="'ai-review' is not on this host"):
+        gates.check(spec_of(gates=["ai-review"]))
+    assert [gate.gate for gate in gates.plan(GateProfile.STRICT, None).skipped] == ["ai-review"]
+
+
 def test_name_of_no_gate_of_ours_may_be_the_repositorys_own() -> None:
     make_gates().check(spec_of(gates=["smoke"]))
     assert make_gates().plan(GateProfile.CUSTOM, ("smoke", "tests")).run == ("tests", "smoke")
@@ -57,6 +76,43 @@ def test_name_of_no_gate_of_ours_may_be_the_repositorys_own() -> None:
 
 SMOKE = {"orchestrator.toml": '[gates.smoke]\ncommand = "true"\n'}
 TESTS = {"Makefile": "test:\n\ttrue\n"}
+
+
+@pytest.mark.parametrize(
+    ("profile", "more"),
+    [
+        (GateProfile.STRICT, ("ai-share",)),
+        (GateProfile.MINIMAL, ("ai-share",)),
+        (GateProfile.CUSTOM, ()),
+    ],
+)
+def test_ceiling_for_agents_lines_is_a_gate_of_every_task_that_has_a_profile(
+    profile: GateProfile, more: tuple[str, ...]
+) -> None:
+    plan = make_gates(ai_share_max=0.5).plan(profile, ())
+    assert plan.run == (*make_gates().plan(profile, ()).run, *more)
+    assert plan.of(Phase.POST_COMMIT)[-1:] == more
+    with pytest.raises(FieldRefused, match="'ai-share' is not on this host"):
+        make_gates().check(spec_of(gates=["ai-share"]))
+
+
+@pytest.mark.parametrize(
+    ("share", "approved", "lasting", "message"),
+    [
+        (Share(5, 10), True, False, "agents wrote 5 of the 10 lines that it adds (50%)"),
+        (Share(6, 10), False, False, "agents wrote 6 of the 10 lines that it adds (60%)"),
+        (Share(9, 9), False, True, "agents wrote 9 of the 9 lines that it adds (100%)"),
+        (Share(0, 0), True, False, "agents wrote 0 of the 0 lines that it adds (0%)"),
+        ("no branch", False, True, "how much agents wrote is not known: no branch"),
+    ],
+)
+async def test_share_of_agents_is_held_to_its_ceiling_and_one_that_is_not_known_is_above_it(
+    share: Share | str, *, approved: bool, lasting: bool, message: str, tmp_path: Path
+) -> None:
+    exhibit = exhibit_of({}, {}, tmp_path, ProcessBackend(default_user()), Limits())
+    verdict = await ShareGate(0.5).judge(replace(exhibit, share=share), deadline_s=1)
+    assert (verdict.gate, verdict.message) == ("ai-share", f"{message}; AI_SHARE_MAX allows 50%")
+    assert (verdict.approved, verdict.lasting) == (approved, lasting)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +149,7 @@ def test_gates_that_there_are_are_accepted() -> None:
 def test_fast_gates_come_first_and_each_has_one_phase() -> None:
     plan = Plan(run=(*KNOWN_GATES, "own"), skipped=())
     assert plan.of(Phase.PRE_COMMIT) == ("typecheck", "lint", "tests")
-    assert plan.of(Phase.POST_COMMIT) == ("coverage", "build", "integration", "ai-review", "own")
+    assert plan.of(Phase.POST_COMMIT) == (*LATE, "own")
 
 
 async def test_every_verdict_is_told_once(reachable_path: Path, process_backend: Backend) -> None:
