@@ -119,10 +119,12 @@ def feedback_prompt(
     task: str,
     round: int,  # noqa: A002
     rounds_left: int,
+    moved: bool = False,
 ) -> str:
     """Return the prompt after a rejection: the reasons, fenced as data, and how many tries are left.
 
-    `task` is the agent's first prompt, and ends this one.
+    `task` is the agent's first prompt, and ends this one. `moved` says that its branch has moved on, and its
+    files with it.
     """
     return _render(
         "feedback.md",
@@ -130,6 +132,7 @@ def feedback_prompt(
         task_id=task_id,
         round=round,
         rounds_left=rounds_left,
+        moved=moved,
         reasons=[Untrusted(reason) for reason in reasons[:MAX_REASONS]],
         more=max(0, len(reasons) - MAX_REASONS),
         max_reason=MAX_REASON,

@@ -182,7 +182,7 @@ class AgentPhase(AgentEvent):
     where an earlier life had one, `detail` says why it is not used. `checking` names the prompt that was
     answered, and holds the result that the agent gave, where that fits its role's schema (`core.result`).
     `working` after a rejection names the prompt whose candidate was rejected and holds what the next prompt
-    is made of.
+    is made of; where its branch had moved on, the `base` onto which the work was brought, and how often.
     """
 
     name = "agent.phase"
@@ -196,6 +196,7 @@ class AgentPhase(AgentEvent):
     answered: int | None = None
     rejected: int | None = None
     complaints: tuple[str, ...] | None = None
+    conflicts: int | None = None
     result: dict[str, JsonValue] | None = None
 
 

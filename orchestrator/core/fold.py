@@ -147,12 +147,12 @@ def _phase(state: State, _recorded: e.Recorded, event: e.AgentPhase) -> State:
     pushed = agent.pushed and push == agent.push
     agent = changed(agent, phase=event.phase, parked=None, base=base, branch=branch, push=push, pushed=pushed)
     if event.phase is Phase.STARTING and event.worktree != "kept":  # what was done was done on another one
-        agent = changed(agent, turn=0, answered=0, rejected=0, result=None)
+        agent = changed(agent, turn=0, answered=0, rejected=0, conflicts=0, result=None)
     if event.answered is not None:
         agent = changed(agent, answered=event.answered, result=event.result or agent.result)
         agent = forgive(agent, answered=True)
     if event.rejected is not None:
-        agent = changed(agent, rejected=event.rejected)
+        agent = changed(agent, rejected=event.rejected, conflicts=event.conflicts or agent.conflicts)
     return put_agent(state, agent)
 
 

@@ -5,6 +5,7 @@ Import them from `events`; `fold` has what two of them do to their agent from he
 
 from __future__ import annotations
 
+from orchestrator.core.conflict import FileConflict
 from orchestrator.core.event import AgentEvent
 from orchestrator.core.model import Agent, PushIntent, Verdict, changed
 
@@ -66,6 +67,11 @@ class ConflictDetected(AgentEvent):
 
     name = "conflict.detected"
     detail: str
+    #: The branch, the commit that the work stood on, the one that the branch has now, and where both differ.
+    branch: str | None = None
+    base: str | None = None
+    onto: str | None = None
+    files: tuple[FileConflict, ...] | None = None
 
 
 class CommitCreated(AgentEvent):

@@ -198,6 +198,8 @@ class Agent:
     #: The last prompt that it answered on its worktree, and the last whose candidate was rejected (0: none).
     answered: int = 0
     rejected: int = 0
+    #: How many of these rejections were because its branch had moved on.
+    conflicts: int = 0
     #: The highest turn that it ever finished, on any worktree.
     furthest: int = 0
     started_at: datetime | None = None

@@ -15,6 +15,12 @@ from orchestrator.core.model import Agent, Control, Reason, State
 MAX_CRASHES = 3
 #: Rejections of a candidate after which the agent fails.
 MAX_ROUNDS = 3
+#: Times that an agent is given its work back because its branch had moved on; beside its rejections.
+MAX_CONFLICTS = 5
+#: Times that a commit is brought onto its branch, or pushed there in vain, before its agent fails.
+MAX_TRIES = 25
+#: Of these, for a branch of its own, whose base moves on: after that it lands where it last fitted.
+MAX_FOLLOWED = 3
 #: Characters of an agent's error that the journal keeps.
 MAX_ERROR = 4000
 #: Agents at once that the queue can be set to, however large the host.

@@ -19,8 +19,15 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY_BYTES = 2**30
 #: What every HEAD of a bare one says: nothing is checked out.
 HEAD = "ref: refs/heads/none\n"
+#: What begins the refs of a mirror that keep what agents have not landed.
+SALVAGE = "refs/salvage"
 #: The branch that an agent works on.
 AGENT_BRANCH = "refs/heads/agent"
+
+
+def salvage_ref(agent_id: str) -> str:
+    """Return the ref of the mirror that keeps what an agent has not landed."""
+    return f"{SALVAGE}/{agent_id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ from sandbox.process import DEVNULL, PIPE, Child, Completed, open_child, run_chi
 LOCAL_S = 60.0
 REMOTE_S = 600.0
 _STDERR_CHARS = 500
+#: Ceilings of a git that works on what an agent made: it keeps any number of commands and paths in memory.
+BOUNDED = ("prlimit", f"--as={4096 * MIB}", "--cpu=60", "--core=0", "--")
 #: Set for every git of ours and inherited by what it starts, the far end of a push to a local remote too: so
 #: a crash's leftovers are known at the next start.
 OWNER = "ORCHESTRATOR_REPOSITORY"

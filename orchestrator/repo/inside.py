@@ -29,6 +29,12 @@ g() {
 }
 """
 
+#: What is said of files that a collection finds and leaves out, where there is nothing else, by its word.
+LEFT_OUT = {
+    "stashed": "nothing landed: the work is in a git stash, which is not collected and is gone now",
+    "ignored": "nothing landed: all files written are ignored by git (.gitignore, .git/info/exclude)",
+}
+
 #: Commit what was left uncommitted and push HEAD into quarantine. `$FRESH` is a repository of ours to use in
 #: place of the agent's, where that one is of no use; the files are what counts then.
 COLLECT = (
@@ -77,6 +83,40 @@ printf '%s\\n' "$answer"
 [ $ended != 0 ] || say pushed
 case $answer in *"unpacker error"* | *"remote unpack failed"* | *"[remote rejected]"*) say refused ;; esac
 say broken
+"""
+)
+
+#: Bring the agent's files from one tree to another, with a repository of ours (`$FRESH`), and its own
+#: repository to the commit that they belong to now. `$REPLACE` puts ours in the place of the agent's own.
+MOVE = (
+    _PRELUDE
+    + """
+export GIT_DIR="$FRESH" GIT_WORK_TREE="$top"
+find . -xdev \\( -type p -o -type s \\) -exec rm -f -- {} +
+g read-tree "$FROM" || say broken
+g update-index -q --refresh >/dev/null
+# First with care for what was written since; then without, since the files have to be these.
+move() { g read-tree -m -u "$FROM" "$TREE" 2>/dev/null || g read-tree --reset -u "$TREE"; }
+if ! move; then
+  find . -xdev \\( -type f -o -type d \\) -exec chmod u+rwX {} +
+  move || say broken
+fi
+own() {
+  rm -f .git/index.lock .git/HEAD.lock .git/MERGE_HEAD .git/CHERRY_PICK_HEAD
+  g update-ref "refs/heads/before-$(printf %.12s "$ONTO")" HEAD 2>/dev/null
+  g update-ref HEAD "$ONTO" && g read-tree "$ONTO" || return 1
+  [ "$(g rev-parse -q --verify 'HEAD^{commit}')" = "$ONTO" ]
+}
+if [ -z "$REPLACE" ]; then
+  export GIT_DIR="$top/.git"
+  own || say useless
+else
+  rm -rf .git && cp -R "$FRESH" .git && printf '%s\\n' "$OBJECTS" > .git/objects/info/alternates || say broken
+  export GIT_DIR="$top/.git"
+  own || say broken
+fi
+g update-ref "refs/remotes/origin/$BRANCH" "$ONTO" 2>/dev/null
+say done
 """
 )
 

@@ -7,13 +7,25 @@ doing it again is no harm. Caller: `supervise.run`, which journals the intent fi
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import trio
 
 from orchestrator.core.model import PushIntent
-from orchestrator.errors import BranchBlocked, LeaseLost, PushRejected, RepositoryError, RepositoryUnreachable
+from orchestrator.errors import (
+    BranchBlocked,
+    GitFailed,
+    LeaseLost,
+    PushRejected,
+    RepositoryError,
+    RepositoryUnreachable,
+)
+from orchestrator.repo.base import Base
+from orchestrator.repo.compare import checked_commit
 from orchestrator.repo.git import complaint
 from orchestrator.repo.mirrors import Mirror
-from orchestrator.repo.quarantine import Quarantine, checked_commit
-from orchestrator.repo.worktree import Base
+from orchestrator.repo.quarantine import Quarantine
 from sandbox.process import Completed
 
 _REF = re.compile(r"refs/heads/[A-Za-z0-9_][A-Za-z0-9._/+@#=-]*")
@@ -25,6 +37,55 @@ _LOST = re.compile(
 )
 #: Beside it, where a branch would have to be a directory and a file at once.
 _BLOCKED = re.compile(r"cannot lock ref '([^']+)': '([^']+)' exists")
+
+
+class Doors:
+    """One door a branch of a remote: whoever looks, and pushes what they saw fit, is alone meanwhile.
+
+    Nothing that waits for an agent, a gate or a person goes on inside.
+    """
+
+    def __init__(self) -> None:
+        self._doors: dict[tuple[str, str], trio.Lock] = {}
+
+    @asynccontextmanager
+    async def open(self, url: str, ref: str) -> AsyncGenerator[None, None]:
+        """Wait for the door of a branch, first come, first in."""
+        key = (url, ref)
+        door = self._doors.setdefault(key, trio.Lock())
+        try:
+            async with door:
+                yield
+        finally:
+            if not door.locked():
+                self._doors.pop(key, None)
+
+
+async def has_arrived(mirror: Mirror, push: PushIntent) -> bool:
+    """Return whether the remote's branch has the commit of a push: at its tip, or below what came after."""
+    tip = await mirror.observe(push.ref)
+    if tip is None or tip in {push.new, push.old}:
+        return tip == push.new
+    if not await mirror.has(push.new):  # so it was never tried
+        return False
+    tip = await mirror.refresh(push.ref.removeprefix("refs/heads/"))
+    return await is_below(mirror, push.new, tip)
+
+
+async def is_below(mirror: Mirror, commit: str, tip: str) -> bool:
+    """Return whether a commit is in the history of another; both are in the mirror."""
+    with mirror.hold():
+        done = await mirror.git.attempt("merge-base", "--is-ancestor", checked_commit(commit), tip)
+    if done.exit.code not in {0, 1}:
+        raise GitFailed(f"git merge-base ended with {done.exit}: {complaint(done.stderr)}")
+    return done.exit.ok
+
+
+async def commits_between(mirror: Mirror, base: str, tip: str, *, most: int) -> list[str]:
+    """Return the commits of `tip` that `base` does not have, the newest first, not more than `most`."""
+    with mirror.hold():
+        found = await mirror.git.run("rev-list", f"--max-count={most}", tip, f"^{base}", "--")
+    return found.decode().split()
 
 
 async def land(base: Base, quarantine: Quarantine, push: PushIntent) -> None:

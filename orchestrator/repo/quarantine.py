@@ -7,6 +7,7 @@ on our own repository. Callers: `worktree` (import) and `supervise.run`.
 
 from __future__ import annotations
 
+import copy
 import re
 import secrets
 from collections.abc import AsyncGenerator
@@ -18,8 +19,10 @@ from orchestrator.core.text import cleaned
 from orchestrator.errors import GitFailed, RepositoryError
 from orchestrator.repo.bare import Identity, PrivateGit, make_directory, write_bare, write_ref
 from orchestrator.repo.checkouts import SharedCheckout
-from orchestrator.repo.git import Extra, Git
+from orchestrator.repo.compare import checked_commit, read_changed, read_diff
+from orchestrator.repo.git import BOUNDED, Extra, Git
 from orchestrator.repo.inside import CHECKOUT, run_script, script_spec
+from orchestrator.repo.merging import Brought, bring, find_markers
 from orchestrator.repo.objects import ObjectTooLarge, open_reader
 from orchestrator.repo.outflow import ObjectStream, open_objects
 from orchestrator.repo.policy import Policy, Violation, judge
@@ -34,8 +37,6 @@ MAX_INPUT_BYTES = 512 * MIB
 MAX_MESSAGE = 16 * 1024  # characters
 MAX_SUBJECT = 200  # characters
 CHECKOUT_S = 120.0
-#: Ceilings of a git that works on what an agent made: it keeps any number of commands and paths in memory.
-BOUNDED = ("prlimit", f"--as={4096 * MIB}", "--cpu=60", "--core=0", "--")
 _OWN_COMMITS = 20
 _IMPORTS = "refs/heads/agent"
 #: The name of an empty file.
@@ -61,6 +62,8 @@ class Sealed:
     files: int
     additions: int
     deletions: int
+    #: The commit that it is made over.
+    base: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Checkout:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a quarantine stands on: the base commit, its objects, its files, and who commits."""
+    """What a quarantine stands on: the commit that was checked out, objects, its files, and who commits."""
 
     commit: str
     objects: Path
@@ -95,6 +98,8 @@ class Quarantine:
     """The bare repository of one agent; lives and dies with its worktree."""
 
     def __init__(self, directory: Path, room: Path, origin: Origin, label: str, policy: Policy) -> None:
+        #: The commit over which candidates are judged: the one checked out, until the work is brought on.
+        self.base = origin.commit
         self._directory = directory
         self._complete = False
         self._room = room
@@ -103,6 +108,12 @@ class Quarantine:
         self._policy = policy
         self._imports = 0
         self._own_subjects: set[str] = set()
+
+    def over(self, base: str) -> Quarantine:
+        """Return the same quarantine, as a judge over another base sees it."""
+        other = copy.copy(self)
+        other.base = base
+        return other
 
     def claim(self) -> None:
         """Make its directory, by which it is found; what goes into it has time until it is first needed."""
@@ -114,7 +125,7 @@ class Quarantine:
         numbers = [int(path.name) for path in imports.glob("*") if path.name.isdecimal()]
         self._imports = max(numbers, default=0)
         found = [Git(self._directory).read_ref(f"{_IMPORTS}/{number}") for number in sorted(numbers)]
-        brought = [commit for commit in found if commit and commit != self._origin.commit]
+        brought = [commit for commit in found if commit and commit != self.base]
         return checked_commit(brought[-1]) if brought else None
 
     @property
@@ -134,14 +145,13 @@ class Quarantine:
         return self._directory
 
     @property
-    def base(self) -> str:
-        """The commit that every candidate here has grown from."""
-        return self._origin.commit
-
-    @property
     def git(self) -> Git:
         """Git on the repository."""
         return Git(self.directory)
+
+    def cover_alternates(self) -> Bind:
+        """Return what hides the quarantine's own alternates: they name a path of the host, strange inside."""
+        return Bind(self.directory / _NOTHING, f"{QUARANTINE_AT}/info/alternates")
 
     def open_import(self, fd: int) -> tuple[str, AbstractAsyncContextManager[Child]]:
         """Return a ref of its own for one push, and the receiving end of it on a descriptor of ours.
@@ -151,16 +161,16 @@ class Quarantine:
         """
         self._imports += 1
         ref = f"{_IMPORTS}/{self._imports}"
-        write_ref(self.directory, ref, self._origin.commit)
+        write_ref(self.directory, ref, self.base)
         extra = Extra(config=(f"transfer.hideRefs=!{ref}",), prefix=BOUNDED)
         return ref, self.git.open("receive-pack", str(self.directory), stdin=fd, stdout=fd, extra=extra)
 
     async def imported(self, ref: str) -> str | None:
         """Return the commit that a push brought, or None where it brought nothing over the base."""
         commit = self.git.read_ref(ref)
-        if commit is None or commit == self._origin.commit:
+        if commit is None or commit == self.base:
             return None
-        trees = await self.git.run("rev-parse", f"{commit}^{{tree}}", f"{self._origin.commit}^{{tree}}")
+        trees = await self.git.run("rev-parse", f"{commit}^{{tree}}", f"{self.base}^{{tree}}")
         candidate, base = trees.decode().split()
         return commit if candidate != base else None
 
@@ -170,13 +180,18 @@ class Quarantine:
 
     async def judge(self, candidate: str) -> list[Violation]:
         """Return what the policy does not allow in the candidate; a few seconds at most, whatever it is."""
-        return await judge(self.git, self._origin.commit, checked_commit(candidate), self._policy)
+        found = await judge(self.git, self.base, checked_commit(candidate), self._policy)
+        return found or await find_markers(self.git, self.base, candidate)
+
+    async def bring(self, sealed: Sealed, onto: str) -> Brought:
+        """Bring a commit of record onto another base; what comes of it is to be judged `over` that."""
+        return await bring(self.git, self._origin.identity, sealed.commit, sealed.base, checked_commit(onto))
 
     async def subject_of(self, candidate: str) -> str:
         """Return the subject of the agent's own last commit, cleaned and cut; empty where it made none."""
         answer, _ = await self.git.read_start(
             *("log", "-z", "--format=%s", "--no-show-signature", f"--max-count={_OWN_COMMITS}"),
-            *(checked_commit(candidate), "--not", self._origin.commit, "--"),
+            *(checked_commit(candidate), "--not", self.base, "--"),
             max_bytes=64 * 1024,
         )
         for raw in answer.split(b"\0"):
@@ -190,36 +205,28 @@ class Quarantine:
         text = cleaned(message[:MAX_MESSAGE]).strip() or "Change"
         env = self._origin.identity.environment()
         made = await self.git.run(
-            *("commit-tree", f"{checked_commit(candidate)}^{{tree}}", "-p", self._origin.commit),
+            *("commit-tree", f"{checked_commit(candidate)}^{{tree}}", "-p", self.base),
             stdin=f"{text}\n".encode(),
             extra=Extra(env),
         )
         commit = made.decode().strip()
         stat = await self.git.run(
             *("diff-tree", "-r", "-z", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv"),
-            *("--ignore-submodules=all", self._origin.commit, commit, "--"),
+            *("--ignore-submodules=all", self.base, commit, "--"),
             max_bytes=64 * MIB,
             extra=Extra(prefix=BOUNDED),
         )
         counts = re.findall(rb"(?:\A|\0)(\d+|-)\t(\d+|-)\t", stat)
         added, deleted = ([int(pair[side]) for pair in counts if pair[side] != b"-"] for side in (0, 1))
-        return Sealed(commit, len(counts), sum(added), sum(deleted))
+        return Sealed(commit, len(counts), sum(added), sum(deleted), self.base)
 
     async def diff(self, commit: str, *, max_bytes: int, paths: tuple[str, ...] = ()) -> bytes:
         """Return the change over the base as a patch, cut with a mark at `max_bytes`; of some paths only."""
-        return await read_diff(
-            self.git, self._origin.commit, checked_commit(commit), max_bytes=max_bytes, paths=paths
-        )
+        return await read_diff(self.git, self.base, checked_commit(commit), max_bytes=max_bytes, paths=paths)
 
     async def changed(self, commit: str) -> tuple[str, ...]:
         """Return the paths that a commit adds, changes or removes over the base."""
-        told = await self.git.run(
-            *("diff-tree", "-r", "-z", "--name-only", "--no-renames", "--no-ext-diff", "--no-textconv"),
-            *("--ignore-submodules=all", self._origin.commit, checked_commit(commit), "--"),
-            max_bytes=64 * MIB,
-            extra=Extra(prefix=BOUNDED),
-        )
-        return tuple(path.decode(errors="surrogateescape") for path in told.split(b"\0") if path)
+        return await read_changed(self.git, self.base, checked_commit(commit))
 
     def open_objects(self, *revisions: str) -> AbstractAsyncContextManager[ObjectStream]:
         """Give the objects that a push of these revisions would bring, for the scan before it."""
@@ -229,7 +236,7 @@ class Quarantine:
         """Return a file of the base commit, or None where it has none; raises `RepositoryError` if larger."""
         try:
             async with open_reader(self.git) as reader:
-                found = await reader.read(f"{self._origin.commit}:{path}", max_bytes=max_bytes)
+                found = await reader.read(f"{self.base}:{path}", max_bytes=max_bytes)
         except ObjectTooLarge:
             raise RepositoryError(f"{path} of the base commit is larger than {max_bytes} bytes") from None
         return found[1] if found is not None and found[0] == "blob" else None
@@ -237,10 +244,10 @@ class Quarantine:
     async def list_base(self, prefix: str = "") -> tuple[str, ...]:
         """Return the names in a directory of the base commit (the top by default); none where it has none."""
         async with open_reader(self.git) as reader:
-            found = await reader.read(f"{self._origin.commit}:{prefix.strip('/')}", max_bytes=16 * MIB)
+            found = await reader.read(f"{self.base}:{prefix.strip('/')}", max_bytes=16 * MIB)
             if found is None or found[0] != "tree":
                 return ()
-            entries = await reader.read_tree(f"{self._origin.commit}:{prefix.strip('/')}", max_bytes=16 * MIB)
+            entries = await reader.read_tree(f"{self.base}:{prefix.strip('/')}", max_bytes=16 * MIB)
         return tuple(name.decode(errors="surrogateescape") for name in entries)
 
     @asynccontextmanager
@@ -250,8 +257,7 @@ class Quarantine:
         origin = self._origin
         objects = (Bind(origin.objects, MIRROR_AT), Bind(self.directory / "objects", QUARANTINE_AT))
         alternates = tuple(backend.seen(bind.source, bind.target) for bind in objects)
-        # The quarantine's own alternates name a path of the host, which git inside would complain about.
-        binds = (*objects, Bind(self.directory / _NOTHING, f"{QUARANTINE_AT}/info/alternates"))
+        binds = (*objects, self.cover_alternates())
         open_ways(self._room.parent, self._room.name)  # an agent or a gate may have closed it
         workspace = await make_workspace(
             place,
@@ -270,26 +276,6 @@ class Quarantine:
         # Where this is cut short, the worktree's own removal takes it along.
         open_ways(self._room.parent, self._room.name)
         await remove_tree(place)
-
-
-def checked_commit(text: str) -> str:
-    """Return a full commit id; raises `GitFailed` for anything else, which could be an option or a path."""
-    if not re.fullmatch(r"[0-9a-f]{40}", text):
-        raise GitFailed(f"{text[:80]!r} is not a full commit id")
-    return text
-
-
-async def read_diff(
-    git: Git, base: str, commit: str, *, max_bytes: int, paths: tuple[str, ...] = ()
-) -> bytes:
-    """Return the change between two commits as a patch, cut with a mark at `max_bytes`."""
-    patch, cut = await git.read_start(
-        *("diff-tree", "-r", "-p", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv"),
-        *("--ignore-submodules=all", "--full-index", base, commit, "--", *paths),
-        max_bytes=max_bytes,
-        extra=Extra(prefix=BOUNDED),
-    )
-    return patch + b"\n[cut here: the diff is longer than %d bytes]\n" % max_bytes if cut else patch
 
 
 def _subject(message: str) -> str:

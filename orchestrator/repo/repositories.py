@@ -13,24 +13,28 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from orchestrator.core.address import as_address
+from orchestrator.core.model import PushIntent
 from orchestrator.core.recovery import directory_of
 from orchestrator.core.survey import Survey
 from orchestrator.errors import GitFailed, RepositoryError, RoomUnusable
 from orchestrator.repo.access import Gateway, no_tokens, write_askpass
 from orchestrator.repo.address import check_addresses
-from orchestrator.repo.bare import Identity, make_directory
+from orchestrator.repo.bare import Identity, make_directory, salvage_ref
+from orchestrator.repo.base import Base
 from orchestrator.repo.checkouts import Checkouts
+from orchestrator.repo.compare import checked_commit, read_diff
+from orchestrator.repo.landing import has_arrived
 from orchestrator.repo.policy import Policy
-from orchestrator.repo.quarantine import MIRROR_AT, Origin, checked_commit, read_diff
+from orchestrator.repo.quarantine import MIRROR_AT, Origin
 from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.renewal import Renewals, damage_of, examine, examine_base
 from orchestrator.repo.shelf import Mirrors
 from orchestrator.repo.strays import end_strays
 from orchestrator.repo.survey import survey
-from orchestrator.repo.tenancy import read_tenancy
+from orchestrator.repo.tenancy import read_tenancy, remove_room
 from orchestrator.repo.url import UrlRules, parse_url
 from orchestrator.repo.waste import Waste, litter, measure
-from orchestrator.repo.worktree import Base, Worktree, open_worktree, remove_room, salvage_ref
+from orchestrator.repo.worktree import Worktree, open_worktree
 from sandbox.base import Backend, User
 
 _SALVAGE_REF = re.compile(r"refs/salvage/[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -145,6 +149,7 @@ class Repositories:
         try:
             remote = parse_url(tenancy.url, self._gateway.rules)
             commit = checked_commit(tenancy.base)
+            floor = tenancy.floor and checked_commit(tenancy.floor)
         except RepositoryError as error:
             if error.retryable:  # a directory that is not there now
                 raise
@@ -153,9 +158,10 @@ class Repositories:
         kind = "layers" if self._layered and shared else "directory"
         objects = backend.seen(mirror.objects, MIRROR_AT)
         tenancy.check(agent=agent_id, kind=kind, user=self._user.uid, objects=objects)
-        if not await mirror.has(commit):
-            await self._renewals.get_back(mirror, tenancy.branch, commit)
-        return Base(remote.url, tenancy.branch, commit, mirror)
+        for needed in (commit, *filter(None, [floor])):
+            if not await mirror.has(needed):
+                await self._renewals.get_back(mirror, tenancy.branch, needed)
+        return Base(remote.url, tenancy.branch, commit, mirror, floor)
 
     @asynccontextmanager
     async def open_worktree(
@@ -177,9 +183,9 @@ class Repositories:
         process of the agent may be alive by then.
         """
         name = _directory_name(agent_id, task_id)
-        async with self._checkouts.hold(base.mirror, base.commit) as checkout:
+        async with self._checkouts.hold(base.mirror, base.files) as checkout:
             layered = self._layered and shared
-            origin = Origin(base.commit, base.mirror.objects, checkout, self._identity, self._user, layered)
+            origin = Origin(base.files, base.mirror.objects, checkout, self._identity, self._user, layered)
             async with open_worktree(
                 base,
                 room=self._agents / name,
@@ -281,6 +287,10 @@ class Repositories:
         if not _REF.fullmatch(ref):
             raise GitFailed(f"{ref[:200]!r} is not a full ref")
         return await self._mirrors.of(parse_url(url, self._gateway.rules)).observe(ref)
+
+    async def has_arrived(self, push: PushIntent) -> bool:
+        """Return whether the remote has the commit of a push on its branch, also below later ones."""
+        return await has_arrived(self._mirrors.of(parse_url(push.remote, self._gateway.rules)), push)
 
 
 def _directory_name(agent_id: str, task_id: str) -> str:

@@ -12,8 +12,9 @@ import trio
 
 from orchestrator.core.share import TRAILERS, Share, agents_among, count
 from orchestrator.errors import GitFailed, GitTimeout
-from orchestrator.repo.git import Extra, Git
-from orchestrator.repo.quarantine import BOUNDED, Quarantine, Sealed, checked_commit
+from orchestrator.repo.compare import checked_commit
+from orchestrator.repo.git import BOUNDED, Extra, Git
+from orchestrator.repo.quarantine import Quarantine, Sealed
 from sandbox.base import MIB
 
 #: For all files together.

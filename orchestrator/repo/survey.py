@@ -13,8 +13,8 @@ import trio
 
 from orchestrator.core.survey import Survey, survey_of
 from orchestrator.errors import GitFailed
+from orchestrator.repo.compare import checked_commit
 from orchestrator.repo.objects import Entry, ObjectReader, ObjectTooLarge, open_reader
-from orchestrator.repo.quarantine import checked_commit
 from orchestrator.repo.worktree import Base
 from sandbox.base import MIB
 

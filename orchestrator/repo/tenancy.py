@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import RoomForsaken, RoomUnusable
+from orchestrator.repo.base import Base
+from orchestrator.repo.removal import remove_tree
 from sandbox.base import Directory, Layers
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,10 @@ class Tenancy:
     #: The boot in which it was last written into; None where it was left in good order.
     boot: str | None
     version: int = _VERSION
+    #: The commit whose checkout lies below the files; empty where that is the base.
+    floor: str = ""
+    #: The trees from and to which the files are just being moved; empty where they stand still.
+    moving: tuple[str, ...] = ()
 
     def write(self, quarantine: Path) -> None:
         """Write it in place of an older one, whole or not at all."""
@@ -73,10 +79,41 @@ class Tenancy:
             raise RoomUnusable("the host went down in the middle of the work, so files may be torn")
 
 
+def move_in(
+    quarantine: Path,
+    agent: str,
+    base: Base,
+    workspace: Layers | Directory,
+    *,
+    user: int,
+    objects: str,
+    kept: bool,
+) -> Tenancy:
+    """Write that a room is an agent's, and whole; of one that was `kept`, a move that was cut off remains."""
+    moving = tuple(read_tenancy(quarantine).moving) if kept else ()
+    kind = kind_of(workspace)
+    tenancy = Tenancy(agent, base.url, base.branch, base.commit, kind, user, objects, boot_id())
+    tenancy = replace(tenancy, floor=base.floor, moving=moving)
+    tenancy.write(quarantine)
+    return tenancy
+
+
 def forsake(quarantine: Path) -> None:
     """Give the room up, before anything of it is removed; where it was never vouched for, do nothing."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         (quarantine / _NAME).rename(quarantine / _FORMER)
+
+
+async def remove_room(room: Path, quarantine: Path) -> None:
+    """Remove an agent's directory and its quarantine, each as far as it is there.
+
+    Cut off in the middle, it leaves what nobody takes for an agent's work: half of that must never be
+    salvaged in place of the whole, nor be gone on with.
+    """
+    forsake(quarantine)
+    for place in (room, quarantine):
+        with contextlib.suppress(FileNotFoundError):
+            await remove_tree(place)
 
 
 def keep_prompt(quarantine: Path, text: str) -> None:
@@ -140,7 +177,7 @@ def read_tenancy(quarantine: Path) -> Tenancy:
     except (NotADirectoryError, IsADirectoryError, ValueError, TypeError, RecursionError) as error:
         raise RoomUnusable(f"what is written of it cannot be read: {error}") from None
     texts = (tenancy.agent, tenancy.url, tenancy.branch, tenancy.base, tenancy.kind, tenancy.objects)
-    if not all(isinstance(text, str) for text in texts):
+    if not all(isinstance(text, str) for text in (*texts, tenancy.floor, *tenancy.moving)):
         raise RoomUnusable("what is written of it makes no sense")
     return tenancy
 

@@ -7,26 +7,26 @@ did comes out only by a push from inside a sandbox into its quarantine. Callers:
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import logging
 import secrets
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
 from orchestrator.errors import ImportRefused, RepositoryError
 from orchestrator.repo import outbox
-from orchestrator.repo.bare import write_private_git
-from orchestrator.repo.inside import COLLECT, Claim, run_script, script_spec
-from orchestrator.repo.mirrors import Mirror
+from orchestrator.repo.bare import salvage_ref, write_private_git
+from orchestrator.repo.base import Base
+from orchestrator.repo.inside import COLLECT, LEFT_OUT, Claim, run_script, script_spec
+from orchestrator.repo.moving import Place, move_files
 from orchestrator.repo.policy import Policy
 from orchestrator.repo.quarantine import MIRROR_AT, Origin, Quarantine
-from orchestrator.repo.removal import remove_tree
-from orchestrator.repo.tenancy import Tenancy, boot_id, forsake, keep_prompt, kept_prompt, kind_of
+from orchestrator.repo.tenancy import Tenancy, keep_prompt, kept_prompt, move_in, remove_room
 from orchestrator.repo.workspace import (
     HOME_NAME,
     OUTBOX_NAME,
@@ -38,6 +38,8 @@ from orchestrator.repo.workspace import (
 )
 from sandbox.base import Backend, Bind, Directory, Layers, Limits, SandboxError, Spec
 
+__all__ = ["Base", "Worktree", "open_worktree"]
+
 #: How long leaving a worktree may take to remove it; what is left then is the reaper's.
 REMOVE_S = 30.0
 #: Of the deadline of a collection, what the agent's own repository may use up before ours takes its place.
@@ -45,33 +47,29 @@ _FIRST_SHARE = 0.6
 #: How long the receiving end may take to end once the sending end is gone.
 _RECEIVED_S = 5.0
 _RESCUE_AT = "/rescue.git"
-#: What is said of files that a collection finds and leaves out, where there is nothing else, by its word.
-LEFT_OUT = {
-    "stashed": "nothing landed: the work is in a git stash, which is not collected and is gone now",
-    "ignored": "nothing landed: all files written are ignored by git (.gitignore, .git/info/exclude)",
-}
+#: How long a move that a crash cut off may take to be done again.
+_MOVE_S = 120.0
 SALVAGED = "Work that was not landed"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The commit that an agent starts from, and the mirror that has it."""
-
-    url: str
-    branch: str
-    commit: str
-    mirror: Mirror
 
 
 class Worktree:
     """The workspace of one agent; made by `open_worktree`."""
 
     def __init__(
-        self, base: Base, room: Path, workspace: Layers | Directory, quarantine: Quarantine, tools: _Tools
+        self,
+        base: Base,
+        room: Path,
+        workspace: Layers | Directory,
+        quarantine: Quarantine,
+        tools: _Tools,
+        *,
+        tenancy: Tenancy,
     ) -> None:
         self.base = base
+        #: What is written of it for a later life.
+        self.tenancy = tenancy
         self.workspace = workspace
         #: What every sandbox on the workspace has to show beside it.
         self.binds = (Bind(base.mirror.objects, MIRROR_AT),)
@@ -118,6 +116,35 @@ class Worktree:
     def touched(self) -> bool:
         """Return whether any file was ever changed; True where that cannot be told without looking at all."""
         return is_touched(self.workspace)
+
+    def over(self, commit: str) -> Worktree:
+        """Return the same worktree as who judges its work over another base sees it."""
+        other = copy.copy(self)
+        other.base = replace(self.base, commit=commit)
+        other.quarantine = self.quarantine.over(commit)
+        return other
+
+    async def move(self, onto: str, tree: str, *, limits: Limits, deadline_s: float) -> None:
+        """Bring the files to a tree of the quarantine, and the work onto another base, with HEAD there.
+
+        What git does not know stays. A crash in its midst is made good by `finish_move`. Raises `GitFailed`.
+        """
+        begun = self._candidate or self.base.commit
+        base = replace(self.base, commit=onto, floor=self.base.files)
+        self.tenancy = replace(self.tenancy, base=onto, floor=base.files, moving=(begun, tree))
+        self.tenancy.write(self.quarantine.place)
+        self.base, self.quarantine.base = base, onto
+        await self.finish_move(limits=limits, deadline_s=deadline_s)
+
+    async def finish_move(self, *, limits: Limits, deadline_s: float) -> None:
+        """Do what a move has left to be done, if any."""
+        if self.tenancy.moving:
+            open_up(self.workspace)
+            spec = Spec(self._tools.label, (), self.workspace, binds=self.binds, limits=limits)
+            place = Place(self._room, self.quarantine, self._tools.origin, self._tools.backend, spec)
+            await move_files(place, self.tenancy, deadline_s=deadline_s)
+            self.tenancy = replace(self.tenancy, moving=())
+            self.tenancy.write(self.quarantine.place)
 
     async def collect(self, *, limits: Limits, deadline_s: float, message: str) -> str | None:
         """Commit what was left uncommitted and bring it into quarantine; None where nothing is new.
@@ -170,7 +197,7 @@ class Worktree:
         if rescue:
             git = self._room / f"rescue-{secrets.token_hex(8)}"
             origin = self._tools.origin
-            write_private_git(git, origin.private_git(self._alternates()), origin.user)
+            write_private_git(git, origin.private_git_at(self.base.commit, self._alternates()), origin.user)
             binds += (Bind(git, _RESCUE_AT, writable=True),)
             fresh = self._tools.backend.seen(git, _RESCUE_AT)
         env = {
@@ -210,11 +237,6 @@ class Worktree:
         return ref
 
 
-def salvage_ref(agent_id: str) -> str:
-    """Return the ref of the mirror that keeps what an agent has not landed."""
-    return f"refs/salvage/{agent_id}"
-
-
 @dataclass(frozen=True, slots=True)
 class _Tools:
     """What a worktree works with."""
@@ -246,6 +268,7 @@ async def open_worktree(
     git = origin.private_git((objects,), base.branch)
     user, layered, shared = origin.user, origin.layered, origin.shared
     inbox = Quarantine(quarantine, room, origin, label, policy)
+    inbox.base = base.commit
     worktree: Worktree | None = None
     try:
         if kept:
@@ -254,16 +277,15 @@ async def open_worktree(
             # The first to come and the last to go: by it a crash's leftovers are found.
             inbox.claim()
             workspace = await make_workspace(room, shared, git, user=user, layered=layered, common=True)
-        worktree = Worktree(base, room, workspace, inbox, tools)
+        tenancy = move_in(quarantine, label, base, workspace, user=user.uid, objects=objects, kept=kept)
+        worktree = Worktree(base, room, workspace, inbox, tools, tenancy=tenancy)
         if kept:
             worktree.kept = True  # until the caller, who knows how it ends, says otherwise
             worktree.take_up()
-        kind, boot = kind_of(workspace), boot_id()
-        tenancy = Tenancy(label, base.url, base.branch, base.commit, kind, user.uid, objects, boot)
-        tenancy.write(quarantine)
+        await worktree.finish_move(limits=Limits(), deadline_s=_MOVE_S)
         yield worktree
         if worktree.kept:
-            tenancy.leave(quarantine)
+            worktree.tenancy.leave(quarantine)
     finally:
         if not (kept if worktree is None else worktree.kept):
             removed = False
@@ -272,15 +294,3 @@ async def open_worktree(
                 removed = True
             if not removed:
                 raise OSError(f"{room.name} was not removed within {REMOVE_S:g} s: the reaper does it")
-
-
-async def remove_room(room: Path, quarantine: Path) -> None:
-    """Remove an agent's directory and its quarantine, each as far as it is there.
-
-    Cut off in the middle, it leaves what nobody takes for an agent's work: half of that must never be
-    salvaged in place of the whole, nor be gone on with.
-    """
-    forsake(quarantine)
-    for place in (room, quarantine):
-        with contextlib.suppress(FileNotFoundError):
-            await remove_tree(place)

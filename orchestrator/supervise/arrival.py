@@ -25,7 +25,7 @@ async def settle(
     push = agent.push if agent is not None else None
     if agent is None or push is None or agent.pushed:
         return push
-    if not told and await repositories.observe(push.remote, push.ref) != push.new:
+    if not told and not await repositories.has_arrived(push):
         return None
     await store.record(e.PushCompleted(task_id=agent.task_id, agent_id=agent_id, push=push))
     return push

@@ -23,9 +23,10 @@ from orchestrator.core.quality import (
     refused,
     verdict_of,
 )
+from orchestrator.core.text import escaped
 from orchestrator.gates.base import Phase
 from orchestrator.gates.coordinator import Coordinator
-from orchestrator.repo.candidate import bundle, changed_files
+from orchestrator.repo.candidate import bundle
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.ending import RunFailed, RunPostponed
@@ -75,6 +76,7 @@ def _ending(
 
 async def _question(run: Run, worktree: Worktree, sealed: Sealed, phase: Phase) -> QualityCheck:
     spec = run.spec
+    changed = await worktree.quarantine.changed(sealed.commit)
     summary = DiffSummary(files=sealed.files, additions=sealed.additions, deletions=sealed.deletions)
     return QualityCheck(
         task_id=run.agent.task_id,
@@ -85,9 +87,7 @@ async def _question(run: Run, worktree: Worktree, sealed: Sealed, phase: Phase) 
         repository=spec.context.repository,
         branch=spec.context.branch,
         commit=sealed.commit,
-        files=await changed_files(
-            worktree.quarantine, sealed.commit, most=MAX_FILES, chars=MAX_FILE_CHARACTERS
-        ),
+        files=tuple(escaped(path)[:MAX_FILE_CHARACTERS] for path in changed[:MAX_FILES]),
         diff_summary=summary,
         ai_share=run.progress.ai_share,
     )

@@ -29,13 +29,15 @@ async def converse(
     open_turns: Callable[[bool], AbstractAsyncContextManager[Turns]],
     think: Callable[[Turns, Place], Awaitable[T]],
     place: Place,
+    *,
     task: str,
+    again: bool = False,
 ) -> T:
     """Think in a conversation, and in another one where `liveness` has it begun anew; return the outcome.
 
-    `task` is the agent's first prompt.
+    `task` is the agent's first prompt; `again` says that there was a conversation before, in this life.
     """
-    resumed = run.agent.resumed
+    resumed = run.agent.resumed or again
     while True:
         with run.pulse.conversation(run.agent.runtime, run.tree.clock):
             async with open_turns(resumed) as turns:

@@ -1,54 +1,162 @@
 """The last step of a run: exactly the judged commit onto its branch, once.
 
-Invariant: the intent is journaled before the push, a lost answer is asked for, and no branch that somebody
-else made is touched (J11). Called by `run`.
+Invariants: the intent is journaled before the push, a lost answer is asked for (J1, J11); a branch that
+others write is only ever added to, and one that somebody else made is not touched where it was not asked for
+by name. What is pushed was judged as it is pushed: where the branch has moved on, the commit is brought there
+and judged again. The door of a branch is closed behind one agent for as long as a look and a push take, and
+never while anything is judged. Called by `run`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from orchestrator.core import events as e
+from orchestrator.core.conflict import complaints, summary
 from orchestrator.core.model import Phase, PushIntent, Reason
-from orchestrator.errors import PushRejected, RepositoryUnreachable
-from orchestrator.repo.landing import land
+from orchestrator.core.policy import MAX_FOLLOWED, MAX_TRIES
+from orchestrator.errors import BranchMissing, LeaseLost, PushRejected, RepositoryUnreachable
+from orchestrator.repo.base import Base
+from orchestrator.repo.landing import commits_between, is_below, land
+from orchestrator.repo.merging import Brought
 from orchestrator.repo.quarantine import Quarantine, Sealed
-from orchestrator.repo.worktree import Base, Worktree
+from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import RunFailed, patient
 from orchestrator.supervise.gear import Run
+from orchestrator.supervise.judging import judge
+
+#: Commits of a branch that are looked at to know whether all are of this task.
+_MAX_OWN = 100
 
 
-async def deliver(run: Run, worktree: Worktree, sealed: Sealed) -> None:
-    """Push exactly the judged commit, once, by lease; the intent is journaled before each try (J11)."""
-    base, branch = worktree.base, run.spec.landing_branch
-    await run.tree.wait_thawed()
-    await run.record(
-        e.CommitCreated(
-            **run.ids,
-            commit=sealed.commit,
-            base=base.commit,
-            branch=branch,
-            files=sealed.files,
-            additions=sealed.additions,
-            deletions=sealed.deletions,
-            ai_share=run.progress.ai_share,
-        ),
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """The branch has moved on, and the work is the agent's again: on that base, as these files."""
+
+    reason: Reason
+    complaints: tuple[str, ...]
+    onto: str
+    tree: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The remote as it was seen: where the branch is, and the commit to stand on, if not there yet."""
+
+    old: str | None
+    onto: str | None
+
+
+async def deliver(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> Sealed | Setback | None:
+    """Push a commit that was judged, or what it became on the way there; None where nothing of it is new."""
+    ref = f"refs/heads/{run.spec.landing_branch}"
+    for tried in range(MAX_TRIES):
+        await run.tree.wait_thawed()
+        async with run.tools.doors.open(worktree.base.url, ref):
+            seen = await _look(run, worktree, sealed, follows=tried < MAX_FOLLOWED)
+            if seen.onto is None:
+                if await _push(run, worktree, sealed, ref, seen.old):
+                    return sealed
+                continue
+        brought = await worktree.quarantine.bring(sealed, seen.onto)
+        if brought.conflicts:
+            return await _tell(run, sealed, brought)
+        if brought.commit is None:
+            return None
+        again, reason, told = await judge(run, worktree.over(seen.onto), brought.commit, number)
+        if again is None or told:
+            return Setback(reason, tuple(told), seen.onto, brought.tree)
+        sealed = again
+    error = f"{run.spec.landing_branch} was moved by others {MAX_TRIES} times while this was to land there"
+    raise RunFailed(Reason.CONFLICT, error, retryable=True)
+
+
+async def _tell(run: Run, sealed: Sealed, brought: Brought) -> Setback:
+    branch = run.spec.landing_branch
+    event = e.ConflictDetected(
+        **run.ids,
+        detail=summary(brought.conflicts),
+        branch=branch,
+        base=sealed.base,
+        onto=brought.onto,
+        files=brought.conflicts,
     )
-    ref = f"refs/heads/{branch}"
+    await run.record(event)
+    told = complaints(brought.onto, branch, brought.conflicts)
+    return Setback(Reason.CONFLICT, told, brought.onto, brought.tree)
+
+
+async def _look(run: Run, worktree: Worktree, sealed: Sealed, *, follows: bool) -> _Seen:
+    """Return what there is to land on; raises `RunFailed` where somebody else has the branch."""
+    base, branch = worktree.base, run.spec.landing_branch
+    repositories = run.tools.repositories
     with patient():
-        old = await run.tools.repositories.observe(base.url, ref)
-    await _refuse_foreign_branch(run, branch, old)
+        old = await repositories.observe(base.url, f"refs/heads/{branch}")
+        if old is not None and await _is_joined(run, base, sealed, old):
+            tip = (await repositories.resolve(base.url, branch)).commit
+            return _Seen(tip, None if tip == sealed.base else tip)
+        if not follows:
+            return _Seen(old, None)
+        try:
+            tip = (await repositories.resolve(base.url, base.branch)).commit
+        except BranchMissing:  # it went meanwhile
+            return _Seen(old, None)
+        behind = tip != sealed.base and not await is_below(base.mirror, tip, sealed.base)
+        return _Seen(old, tip if behind else None)
+
+
+async def _is_joined(run: Run, base: Base, sealed: Sealed, old: str) -> bool:
+    """Return whether the branch is others' too, so that it is only added to, or else this task's own.
+
+    Raises `RunFailed` where somebody else has it and the task has not asked for it by name.
+    """
+    branch = run.spec.landing_branch
+    attempts = await run.tools.store.agents_of(run.agent.task_id)
+    # Of this agent's earlier life, too, which its new commit has replaced in the journal's state.
+    ours = {run.agent.commit} | {agent.commit for agent in attempts}
+    ours |= {agent.push.new for agent in attempts if agent.push}
+    if run.spec.options.landing.branch is None:
+        if old in ours:
+            return False
+        detail = f"the remote has {branch} at {old[:12]}, which no attempt at this task pushed"
+        await run.record(e.ConflictDetected(**run.ids, detail=detail))
+        raise RunFailed(Reason.CONFLICT, detail + "; remove it or set options.landing.branch")
+    if branch == base.branch or old not in ours:
+        return True
+    tip = (await run.tools.repositories.resolve(base.url, branch)).commit
+    between = await commits_between(base.mirror, sealed.base, tip, most=_MAX_OWN)
+    return len(between) >= _MAX_OWN or not set(between) <= ours
+
+
+async def _push(run: Run, worktree: Worktree, sealed: Sealed, ref: str, old: str | None) -> bool:
+    """Push by lease, the intent journaled first; False where others were quicker."""
+    base = worktree.base
+    created = e.CommitCreated(
+        **run.ids,
+        commit=sealed.commit,
+        base=sealed.base,
+        branch=run.spec.landing_branch,
+        files=sealed.files,
+        additions=sealed.additions,
+        deletions=sealed.deletions,
+        ai_share=run.progress.ai_share,
+    )
     push = PushIntent(remote=base.url, ref=ref, old=old or "", new=sealed.commit)
-    await run.record(e.AgentPhase(**run.ids, phase=Phase.LANDING, push=push))
+    await run.record(created, e.AgentPhase(**run.ids, phase=Phase.LANDING, base=sealed.base, push=push))
     await run.tree.wait_thawed()
     failure = await _try_to_land(base, worktree.quarantine, push)
     if isinstance(failure, PushRejected):
         await run.record(e.PushRejected(**run.ids, push=push, error=failure.detail[:2000]))
+        if isinstance(failure, LeaseLost):
+            return False
         raise failure
     # A lost answer is no lost push: the remote is asked before giving up.
     with patient():
         arrived = await settle(run.tools.store, run.tools.repositories, run.agent.id, told=failure is None)
         if arrived is None and failure is not None:
             raise failure
+    return True
 
 
 async def _try_to_land(
@@ -59,18 +167,3 @@ async def _try_to_land(
     except (PushRejected, RepositoryUnreachable) as failure:
         return failure
     return None
-
-
-async def _refuse_foreign_branch(run: Run, branch: str, old: str | None) -> None:
-    """Raise where the remote has the branch and no attempt at this task put it there."""
-    if old is None:
-        return
-    attempts = await run.tools.store.agents_of(run.agent.task_id)
-    # Of this agent's earlier life, too, which its new commit has replaced in the journal's state.
-    ours = {run.agent.commit} | {agent.commit for agent in attempts}
-    ours |= {agent.push.new for agent in attempts if agent.push}
-    if old in ours:
-        return
-    detail = f"the remote has {branch} at {old[:12]}, which no attempt at this task pushed"
-    await run.record(e.ConflictDetected(**run.ids, detail=detail))
-    raise RunFailed(Reason.CONFLICT, detail + "; remove it or set options.landing.branch")

@@ -20,6 +20,7 @@ from orchestrator.gates.base import Gates
 from orchestrator.gates.judges import Judges
 from orchestrator.gates.registry import make_gates
 from orchestrator.journal.store import Store
+from orchestrator.repo.landing import Doors
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.worktree import Worktree
@@ -72,6 +73,8 @@ class Tools:
     #: What agents and gates may reach outside.
     egress: Rules = field(default_factory=Rules)
     patience: Patience = field(default_factory=Patience)
+    #: Behind which one agent at a time lands on a branch.
+    doors: Doors = field(default_factory=Doors)
     #: Calls the reaper, where something is left that no run takes care of.
     reaper_bell: Bell = field(default_factory=Bell)
     #: The work of ended agents that could not be salvaged yet.

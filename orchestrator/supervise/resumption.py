@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from orchestrator.agents.prompt import feedback_prompt
 from orchestrator.core import events as e
+from orchestrator.core.conflict import PREFIX
 from orchestrator.core.model import Agent, Phase
 from orchestrator.core.policy import MAX_ROUNDS
 from orchestrator.errors import RepositoryError, RoomUnusable
@@ -119,9 +120,16 @@ async def find_place(run: Run, task: str) -> Place:
 
 def prompt_after(run: Run, task: str, rejected: int, complaints: tuple[str, ...]) -> str:
     """Return the prompt after the rejection of a turn."""
-    left = MAX_ROUNDS - rejected
-    agent = run.agent
-    return feedback_prompt(agent.id, agent.task_id, complaints, task=task, round=rejected, rounds_left=left)
+    agent = run.tools.store.state.agents[run.agent.id]
+    return feedback_prompt(
+        agent.id,
+        agent.task_id,
+        complaints,
+        task=task,
+        round=rejected,
+        rounds_left=MAX_ROUNDS - (rejected - agent.conflicts),
+        moved=any(complaint.startswith(PREFIX) for complaint in complaints),
+    )
 
 
 async def recall(run: Run) -> list[str]:

@@ -9,6 +9,7 @@ salvage) is opened on the stack that the caller gives.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -33,6 +34,7 @@ from orchestrator.supervise.conversation import converse, pass_on_messages, take
 from orchestrator.supervise.delivery import deliver
 from orchestrator.supervise.ending import Done, RunFailed, patient
 from orchestrator.supervise.gear import Run, limits_for
+from orchestrator.supervise.giving_back import give_back
 from orchestrator.supervise.judging import judge, plan_gates
 from orchestrator.supervise.mailbox import Mailbox
 from orchestrator.supervise.outcome import read_outcome
@@ -73,17 +75,32 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
         run = replace(run, outlet=outlet)
         with closing(_meter(run, run.agent.turn if kept else 0)) as meter:
             run = replace(run, meter=meter)
-            sealed = await converse(
+            talk = partial(
+                converse,
                 run,
                 lambda resumed: runtime.open(_session(run, worktree, meter, resumed=resumed)),
                 partial(_think_until_approved, run, meter, worktree, task=task),
-                place,
-                task,
+                task=task,
             )
-    if sealed is None:
-        return Done(Reason.NO_CHANGES, error=worktree.left_out)
-    await deliver(run, worktree, sealed)
-    return Done(Reason.DONE, sealed.commit, spec.landing_branch)
+            return await _land(run, worktree, talk, place, task)
+
+
+async def _land(
+    run: Run, worktree: Worktree, talk: Callable[..., Awaitable[Sealed | None]], place: Place, task: str
+) -> Done:
+    """Talk with the agent until what it made has landed: its branch may move on meanwhile."""
+    again = False
+    while True:
+        sealed = await talk(place, again=again)
+        if sealed is None:
+            return Done(Reason.NO_CHANGES, error=worktree.left_out)
+        number = run.tools.store.state.agents[run.agent.id].answered
+        landed = await deliver(run, worktree, sealed, number)
+        if landed is None:
+            return Done(Reason.NO_CHANGES, error="others have landed the same change meanwhile")
+        if isinstance(landed, Sealed):
+            return Done(Reason.DONE, landed.commit, run.spec.landing_branch)
+        place, again = await give_back(run, worktree, landed, number, task), True
 
 
 async def _open_new(run: Run, keep: AsyncExitStack, why: str | None) -> Worktree:
@@ -195,8 +212,9 @@ async def _think_until_approved(
             if await run.tools.store.submit(TakeWork(run.agent.id)):
                 return sealed
             continue  # somebody had something to say meanwhile
-        if number >= MAX_ROUNDS:
-            raise RunFailed(reason, f"rejected {number} times; last: " + "; ".join(complaints))
+        rejections = number - run.tools.store.state.agents[run.agent.id].conflicts
+        if rejections >= MAX_ROUNDS:
+            raise RunFailed(reason, f"rejected {rejections} times; last: " + "; ".join(complaints))
         told = clipped(complaints)
         await run.record(e.AgentPhase(**run.ids, phase=Phase.WORKING, rejected=number, complaints=told))
         place = Place(number + 1, prompt_after(run, task, number, told))

@@ -11,8 +11,8 @@ import trio
 
 from orchestrator.errors import RepositoryError
 from orchestrator.repo.checkouts import Checkouts
+from orchestrator.repo.inside import LEFT_OUT
 from orchestrator.repo.landing import land
-from orchestrator.repo.worktree import LEFT_OUT
 from sandbox.base import Layers, Limits
 from tests.kit.remote import branches, git
 from tests.repo.stage import IDENTITY, Stage, intent

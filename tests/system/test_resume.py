@@ -67,7 +67,9 @@ def test_a_turn_that_was_cut_is_taken_again_on_the_same_files_and_commit(
     end = service.wait(agent)
     assert (end["status"], end["usage"]["turns"]) == ("completed", 1), end
     assert git("show", "agent/cut:lives", cwd=remote) == "1 \n1 1\n"
-    assert git("rev-parse", "agent/cut^", cwd=remote).strip() == base
+    assert {start["base"] for start in starts(service, "cut")} == {base}
+    # It landed where the branch is now.
+    assert git("rev-parse", "agent/cut^", cwd=remote).strip() == branches(remote)["main"]
     prompts = git("show", "agent/cut:prompts", cwd=remote)
     assert prompts[: len(prompts) // 2] * 2 == prompts
     assert [start["worktree"] for start in starts(service, "cut")] == ["new", "kept"]

@@ -1,0 +1,44 @@
+"""How two commits of our own repositories differ: which paths, and how.
+
+The invariant: what is read is bounded, and nothing of the repository's (drivers, attributes) runs. Callers:
+`quarantine` and `repositories`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from orchestrator.errors import GitFailed
+from orchestrator.repo.git import BOUNDED, Extra, Git
+from sandbox.base import MIB
+
+
+def checked_commit(text: str) -> str:
+    """Return a full commit id; raises `GitFailed` for anything else, which could be an option or a path."""
+    if not re.fullmatch(r"[0-9a-f]{40}", text):
+        raise GitFailed(f"{text[:80]!r} is not a full commit id")
+    return text
+
+
+async def read_diff(
+    git: Git, base: str, commit: str, *, max_bytes: int, paths: tuple[str, ...] = ()
+) -> bytes:
+    """Return the change between two commits as a patch, cut with a mark at `max_bytes`."""
+    patch, cut = await git.read_start(
+        *("diff-tree", "-r", "-p", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv"),
+        *("--ignore-submodules=all", "--full-index", base, commit, "--", *paths),
+        max_bytes=max_bytes,
+        extra=Extra(prefix=BOUNDED),
+    )
+    return patch + b"\n[cut here: the diff is longer than %d bytes]\n" % max_bytes if cut else patch
+
+
+async def read_changed(git: Git, base: str, commit: str) -> tuple[str, ...]:
+    """Return the paths that differ between two commits."""
+    told = await git.run(
+        *("diff-tree", "-r", "-z", "--name-only", "--no-renames", "--no-ext-diff", "--no-textconv"),
+        *("--ignore-submodules=all", base, commit, "--"),
+        max_bytes=64 * MIB,
+        extra=Extra(prefix=BOUNDED),
+    )
+    return tuple(path.decode(errors="surrogateescape") for path in told.split(b"\0") if path)
