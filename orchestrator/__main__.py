@@ -28,6 +28,7 @@ COMMANDS = {
     "message": Entry("orchestrator.cli.speech:message", "Say something to a live agent."),
     "transcript": Entry("orchestrator.cli.speech:transcript", "Print an agent's turns, and what was said."),
     "diff": Entry("orchestrator.cli.agents:diff", "Show what an agent changed."),
+    "salvage": Entry("orchestrator.cli.salvage:salvage", "Look at work that did not land; get it back."),
     "prompt": Entry("orchestrator.cli.prompt:prompt", "Print what an agent of a role is told."),
     "queue": Entry("orchestrator.cli.queue:queue", "Look at the queue, pause it, resume it."),
     "doctor": Entry("orchestrator.cli.doctor:doctor", "Say what works here, and what to do about the rest."),

@@ -143,6 +143,8 @@ async def _serve_on(
     hold_s = await hold_back(store, crashed, utc_now(), settings.restart_hold_s)
     desk = _open_desk(settings, tools, supervisor)
     app = create_app(_services(settings, backend, store, supervisor, desk, reaper=reaper))
+    if settings.yolo_mode:
+        log.warning("YOLO_MODE: quality gates disabled; what holds credentials never lands all the same")
     listeners = open_listeners(settings.host, settings.port, settings.socket_path)
     port = listeners[0].getsockname()[1]
     address = Address(f"http://{_bracketed(settings.host)}:{port}", settings.socket_path, backend.name)
@@ -169,6 +171,8 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories, ow
         scratch_of(settings),
         _ceilings(settings),
         yolo=settings.yolo_mode,
+        protected=settings.protected_branches,
+        salvage_keep_days=settings.salvage_keep_days,
         skills_dir=settings.skills_dir,
         runtimes=make_runtimes(settings, own),
         gates=make_gates(make_reviewer(settings), ai_share_max=settings.ai_share_max),
@@ -193,6 +197,7 @@ def _open_desk(settings: Settings, tools: Tools, supervisor: Supervisor) -> Desk
         tools.runtimes,
         tools.purse,
         tools.gates,
+        tools.protected,
         sandboxed=settings.sandbox_enabled,
         judges=tools.judges,
     )
@@ -256,6 +261,7 @@ def _services(
         resources=desk.resources,
         terminal=desk.runtimes.terminal,
         collect_garbage=reaper.collect_garbage,
+        salvages=reaper.keepsakes,
         enforced=tuple(sorted(backend.enforced)),
         watched=tuple(sorted(backend.watched)),
         tier=backend.tier,

@@ -29,7 +29,7 @@ from orchestrator.client_stream import (
     plain,
     refusal,
 )
-from orchestrator.client_words import body_of, object_of, path_of, wanted_events
+from orchestrator.client_words import body_of, object_of, path_of, salvage_of, wanted_events
 from orchestrator.core.spec import TaskSpec
 
 __all__ = [
@@ -153,6 +153,19 @@ class Client:
     async def diff(self, agent_id: str) -> str:
         """Return the candidate's diff as text."""
         return (await self._get(path_of(agent_id, "diff"))).decode("utf-8", "replace")
+
+    async def salvage(self, agent_id: str | None = None) -> Json:
+        """Return the work that did not land and is kept; of one agent with its files."""
+        return object_of(await self._get(salvage_of(agent_id)))
+
+    async def salvage_patch(self, agent_id: str) -> str:
+        """Return what is kept of an agent, as a patch."""
+        return (await self._get(salvage_of(agent_id, "/patch"))).decode("utf-8", "replace")
+
+    async def drop_salvage(self, agent_id: str) -> Json:
+        """Keep the work of an agent no more."""
+        answer = await self._call("DELETE", salvage_of(agent_id), {}, None, {}, tries=1)
+        return object_of(answer.content)
 
     async def tasks(
         self, *, status: str | None = None, limit: int | None = None, after: str | None = None

@@ -38,3 +38,8 @@ def wanted_events(
 def path_of(agent_id: str, what: str) -> str:
     """Return the path of something about an agent."""
     return f"/agents/{quote(agent_id, safe='')}/{what}"
+
+
+def salvage_of(agent_id: str | None, what: str = "") -> str:
+    """Return the path of what is kept, all of it or an agent's, or of something about that."""
+    return "/salvage" if agent_id is None else f"/salvage/{quote(agent_id, safe='')}{what}"

@@ -104,6 +104,9 @@ class Settings:
     yolo_mode: bool
     git_user_name: str
     git_user_email: str
+    salvage_keep_days: int
+    #: Globs of branches that nothing lands on; HEAD is the remote's default branch.
+    protected_branches: tuple[str, ...]
     github_token: SecretStr | None
     github_owner: str | None
     github_api_url: str | None
@@ -200,6 +203,10 @@ ROWS = (
     Setting("yolo_mode", ("YOLO_MODE",), to.flag, default=False),
     Setting("git_user_name", ("GIT_USER_NAME",), to.identity, "Orchestrator"),
     Setting("git_user_email", ("GIT_USER_EMAIL",), to.identity, "orchestrator@localhost"),
+    Setting("salvage_keep_days", ("SALVAGE_KEEP_DAYS",), to.whole(0, 36500), 30),
+    Setting(
+        "protected_branches", ("PROTECTED_BRANCHES",), to.each(to.branch_pattern), ("HEAD", "main", "master")
+    ),
     Setting("github_token", ("GITHUB_TOKEN",), to.secret, secret=True, unused=True),
     Setting("github_owner", ("GITHUB_OWNER",), to.line, unused=True),
     Setting("github_api_url", ("GITHUB_API_URL",), HTTP, unused=True),

@@ -65,6 +65,8 @@ DEFAULTS: dict[str, Any] = {
     "agent_turn_s": 0,
     "agent_stall_s": None,
     "yolo_mode": False,
+    "salvage_keep_days": 30,
+    "protected_branches": ("HEAD", "main", "master"),
     "git_user_name": "Orchestrator",
     "git_user_email": "orchestrator@localhost",
     "github_token": None,

@@ -95,6 +95,13 @@ class NoDiff(RequestRefused):
     status = 404
 
 
+class NoSalvage(RequestRefused):
+    """Nothing is kept of that agent."""
+
+    code = "no_salvage"
+    status = 404
+
+
 class NoTerminal(RequestRefused):
     """The agent has no terminal that can be looked at now."""
 

@@ -28,6 +28,7 @@ from orchestrator.api.access import Scope
 from orchestrator.api.feed import Wanted
 from orchestrator.api.openapi import document
 from orchestrator.api.route import Call, Query, Returns, Route, json_bytes
+from orchestrator.api.salvages import ROUTES as SALVAGE
 from orchestrator.core import answer as a
 from orchestrator.core.conversation import Said, Saying, Transcript
 from orchestrator.core.garbage import GarbageFound
@@ -50,7 +51,7 @@ BODY = (problem.BadJson, problem.BodyLate, problem.BodyTooLarge, problem.MediaTy
 
 def make_routes(version: str) -> list[Route]:
     """Return all routes, the document about them among them."""
-    routes = [*HEALTH, *AGENTS, *STREAMS, *TASKS, *QUEUE, *CONTROL, *HOST, *PAGES]
+    routes = [*HEALTH, *AGENTS, *STREAMS, *TASKS, *QUEUE, *CONTROL, *SALVAGE, *HOST, *PAGES]
     described: list[bytes] = []
 
     async def openapi(call: Call) -> Response:

@@ -99,6 +99,24 @@ GARBAGE = {
     "bytes": 1048576,
     "freedBytes": 1048576,
 }
+SALVAGE = {
+    "agentId": "b0c5a1f2-6a52-4d0e-9c41-5f6f0f6d8f11",
+    "taskId": "US-001.3",
+    "repository": "https://git.example.org/repo.git",
+    "reason": "conflict",
+    "ref": "refs/salvage/b0c5a1f2-6a52-4d0e-9c41-5f6f0f6d8f11",
+    "commit": "9b1d6f3f0c2a4e5d8b7a6c5d4e3f2a1b0c9d8e7f",
+    "keptAt": "2026-01-31T12:00:00.000Z",
+}
+SALVAGES = {"salvages": [SALVAGE], "more": 0, "keepDays": 30}
+SALVAGE_DETAIL = {
+    **SALVAGE,
+    "base": "1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d",
+    "files": [{"path": "src/app.py", "additions": 12, "deletions": 3}],
+    "more": 0,
+    "fetch": "git fetch /var/lib/orchestrator/mirrors/3f0c refs/salvage/b0c5a1f2",
+}
+SALVAGE_DROPPED = {"agentId": SALVAGE["agentId"], "commit": SALVAGE["commit"], "dropped": True}
 FROZEN = {
     "frozen": True,
     "draining": False,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from orchestrator.core.model import Agent, AgentId
 from orchestrator.core.reports import GarbageReport, KillAllReport, KillReport, SwitchReport
+from orchestrator.core.salvages import SalvageDetail, SalvageDropped, SalvageList
 from orchestrator.core.spec import TaskSpec
 from orchestrator.journal.store import Store
 
@@ -78,6 +79,26 @@ class Terminal(Protocol):
         ...
 
 
+class Salvages(Protocol):
+    """Work that did not land."""
+
+    async def list(self) -> SalvageList:
+        """Tell all of it."""
+        ...
+
+    async def show(self, agent_id: str) -> SalvageDetail | None:
+        """Tell what is kept of one agent."""
+        ...
+
+    async def patch(self, agent_id: str, *, max_bytes: int) -> bytes | None:
+        """Return it as a patch."""
+        ...
+
+    async def drop(self, agent_id: str, *, actor: str) -> SalvageDropped | None:
+        """Keep it no more; None where there was nothing."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much one client may ask for; generous, so that only a runaway meets them."""
@@ -113,6 +134,8 @@ class Services:
     terminal: Callable[[AgentId], Terminal | None]
     #: Finds what nobody needs on the host and, unless asked for a dry run, removes it.
     collect_garbage: Callable[[bool], Awaitable[GarbageReport]]
+    #: Work that did not land and is kept.
+    salvages: Salvages
     #: The limits that the sandbox really enforces on this host.
     enforced: tuple[str, ...]
     #: Those that it only measures, and the way it kills; see `sandbox.base.Backend`.

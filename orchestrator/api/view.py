@@ -49,6 +49,7 @@ def agent_detail(
         resources=resources,
         gates=tuple(gate_summary(verdict) for verdict in agent.verdicts),
         ai_share=agent.ai_share,
+        yolo=agent.yolo,
         parked=agent.parked,
         result=agent.result,
     )

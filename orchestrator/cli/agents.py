@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.failure import Failed
-from orchestrator.cli.output import age
+from orchestrator.cli.output import YOLO_BANNER, age
 from orchestrator.cli.session import Session, supervised
 from orchestrator.cli.timeline import duration, plural
 
@@ -63,6 +63,8 @@ def show_status(session: Session, answer: Answer) -> None:
     )
     if answer.get("result"):
         session.output.lines("result", json.dumps(answer["result"], indent=2, ensure_ascii=False).split("\n"))
+    if answer.get("yolo"):
+        session.output.line(("its quality gates were skipped (YOLO_MODE)", "bold red"))
     for verdict in answer.get("gates") or ():
         word, style = ("passed", "green") if verdict.get("approved") else ("rejected", "red")
         tests = f", {plural(verdict['tests'], 'test')}" if verdict.get("tests") is not None else ""
@@ -92,6 +94,9 @@ def list_agents(
     if session.output.as_json:
         session.output.json(answer)
         return
+    health = session.run(lambda client: client.health(), doing="asking how it is")
+    if health.get("yolo"):
+        session.output.line((YOLO_BANNER, "bold red"))
     agents = answer["agents"]
     if not agents:
         session.output.line(("no agents", "dim"))

@@ -21,6 +21,9 @@ from orchestrator.cli.patience import patience
 from orchestrator.cli.session import Session, supervised
 from orchestrator.cli.timeline import duration, plural
 
+#: What helps where gates are skipped.
+NO_YOLO = "unset YOLO_MODE and restart, unless nothing that lands matters"
+
 if TYPE_CHECKING:
     from orchestrator.cli.checks import Check
     from orchestrator.config import Settings
@@ -74,6 +77,8 @@ async def _examine(session: Session) -> list[Check]:
     except SettingsError as error:
         return [*findings, checks.Check("settings", "missing", error.detail, "correct or unset it")]
     findings += checks.unused_settings(settings)
+    if settings.yolo_mode:
+        findings.append(checks.Check("gates", "warning", "YOLO_MODE: quality gates disabled", NO_YOLO))
     probed, found = await _sandbox(settings)
     findings += found
     findings += checks.state_directory(settings, probed.backend.user if probed else None)
@@ -149,4 +154,8 @@ async def _supervisor(session: Session, settings: Settings) -> Check:
     up = duration(float(health.get("uptime", 0)) * 1000)
     detail = f"{health.get('status')}, version {health.get('version')}, up for {up}"
     frozen = " (frozen: `orchestrator thaw` lets it go on)" if health.get("frozen") else ""
+    if health.get("yolo"):
+        return checks.Check(
+            "supervisor", "warning", f"{detail}{frozen}; YOLO_MODE: its gates are off", NO_YOLO
+        )
     return checks.Check("supervisor", "ok", detail + frozen)

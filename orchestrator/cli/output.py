@@ -37,6 +37,8 @@ STYLES = {
 }
 #: Wide enough that nothing is wrapped or cut where a program or a file reads.
 _UNLIMITED = 100_000
+#: What every surface for people says while gates are skipped.
+YOLO_BANNER = "YOLO_MODE: quality gates disabled"
 
 
 class Output:

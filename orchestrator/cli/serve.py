@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.output import Output
+from orchestrator.cli.output import YOLO_BANNER, Output
 
 if TYPE_CHECKING:
     from orchestrator.assembly import Address
@@ -32,7 +32,7 @@ def serve(*, as_json: bool) -> None:
 
     output, settings = Output(as_json=as_json), read_settings()
     try:
-        trio.run(partial(assembly.serve, settings, ready=partial(_announce, output)))
+        trio.run(partial(assembly.serve, settings, ready=partial(_announce, output, yolo=settings.yolo_mode)))
     except SandboxUnavailable as error:
         name = settings.sandbox_backend
         if name == "auto":
@@ -41,7 +41,7 @@ def serve(*, as_json: bool) -> None:
         raise SettingsError(f"SANDBOX_BACKEND={name!r} cannot be used here: {why}") from None
 
 
-def _announce(output: Output, address: Address) -> None:
+def _announce(output: Output, address: Address, *, yolo: bool) -> None:
     if output.as_json:
         output.json(
             {
@@ -49,12 +49,15 @@ def _announce(output: Output, address: Address) -> None:
                 "socket": str(address.socket),
                 "sandbox": address.sandbox,
                 "pid": os.getpid(),
+                "yolo": yolo,
             }
         )
     elif output.console.is_terminal:
         output.line(
             "listening on ", (address.url, "bold"), f" and {address.socket}, {address.sandbox} sandbox"
         )
+        if yolo:
+            output.line((YOLO_BANNER, "bold red"))
         output.line(
             ("Ctrl-C stops it; `orchestrator doctor` and `orchestrator spawn --help` go on from here", "dim")
         )

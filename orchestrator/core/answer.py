@@ -116,8 +116,8 @@ class AgentDetail(AgentSummary):
     gates: tuple[GateSummary, ...] = ()
     #: Of the lines that its candidate adds to its target, the part that agents wrote, where that is known.
     ai_share: float | None = None
-    #: What it waits for, while its phase is `parked`.
-    parked: Parked | None = None
+    yolo: bool = False  # whether these were skipped
+    parked: Parked | None = None  # what it waits for, while its phase is `parked`
     #: What the agent says it came to, by its role's schema; null where it gave nothing that fits.
     result: dict[str, JsonValue] | None = None
 

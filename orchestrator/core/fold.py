@@ -282,9 +282,9 @@ def _attention(state: State, _recorded: e.Recorded, event: e.AgentAttention) -> 
     e.YoloUsed,
 )
 def _told(state: State, _recorded: e.Recorded, event: e.AgentEvent) -> State:
-    """Change nothing: a fact for people, of an agent that works."""
-    find_active(state, event)
-    return state
+    """Change nothing but that gates were skipped: a fact for people, of an agent that works."""
+    agent = find_active(state, event)
+    return put_agent(state, changed(agent, yolo=True)) if isinstance(event, e.YoloUsed) else state
 
 
 @_folds(e.PushCompleted, e.PushRejected)

@@ -115,6 +115,8 @@ class YoloUsed(AgentEvent):
     """The quality gates were skipped for this agent."""
 
     name = "yolo.used"
+    commit: str | None = None
+    gates: tuple[str, ...] = ()
 
 
 class EgressAllowed(AgentEvent):

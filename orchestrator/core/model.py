@@ -198,8 +198,7 @@ class Agent:
     #: The last prompt that it answered on its worktree, and the last whose candidate was rejected (0: none).
     answered: int = 0
     rejected: int = 0
-    #: How many of these rejections were because its branch had moved on.
-    conflicts: int = 0
+    conflicts: int = 0  # rejections because its branch had moved on
     #: The highest turn that it ever finished, on any worktree.
     furthest: int = 0
     started_at: datetime | None = None
@@ -220,6 +219,7 @@ class Agent:
     verdicts: tuple[Verdict, ...] = ()
     #: Of the lines that its candidate adds to its target, the part that agents wrote (0.0 to 1.0).
     ai_share: float | None = None
+    yolo: bool = False  # its gates were skipped
     #: How many messages it was ever sent, and those that it was not told yet.
     said: int = 0
     waiting: tuple[Message, ...] = ()

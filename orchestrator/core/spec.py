@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
@@ -172,12 +172,18 @@ class OnTerminal(Wire):
     rows: Rows = 40
 
 
+def _is_squash(value: object) -> bool:
+    return value == "squash"
+
+
 class Landing(Wire):
     """Where the work goes: a branch, and a pull request onto a target where asked."""
 
     branch: BranchName | None = None
     pull_request: bool | None = None
     target: BranchName | None = None
+    #: One commit for all that the agent did, or each of its own, made anew.
+    commits: Annotated[Literal["squash", "keep"], Field(exclude_if=_is_squash)] = "squash"
 
     @field_validator("branch", "target")
     @classmethod

@@ -24,6 +24,7 @@ from orchestrator.repo.bare import Identity
 from orchestrator.repo.git import BOUNDED, Extra, Git, complaint
 from orchestrator.repo.objects import ObjectTooLarge, open_reader
 from orchestrator.repo.policy import Violation
+from orchestrator.repo.sealing import Sealed
 from sandbox.base import MIB
 
 #: Bytes of a file in which the places of a conflict are looked for; of a larger one only the name is told.
@@ -53,7 +54,21 @@ class Brought:
     conflicts: tuple[FileConflict, ...]
 
 
-async def bring(git: Git, identity: Identity, commit: str, base: str, onto: str) -> Brought:
+async def bring(git: Git, identity: Identity, sealed: Sealed, onto: str) -> Brought:
+    """Bring commits of record onto another base: one by one where that can be done, else all as one."""
+    tip, tree, parent = onto, "", sealed.base
+    for commit in sealed.chain:
+        step = await _merge(git, identity, commit, parent, tip)
+        if step.conflicts:
+            break
+        tip, tree, parent = step.commit or tip, step.tree, commit
+    else:
+        if tree:
+            return Brought(onto, tree, tip if tip != onto else None, ())
+    return await _merge(git, identity, sealed.commit, sealed.base, onto)
+
+
+async def _merge(git: Git, identity: Identity, commit: str, base: str, onto: str) -> Brought:
     """Merge the change from `base` to `commit` into `onto`, whatever the history between the two."""
     env = Extra(identity.environment())
     # Git finds the base of a merge in the history; this history has but the one that is meant.

@@ -130,18 +130,26 @@ class Mirror:
         with self.hold(), self._gateway.open(self.remote, addresses) as access:
             return await self._ask(access, ref)
 
+    async def head(self) -> str | None:
+        """Return the remote's default branch, or None where it names none."""
+        addresses = await self._gateway.resolve(self.remote)
+        with self.hold(), self._gateway.open(self.remote, addresses) as access:
+            named = [what for what, name in await self._list(access, "HEAD", "--symref") if name == "HEAD"]
+        return next((ref[16:] for ref in named if ref.startswith("ref: refs/heads/")), None)
+
     async def _ask(self, access: Access, ref: str) -> str | None:
+        listed = await self._list(access, ref)
+        return next((what for what, name in listed if name == ref and _COMMIT.fullmatch(what)), None)
+
+    async def _list(self, access: Access, ref: str, *options: str) -> list[list[str]]:
         done = await self._attempt(
-            *("ls-remote", "--quiet", *access.fetch_options, "--", access.address, ref),
+            *("ls-remote", "--quiet", *options, *access.fetch_options, "--", access.address, ref),
             extra=access.extra,
             deadline_s=ASK_S,
         )
         self._check(done)
-        for line in done.stdout.decode(errors="replace").splitlines():
-            commit, _, name = line.partition("\t")
-            if name == ref and _COMMIT.fullmatch(commit):
-                return commit
-        return None
+        lines = done.stdout.decode(errors="replace").splitlines()
+        return [line.split("\t") for line in lines if line.count("\t") == 1]
 
     async def push(self, commit: str, ref: str, *, expected: str) -> Completed:
         """Push a commit onto a ref that must be at `expected` (empty: not exist); return git's answer."""

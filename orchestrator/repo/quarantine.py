@@ -8,9 +8,8 @@ on our own repository. Callers: `worktree` (import) and `supervise.run`.
 from __future__ import annotations
 
 import copy
-import re
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +26,25 @@ from orchestrator.repo.objects import ObjectTooLarge, open_reader
 from orchestrator.repo.outflow import ObjectStream, open_objects
 from orchestrator.repo.policy import Policy, Violation, judge
 from orchestrator.repo.removal import open_ways, remove_tree
+from orchestrator.repo.sealing import Sealed, line_of, seal, seal_each
 from orchestrator.repo.workspace import make_workspace
 from sandbox.base import MIB, Backend, Bind, Directory, Layers, Spec, User
 from sandbox.process import Child
 
+__all__ = [
+    "MIRROR_AT",
+    "QUARANTINE_AT",
+    "Checkout",
+    "Origin",
+    "Quarantine",
+    "Sealed",
+    "checked_commit",
+    "read_diff",
+]
+
 #: Where a namespaced sandbox sees the objects of the mirror and of the quarantine.
 MIRROR_AT, QUARANTINE_AT = "/mirror/objects", "/quarantine/objects"
 MAX_INPUT_BYTES = 512 * MIB
-MAX_MESSAGE = 16 * 1024  # characters
 MAX_SUBJECT = 200  # characters
 CHECKOUT_S = 120.0
 _OWN_COMMITS = 20
@@ -52,18 +62,6 @@ _CONFIG = (
     "[gc]\n\tauto = 0\n"
     "[transfer]\n\thideRefs = refs/\n"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """The commit of record, and how much it changes."""
-
-    commit: str
-    files: int
-    additions: int
-    deletions: int
-    #: The commit that it is made over.
-    base: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +182,8 @@ class Quarantine:
         return found or await find_markers(self.git, self.base, candidate)
 
     async def bring(self, sealed: Sealed, onto: str) -> Brought:
-        """Bring a commit of record onto another base; what comes of it is to be judged `over` that."""
-        return await bring(self.git, self._origin.identity, sealed.commit, sealed.base, checked_commit(onto))
+        """Bring commits of record onto another base; what comes of it is to be judged `over` that."""
+        return await bring(self.git, self._origin.identity, sealed, checked_commit(onto))
 
     async def subject_of(self, candidate: str) -> str:
         """Return the subject of the agent's own last commit, cleaned and cut; empty where it made none."""
@@ -202,23 +200,20 @@ class Quarantine:
 
     async def seal(self, candidate: str, message: str) -> Sealed:
         """Make the commit of record: the candidate's files, as one commit of ours over the base."""
-        text = cleaned(message[:MAX_MESSAGE]).strip() or "Change"
-        env = self._origin.identity.environment()
-        made = await self.git.run(
-            *("commit-tree", f"{checked_commit(candidate)}^{{tree}}", "-p", self.base),
-            stdin=f"{text}\n".encode(),
-            extra=Extra(env),
-        )
-        commit = made.decode().strip()
-        stat = await self.git.run(
-            *("diff-tree", "-r", "-z", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv"),
-            *("--ignore-submodules=all", self.base, commit, "--"),
-            max_bytes=64 * MIB,
-            extra=Extra(prefix=BOUNDED),
-        )
-        counts = re.findall(rb"(?:\A|\0)(\d+|-)\t(\d+|-)\t", stat)
-        added, deleted = ([int(pair[side]) for pair in counts if pair[side] != b"-"] for side in (0, 1))
-        return Sealed(commit, len(counts), sum(added), sum(deleted), self.base)
+        return await seal(self.git, self._origin.identity, self.base, checked_commit(candidate), message)
+
+    async def seal_each(self, candidate: str, message_of: Callable[[str], str]) -> Sealed | None:
+        """Make each of the candidate's commits anew; None where its history is no short line."""
+        checked = checked_commit(candidate)
+        return await seal_each(self.git, self._origin.identity, self.base, checked, message_of)
+
+    async def line_of(self, candidate: str) -> list[str]:
+        """Return the candidate's commits over the base, oldest first; none where that is no short line."""
+        return await line_of(self.git, self.base, checked_commit(candidate))
+
+    def is_own(self, subject: str) -> bool:
+        """Return whether a commit's subject is ours rather than the agent's."""
+        return _subject(subject) in self._own_subjects
 
     async def diff(self, commit: str, *, max_bytes: int, paths: tuple[str, ...] = ()) -> bytes:
         """Return the change over the base as a patch, cut with a mark at `max_bytes`; of some paths only."""

@@ -61,7 +61,7 @@ class Repositories:
         policy: Policy | None = None,
     ) -> None:
         """Make the directories; worktrees go under `workspaces`, `token_for` returns the token for a host."""
-        self._mirrors_at = home / "mirrors"
+        self.mirrors_at = self._mirrors_at = home / "mirrors"
         self._agents = workspaces or home / "workspaces"
         self._quarantine = home / "quarantine"
         checkouts = home / "checkouts"

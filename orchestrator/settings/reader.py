@@ -197,6 +197,13 @@ def model_pattern(text: str) -> str:
     return text
 
 
+def branch_pattern(text: str) -> str:
+    """Read a branch, or a glob of branches."""
+    if not re.fullmatch(r"[A-Za-z0-9_*?][A-Za-z0-9._/+@#=*?-]{0,199}", text):
+        raise ValueError("will not do: use branches, globs like release/*, or HEAD for a remote's default")
+    return text
+
+
 def host_name(text: str) -> str:
     """Read a host name or an address, without a port."""
     if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", text):

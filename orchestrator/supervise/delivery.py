@@ -15,6 +15,7 @@ from orchestrator.core import events as e
 from orchestrator.core.conflict import complaints, summary
 from orchestrator.core.model import Phase, PushIntent, Reason
 from orchestrator.core.policy import MAX_FOLLOWED, MAX_TRIES
+from orchestrator.core.protected import DEFAULT, guard_of
 from orchestrator.errors import BranchMissing, LeaseLost, PushRejected, RepositoryUnreachable
 from orchestrator.repo.base import Base
 from orchestrator.repo.landing import commits_between, is_below, land
@@ -51,6 +52,7 @@ class _Seen:
 async def deliver(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> Sealed | Setback | None:
     """Push a commit that was judged, or what it became on the way there; None where nothing of it is new."""
     ref = f"refs/heads/{run.spec.landing_branch}"
+    await refuse_protected(run, worktree.base)
     for tried in range(MAX_TRIES):
         await run.tree.wait_thawed()
         async with run.tools.doors.open(worktree.base.url, ref):
@@ -70,6 +72,19 @@ async def deliver(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> 
         sealed = again
     error = f"{run.spec.landing_branch} was moved by others {MAX_TRIES} times while this was to land there"
     raise RunFailed(Reason.CONFLICT, error, retryable=True)
+
+
+async def refuse_protected(run: Run, base: Base) -> None:
+    """Raise `RunFailed` where nothing lands on the branch that the task names."""
+    branch, protected = run.spec.landing_branch, run.tools.protected
+    default = None
+    if DEFAULT in protected and run.spec.options.landing.branch is not None:
+        with patient():
+            default = await base.mirror.head()
+    if guard := guard_of(branch, protected, default):
+        what = "the remote's default branch" if guard == DEFAULT else "protected"
+        error = f"{branch} is {what}: nothing lands there (PROTECTED_BRANCHES has {guard})"
+        raise RunFailed(Reason.POLICY_VIOLATION, error)
 
 
 async def _tell(run: Run, sealed: Sealed, brought: Brought) -> Setback:

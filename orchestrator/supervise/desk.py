@@ -14,6 +14,7 @@ from orchestrator.agents.purse import Purse, unpriced
 from orchestrator.agents.registry import Runtimes
 from orchestrator.core.egress import read_entries
 from orchestrator.core.model import Agent, AgentId
+from orchestrator.core.protected import guard_of
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import FieldRefused, RepositoryError, RuntimeUnknown, UrlRefused
 from orchestrator.gates.base import Gates
@@ -37,6 +38,8 @@ class Desk:
     runtimes: Runtimes
     purse: Purse
     gates: Gates
+    #: Globs of branches that nothing lands on.
+    protected: tuple[str, ...]
     #: Whether every agent runs in a sandbox, whatever its task asks.
     sandboxed: bool
     judges: Judges = field(default_factory=Judges)
@@ -49,6 +52,9 @@ class Desk:
             raise FieldRefused("context.repository", refused.detail) from refused
         if self.sandboxed and not spec.options.sandbox:
             raise FieldRefused("options.sandbox", "every agent runs in a sandbox here (SANDBOX_ENABLED)")
+        if guard := guard_of(spec.landing_branch, self.protected):
+            what = f"{spec.landing_branch} is protected (PROTECTED_BRANCHES has {guard})"
+            raise FieldRefused("options.landing.branch", what)
         if spec.options.landing.pull_request:
             raise FieldRefused("options.landing.pullRequest", "no forge is configured that could take one")
         for number, text in enumerate(spec.options.network.allow or ()):
@@ -76,7 +82,8 @@ class Desk:
         """Return the agent's candidate as a diff against its base, or None where there is none to see."""
         live = self.supervisor.live(agent.id)
         if live is not None and (worktree := live.run.progress.worktree) and live.run.progress.sealed:
-            return await worktree.quarantine.diff(live.run.progress.sealed.commit, max_bytes=MAX_DIFF_BYTES)
+            sealed = live.run.progress.sealed
+            return await worktree.quarantine.over(sealed.base).diff(sealed.commit, max_bytes=MAX_DIFF_BYTES)
         task = await self.store.find_task(agent.task_id)
         if task is None or agent.base is None:
             return None

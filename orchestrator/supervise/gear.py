@@ -73,6 +73,10 @@ class Tools:
     #: What agents and gates may reach outside.
     egress: Rules = field(default_factory=Rules)
     patience: Patience = field(default_factory=Patience)
+    #: After how many days what did not land is kept no more; 0 is never.
+    salvage_keep_days: int = 0
+    #: Globs of branches that nothing lands on.
+    protected: tuple[str, ...] = ()
     #: Behind which one agent at a time lands on a branch.
     doors: Doors = field(default_factory=Doors)
     #: Calls the reaper, where something is left that no run takes care of.

@@ -17,6 +17,7 @@ from orchestrator.core.text import escaped
 from orchestrator.errors import RepositoryError
 from orchestrator.gates.base import AI_REVIEW, Base, Exhibit, Phase, Plan
 from orchestrator.gates.protected import RULE, protected
+from orchestrator.journal.store import AuditEntry
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.share import count_share
 from orchestrator.repo.worktree import Worktree
@@ -24,7 +25,8 @@ from orchestrator.secrets.scan import Extent
 from orchestrator.supervise.consulting import consult
 from orchestrator.supervise.ending import RunFailed, patient
 from orchestrator.supervise.gear import Run, limits_for
-from orchestrator.supervise.message import commit_message
+from orchestrator.supervise.message import SKIPPED
+from orchestrator.supervise.recording import find_violations, seal
 
 GATE_S = 900.0
 #: Violations of the policy that are told to the agent and journaled, of each round.
@@ -42,7 +44,7 @@ async def judge(
     if candidate is None:
         return None, Reason.NO_CHANGES, []
     quarantine = worktree.quarantine
-    violations = (await quarantine.judge(candidate))[:MAX_VIOLATIONS]
+    violations = (await find_violations(run, quarantine, candidate))[:MAX_VIOLATIONS]
     if violations:
         facts = [
             e.PolicyViolated(**run.ids, rule=found.rule, path=found.path, detail=found.detail)
@@ -51,12 +53,11 @@ async def judge(
         await run.record(*facts)
         complaints = [f"policy {found.rule}: {found.path}: {found.detail}" for found in violations]
         return None, Reason.POLICY_VIOLATION, complaints
-    subject = await quarantine.subject_of(candidate)
-    sealed = await quarantine.seal(candidate, commit_message(run.spec, run.agent.id, subject))
+    plan = await plan_gates(run, worktree)
+    sealed = await seal(run, quarantine, candidate, gates=_judges_of(run, plan))
     if complaints := await _find_secrets(run, worktree, sealed):
         return None, Reason.SECRET_DETECTED, complaints
     run.progress.sealed = sealed
-    plan = await plan_gates(run, worktree)
     edits = protected(await quarantine.changed(sealed.commit), plan.sources)
     if edits:
         await run.record(*(_edited(run, path) for path in edits[:MAX_VIOLATIONS]))
@@ -127,7 +128,7 @@ async def _run_gates(
     share = await _share(run, worktree, sealed)
     run.progress.ai_share = share.value if isinstance(share, Share) else None
     if run.tools.yolo:
-        await run.record(e.YoloUsed(**run.ids))
+        await _own_up(run, sealed)
         return ()
     judges = run.tools.judges
     if plan.skipped and number == 1 and judges.local:
@@ -164,6 +165,25 @@ def _asks_for_any(plan: Plan) -> bool:
 
 def _approved(verdicts: tuple[Verdict, ...]) -> bool:
     return all(verdict.approved for verdict in verdicts)
+
+
+def _judges_of(run: Run, plan: Plan) -> str:
+    """Return who must approve of the commit, as its message names them."""
+    if run.tools.yolo:
+        return SKIPPED
+    names = plan.run if run.tools.judges.local else ()
+    if run.tools.judges.coordinator and _asks_for_any(plan):
+        names += ("coordinator",)
+    return ", ".join(names) or "none"
+
+
+async def _own_up(run: Run, sealed: Sealed) -> None:
+    """Journal and audit that the gates are skipped: durable before the commit can go anywhere."""
+    plan = run.tools.gates.plan(run.spec.profile, run.spec.gates)
+    gates = (*plan.run, *(gate.gate for gate in plan.skipped))
+    detail = f"commit {sealed.commit}, gates not run: {', '.join(gates) or 'none'}"
+    entry = AuditEntry("YOLO_MODE", "gates.skip", run.agent.id, "skipped", detail)
+    await run.tools.store.record(e.YoloUsed(**run.ids, commit=sealed.commit, gates=gates), audit=entry)
 
 
 async def _share(run: Run, worktree: Worktree, sealed: Sealed) -> Share | str:

@@ -28,6 +28,7 @@ from orchestrator.journal.store import utc_now
 from orchestrator.supervise.ending import failure_of
 from orchestrator.supervise.garbage import collect_garbage, is_read
 from orchestrator.supervise.gear import Progress, Run, Tools
+from orchestrator.supervise.keepsakes import Keepsakes
 from orchestrator.supervise.restarts import was_stopping
 from orchestrator.supervise.salvage import Aftermath, leave, remove, salvage, settle_push
 from orchestrator.supervise.tree import Tree
@@ -76,6 +77,7 @@ class Reaper:
         self._running = running
         self.leftovers = leftovers
         self._clock = clock
+        self.keepsakes = Keepsakes(tools.store, tools.repositories, tools.salvage_keep_days, clock)
         self._at_work = trio.Lock()
         #: Agents that the last pass found active without a run: they may just have been assigned.
         self._suspects: frozenset[AgentId] = frozenset()
@@ -141,6 +143,7 @@ class Reaper:
                 case FinishCleanup(agent_id=agent_id):
                     await self._finish(agent_id, worth_keeping=remedy.salvage)
         await self._tidy(done)
+        await self.keepsakes.expire()
         await self._tell(done)
         return done
 

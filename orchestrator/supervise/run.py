@@ -31,7 +31,7 @@ from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.briefing import first_prompt, result_file
 from orchestrator.supervise.conversation import converse, pass_on_messages, take_turn
-from orchestrator.supervise.delivery import deliver
+from orchestrator.supervise.delivery import deliver, refuse_protected
 from orchestrator.supervise.ending import Done, RunFailed, patient
 from orchestrator.supervise.gear import Run, limits_for
 from orchestrator.supervise.giving_back import give_back
@@ -107,6 +107,7 @@ async def _open_new(run: Run, keep: AsyncExitStack, why: str | None) -> Worktree
     """Give the agent a new worktree on its branch; `why` says why an earlier one is not used."""
     tools, spec = run.tools, run.spec
     base = await tools.repositories.resolve(spec.context.repository, spec.context.branch)
+    await refuse_protected(run, base)
     starting = e.AgentPhase(
         **run.ids,
         phase=Phase.STARTING,

@@ -71,7 +71,7 @@ def test_three_agents_land_are_corrected_and_are_killed() -> None:
         "0 remaining",
         "agent/farewell",
         "agent/louder",
-        "Task-Id: farewell",
+        "Task: farewell",
         "by Orchestrator <orchestrator@localhost>",
         '+echo "Goodbye, ${1:-world}!"',
     ):

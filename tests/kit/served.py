@@ -14,6 +14,7 @@ from typing import Any
 import trio
 from quart_trio import QuartTrio
 
+from orchestrator.api import sample
 from orchestrator.api.app import create_app
 from orchestrator.api.server import open_listeners, run_server
 from orchestrator.api.services import Limits, Services
@@ -22,6 +23,7 @@ from orchestrator.core import commands as c
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, AgentId, Reason
 from orchestrator.core.reports import Garbage, GarbageReport, KillAllReport, KillReport, SwitchReport
+from orchestrator.core.salvages import Salvage, SalvageDetail, SalvageDropped, SalvageList
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import AgentUnknown, AlreadyEnded, OrchestratorError, UrlRefused
 from orchestrator.journal.store import Store, open_store, utc_now
@@ -290,6 +292,7 @@ def make_services(
         "watched": ("memory_mb",),
         "tier": "subreaper",
         "collect_garbage": collect_garbage,
+        "salvages": ScriptedSalvages(),
         "readiness": readiness,
         "allowed_hosts": ("localhost", "127.0.0.1", "::1"),
         "allowed_origins": ("localhost", "127.0.0.1", "https://board.example.com"),
@@ -302,6 +305,40 @@ def make_services(
         "limits": limits,
     }
     return Services(**{**given, **over})
+
+
+class ScriptedSalvages:
+    """Keeps the work of one agent, until it is dropped."""
+
+    def __init__(self) -> None:
+        self.dropped_by: list[str] = []
+
+    async def list(self) -> SalvageList:
+        """Tell it."""
+        await trio.lowlevel.checkpoint()
+        kept = () if self.dropped_by else (Salvage.model_validate(sample.SALVAGE, extra="ignore"),)
+        return SalvageList(salvages=kept, keep_days=30)
+
+    async def show(self, agent_id: str) -> SalvageDetail | None:
+        """Tell it with its files."""
+        await trio.lowlevel.checkpoint()
+        return SalvageDetail.model_validate(sample.SALVAGE_DETAIL) if self._has(agent_id) else None
+
+    async def patch(self, agent_id: str, *, max_bytes: int) -> bytes | None:
+        """Return it."""
+        await trio.lowlevel.checkpoint()
+        return sample.DIFF.encode()[:max_bytes] if self._has(agent_id) else None
+
+    async def drop(self, agent_id: str, *, actor: str) -> SalvageDropped | None:
+        """Remember who dropped it."""
+        await trio.lowlevel.checkpoint()
+        if not self._has(agent_id):
+            return None
+        self.dropped_by.append(actor)
+        return SalvageDropped(agent_id=agent_id, commit=sample.SALVAGE["commit"])
+
+    def _has(self, agent_id: str) -> bool:
+        return agent_id == sample.SALVAGE["agentId"] and not self.dropped_by
 
 
 __all__ = ["TOKEN", "Client", "RawAnswer", "Served", "read_answer", "serve_api", "task"]

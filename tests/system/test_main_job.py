@@ -34,8 +34,8 @@ def test_agent_that_writes_files_lands_one_commit(service: Service, remotes: Pat
     assert "README.md" not in git("ls-tree", "-r", "--name-only", branch, cwd=remote)
     assert git("rev-list", "--count", f"main..{branch}", cwd=remote).strip() == "1"
     message = git("log", "-1", "--format=%B%an <%ae>|%cn <%ce>", branch, cwd=remote)
-    assert f"Task-Id: {task}" in message
-    assert f"Agent-Id: {agent}" in message
+    assert f"Task: {task}" in message
+    assert f"Agent: {agent}" in message
     assert message.rstrip().endswith(
         "Orchestrator <orchestrator@localhost>|Orchestrator <orchestrator@localhost>"
     )
