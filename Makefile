@@ -39,6 +39,7 @@ run: .venv/.runtime
 test: .venv/.test
 	@.ci/packages
 	@.ci/acp-agent
+	@.ci/node-tools
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 check: lint types architecture dependencies

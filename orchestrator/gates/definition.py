@@ -62,6 +62,8 @@ class Kind(StrEnum):
     COVERAGE = "coverage"
 
 
+#: The least of a project's code that its tests have to reach, in percent; its own higher bar counts.
+MIN_COVERAGE = 85.0
 #: The gates that show more than a success; what a repository names itself is a check.
 KIND_OF = {"tests": Kind.TESTS, "integration": Kind.TESTS, "coverage": Kind.COVERAGE}
 
@@ -127,6 +129,7 @@ def restoring(
     env: Mapping[str, str] | None = None,
     timeout_s: float | None = None,
     counted: bool = False,
+    nonce: str | None = None,
     kind: Kind = Kind.TESTS,
     minimum: float | None = None,
     percent: re.Pattern[bytes] | None = None,
@@ -147,6 +150,7 @@ def restoring(
         env=env or {},
         timeout_s=timeout_s,
         counted=counted,
+        nonce=nonce,
         kind=kind,
         minimum=minimum,
         percent=percent,

@@ -21,10 +21,21 @@ _MISSING = re.compile(
     r"(?:: |^)([\w./+-]{1,100}): (?:command )?not found$"
     r"|^make(?:\[\d+\])?: ([\w./+-]{1,100}): No such file or directory$"
     r"|^orchestrator: ([\w.-]{1,60}) is not installed"
+    r"|no such (?:sub)?command: [`']([\w-]{1,40})[`']"
+    r"|'(cargo-[\w-]{1,40})' is not installed"
+    r"|Cannot find dependency '([@\w/-]{1,80})'"
     r"|: No module named '?(pytest|tox|nox|coverage|mypy|ruff|flake8|pyright)'?$",
     re.MULTILINE,
 )
 _WORD = re.compile(r"[^\w.-]+")
+#: How the tools of the languages say that a package is not there, and that there is no network to get it by.
+_ABSENT = re.compile(
+    r"no matching package named `([\w-]{1,80})` found"
+    r"|: cannot find module providing package (\S{1,200}):"
+    r"|^(?:go: )?([\w./@-]{1,200}): module lookup disabled by GOPROXY=off"
+    r"|the artifact ([\w.:-]{1,200}) has not been downloaded",
+    re.MULTILINE,
+)
 _COMPLAINT = re.compile(r"^orchestrator: (.{1,300})$", re.MULTILINE)
 
 
@@ -110,6 +121,8 @@ def _tests(trial: Trial, ended: Exit) -> str | None:
         complaint = f"{what} ({ended})"
     elif ran == 0 and ended.code in {0, _NO_TESTS}:
         complaint = "no test ran: a suite without tests proves nothing"
+    elif ended.ok and trial.cut_short:
+        complaint = f"the tests ended before their summary ({ended})"
     elif not ended.ok:
         complaint = f"the tests failed with {ended}"
     elif ran is None and trial.definition.counted:
@@ -138,6 +151,8 @@ def _refusal(trial: Trial, ended: Exit) -> Fault | None:
     """Return why the run did not begin, where our own prelude or launcher, or the shell, said so."""
     if not ended.ok and trial.ran in {None, 0} and (found := _MISSING.search(trial.output)):
         return _tool_missing(trial, next(filter(None, found.groups())))
+    if not ended.ok and (found := _ABSENT.search(trial.output)):
+        return _package_missing(next(filter(None, found.groups())))
     if ended.code == _REFUSED and (found := _COMPLAINT.search(trial.output)):
         return Fault(found[1])
     return None
@@ -150,4 +165,11 @@ def _tool_missing(trial: Trial, tool: str) -> Fault:
         # What the base's own command names is not there; a tool that a script calls may be the agent's idea.
         lasting=(trial.report or {}).get("missing") == tool
         or any(tool in _WORD.split(word) for word in trial.definition.argv),
+    )
+
+
+def _package_missing(package: str) -> Fault:
+    return Fault(
+        f"{package} is missing in the sandbox, which has no network: let [setup] of orchestrator.toml "
+        "install what the project depends on"
     )

@@ -1,25 +1,21 @@
 """How a repository says that a gate is run: its own word first, then what it is made of.
 
-The order: `[gates.NAME]` of orchestrator.toml, the gate's target of a Makefile, then Python, Node, Go, Rust;
-the first that is found is all that is run. The invariant: only the base commit is asked. Callers:
+The order: `[gates.NAME]` of orchestrator.toml, the gate's target of a Makefile, then Python, Node, Go, Rust,
+Java; the first that is found is all that is run. The invariant: only the base commit is asked. Callers:
 `gates.mechanical`, and `gates.base` to know before the first turn.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from orchestrator.gates.compiled import find_go, find_rust
 from orchestrator.gates.definition import (
     KIND_OF,
-    MAX_FILES,
     Base,
     Definition,
     Kind,
-    ReadBase,
     Undefined,
     Unrunnable,
     plain_path,
@@ -28,15 +24,14 @@ from orchestrator.gates.definition import (
     scripts_named,
     shadows,
 )
+from orchestrator.gates.golang import find_go
+from orchestrator.gates.java import find_maven
+from orchestrator.gates.make import find_make
 from orchestrator.gates.node import find_node
 from orchestrator.gates.python import find_python
+from orchestrator.gates.rust import find_rust
 
 OWN_WORD = "orchestrator.toml"
-_MAKEFILES = ("GNUmakefile", "makefile", "Makefile")  # in make's own order
-_TARGET = re.compile(
-    r"^(?:[\w.%/-]{1,99}[ \t]+){0,20}test(?:[ \t]+[\w.%/-]{1,99}){0,20}[ \t]*::?(?![:=])", re.MULTILINE
-)
-_INCLUDE = re.compile(r"^[ \t]*[-s]?include[ \t]+([^#\n]{1,2000})", re.MULTILINE)
 
 #: What may be added to the base, beside the gate's own word, so that it has the gate.
 _WAYS = {
@@ -120,40 +115,6 @@ def _timeout_s(table: dict[str, Any], gate: str) -> float | None:
     return float(timeout)
 
 
-# --- make ------------------------------------------------------------------------------------------------
-
-
-async def find_make(base: Base, gate: str) -> Definition | None:
-    """Return `make test` where the base's makefile has that target."""
-    main = next((name for name in _MAKEFILES if name in base.names), None)
-    content = await base.read(main) if main and gate == "tests" else None
-    if main is None or content is None or not _TARGET.search(content.decode(errors="replace")):
-        return None
-    files = await _included({main: content}, base.read)
-    text = "\n".join(part.decode(errors="replace") for part in files.values())
-    files |= await read_all(base.read, (path for path in scripts_named(text) if path not in files))
-    return restoring(
-        shown=("make", "test"),
-        command=("make", "test"),
-        files=files,
-        remove=_MAKEFILES,
-        forbidden=shadows(text, base.names),
-    )
-
-
-async def _included(files: Mapping[str, bytes], read_base: ReadBase) -> dict[str, bytes]:
-    """Return the makefiles with all that they include by name; a name that make computes is not followed."""
-    found, pending = dict(files), list(files.values())
-    while pending and len(found) < MAX_FILES:
-        text = pending.pop().decode(errors="replace")
-        words = (word for line in _INCLUDE.findall(text) for word in line.split() if "$" not in word)
-        paths = [path for word in words if (path := plain_path(word)) and path not in found]
-        fresh = await read_all(read_base, paths[:MAX_FILES])
-        found |= fresh
-        pending += fresh.values()
-    return found
-
-
 #: In the order in which they are asked.
 FINDERS: tuple[Callable[[Base, str], Awaitable[Definition | None]], ...] = (
     find_own_word,
@@ -162,4 +123,5 @@ FINDERS: tuple[Callable[[Base, str], Awaitable[Definition | None]], ...] = (
     find_node,
     find_go,
     find_rust,
+    find_maven,
 )

@@ -1,66 +1,183 @@
-"""How Node projects are tested: by the script `test` of the base's package.json.
+"""How TypeScript and JavaScript projects are checked: by the base's scripts, else by the tools it configures.
 
-The invariant: the scripts and the settings of the usual runners are the base's, wherever the runners look
-for them. Caller: `gates.local`.
+The invariant: the scripts and the settings of the usual tools are the base's, wherever the tools look for
+them; the candidate's package.json keeps its dependencies. Caller: `gates.local`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator.gates.definition import (
+    KIND_OF,
+    MIN_COVERAGE,
+    OURS,
     Base,
     Definition,
+    Kind,
     Unrunnable,
+    plain_path,
     read_all,
     restoring,
     scripts_named,
     shadows,
 )
+from orchestrator.gates.node_scripts import measurable, plain, reporting
+from orchestrator.gates.node_tools import BIOME, ESLINT, SUFFIXES, own_command, packages
+from orchestrator.gates.tally import TOTALS
 
-#: The keys of package.json that say how tests are run.
-_SETTINGS = ("scripts", "jest", "mocha", "ava", "tap", "vitest", "c8", "nyc", "jasmine")
+#: The keys of package.json that say how the project is checked.
+_SETTINGS = (
+    *("scripts", "jest", "mocha", "ava", "tap", "vitest", "c8", "nyc", "jasmine"),
+    *("eslintConfig", "eslintIgnore", "babel"),
+)
 #: Files that say the same. What npm's own file says decides which shell runs the scripts.
-_SUFFIXES = ("js", "cjs", "mjs", "ts", "cts", "mts", "json")
 _CONFIGS = (
     ".npmrc",
-    *(f"{name}.config.{suffix}" for name in ("jest", "vitest", "vite", "ava") for suffix in _SUFFIXES),
-    "vitest.workspace.ts",
-    ".taprc",
+    *(
+        f"{name}.config.{suffix}"
+        for name in ("jest", "vitest", "vite", "ava", "babel")
+        for suffix in SUFFIXES
+    ),
+    *(f"vitest.{name}.{suffix}" for name in ("workspace", "projects") for suffix in SUFFIXES),
+    *(".taprc", ".babelrc", ".babelrc.json", ".babelrc.js", ".c8rc", ".c8rc.json", ".nycrc", ".nycrc.json"),
+    "nyc.config.js",
     *(f".mocharc.{suffix}" for suffix in ("js", "cjs", "json", "jsonc", "yaml", "yml")),
+    *ESLINT,
+    ".eslintignore",
+    *BIOME,
+    *("tsconfig.json", "jsconfig.json"),
 )
+_TSCONFIG = re.compile(r"tsconfig\.[\w.-]{1,60}\.json")
+#: A file that a configuration is made of: imported, required, extended or referenced.
+_BESIDE = re.compile(
+    r"""(?:\bfrom|\bimport|\brequire\(|\bimport\(|"(?:extends|path)"[ \t]*:)[ \t]*"""
+    r"""["'](\.{1,2}/[\w@%+.,/-]{1,200})["']"""
+)
+#: Where the code under test is: never put back, though a configuration may import it.
+_SOURCES = ("src", "lib", "app")
 #: What `npm init` writes.
 _UNSET = re.compile(r"echo .{0,3}Error: no test specified.{0,3} && exit 1")
-_LAUNCHER = Path(__file__).with_name("launch_npm.cjs")
+_HERE = Path(__file__)
+_LAUNCHER, _REPORTER = _HERE.with_name("launch_npm.cjs"), _HERE.with_name("report_node.mjs")
+
+#: The names by which projects call a script that does what the gate asks, the most usual first.
+_SCRIPTS = {
+    "typecheck": ("typecheck", "type-check", "types", "check-types", "check:types", "tsc"),
+    "lint": ("lint",),
+    "tests": ("test",),
+    "coverage": ("coverage", "test:coverage", "test:cov", "test-coverage", "cover", "cov"),
+    "build": ("build",),
+    "integration": ("integration", "test:integration", "test-integration", "test:e2e", "e2e"),
+}
+
+#: The name of a script, and all scripts.
+Chosen = tuple[str, dict[str, str]]
 
 
 async def find_node(base: Base, gate: str) -> Definition | None:
     """Return how a gate is run on a Node project, or None where the base is none or has nothing to run."""
-    present = set(base.names)
-    if gate != "tests" or "package.json" not in present:
-        return None
-    content = await base.read("package.json")
-    if content is None:
+    content = await base.read("package.json") if "package.json" in base.names else None
+    if content is None or gate not in _SCRIPTS:
         return None
     manifest = _parse(content)
-    scripts = manifest.get("scripts")
-    test = scripts.get("test") if isinstance(scripts, dict) else None
-    if not isinstance(scripts, dict) or not isinstance(test, str) or _UNSET.fullmatch(test.strip()):
-        return None
-    chosen = [(name, scripts[name]) for name in ("pretest", "test", "posttest") if name in scripts]
-    order = {"scripts": chosen, "settings": {key: manifest.get(key) for key in _SETTINGS}}
-    text = "\n".join(str(script) for script in scripts.values())
-    wanted = (*(name for name in _CONFIGS if name in present), *scripts_named(text))
+    chosen = await _choose(base, gate, manifest, _scripts(manifest))
+    return await _definition(base, KIND_OF.get(gate, Kind.CHECK), manifest, chosen) if chosen else None
+
+
+async def _definition(base: Base, kind: Kind, manifest: Mapping[str, Any], chosen: Chosen) -> Definition:
+    name, scripts = chosen
+    run = plain(name, scripts)
+    if kind is not Kind.CHECK:
+        run = reporting(name, scripts, coverage=kind is Kind.COVERAGE, tools=packages(manifest))
+    nonce = secrets.token_hex(16) if run.runner else None
+    order = {
+        "nonce": nonce,
+        "name": name,
+        "script": run.text,
+        "runner": run.runner,
+        "coverage": kind is Kind.COVERAGE,
+        "has_modules": "node_modules" in base.names,
+        "settings": {key: manifest.get(key) for key in _SETTINGS},
+    }
+    text = "\n".join(scripts.values())
+    ours = {f"{OURS}/order.json": json.dumps(order).encode()}
+    if run.runner == "node":
+        ours[f"{OURS}/reporter.mjs"] = _REPORTER.read_bytes()
     return restoring(
-        shown=("npm", "test"),
-        command=("node", "-e", _LAUNCHER.read_text(encoding="utf-8"), json.dumps(order)),
-        files=await read_all(base.read, wanted),
+        shown=("npm", "test") if name == "test" else _shown(name, manifest, scripts),
+        command=("node", "-e", _LAUNCHER.read_text(encoding="utf-8"), run.text),
+        files=await _files(base, text) | ours,
         remove=_CONFIGS,
-        forbidden=shadows(text, present),
+        forbidden=shadows(text, base.names),
+        counted=run.runner is not None,
+        nonce=nonce,
+        kind=kind,
+        minimum=MIN_COVERAGE if kind is Kind.COVERAGE else None,
+        percent=TOTALS if kind is Kind.COVERAGE and run.runner is None else None,
     )
+
+
+def _shown(name: str, manifest: Mapping[str, Any], scripts: Mapping[str, str]) -> tuple[str, ...]:
+    return ("npm", "run", name) if name in _scripts(manifest) else tuple(scripts[name].split())
+
+
+async def _choose(
+    base: Base, gate: str, manifest: Mapping[str, Any], scripts: dict[str, str]
+) -> Chosen | None:
+    """Return the script that is the gate, and all scripts; it may be one of ours, of the gate's own name."""
+    for name in _SCRIPTS[gate]:
+        if name in scripts and not _UNSET.fullmatch(scripts[name].strip()):
+            return name, scripts
+    text = await own_command(base, gate, manifest)
+    if gate == "coverage" and text is None:
+        chosen = await _choose(base, "tests", manifest, scripts)
+        # A script that nobody understands cannot be made to measure, nor can a runner without its tool.
+        return chosen if chosen and measurable(*chosen, packages(manifest)) else None
+    return (gate, {**scripts, gate: text}) if text else None
+
+
+async def _files(base: Base, scripts: str) -> dict[str, bytes]:
+    """Return the base's files that say how the project is checked, with those that they are made of."""
+    named = [name for name in base.names if name in _CONFIGS or _TSCONFIG.fullmatch(name)]
+    found = await read_all(base.read, (*named, *scripts_named(scripts)))
+    pending = [name for name in found if name in named]
+    while pending:
+        name = pending.pop()
+        fresh = await read_all(base.read, (p for p in _beside(name, found[name]) if p not in found))
+        found |= fresh
+        pending += fresh
+    return found
+
+
+def _beside(name: str, content: bytes) -> Iterable[str]:
+    for match in _BESIDE.finditer(content.decode(errors="replace")):
+        path = PurePosixPath(name).parent / match[1]
+        parts: list[str] = []
+        for part in path.parts:
+            if part != "..":
+                parts.append(part)
+            elif parts:
+                parts.pop()
+        plain = plain_path("/".join(parts)) if parts else None
+        if plain is None or plain == "package.json" or plain.startswith(tuple(f"{top}/" for top in _SOURCES)):
+            continue
+        if PurePosixPath(plain).suffix in {".json", ".js", ".cjs", ".mjs"}:
+            yield plain
+        elif "tsconfig" in name:
+            yield from (f"{plain}/tsconfig.json", f"{plain}.json")
+
+
+def _scripts(manifest: Mapping[str, Any]) -> dict[str, str]:
+    scripts = manifest.get("scripts")
+    if not isinstance(scripts, dict):
+        return {}
+    return {name: text for name, text in scripts.items() if isinstance(text, str) and text.strip()}
 
 
 def _parse(content: bytes) -> dict[str, Any]:

@@ -13,17 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.gates.additions import Additions, commented
-from orchestrator.gates.definition import KIND_OF, OURS, Base, Definition, Unrunnable
+from orchestrator.gates.definition import KIND_OF, MIN_COVERAGE, OURS, Base, Definition, Unrunnable
 from orchestrator.gates.python_checks import find_build, find_lint, find_typecheck
 from orchestrator.gates.python_config import COVERAGE, PYTEST, Config, find_config, mentions
-
-#: The least of a project's code that its tests have to reach, in percent; its own higher bar counts.
-MIN_COVERAGE = 85.0
 
 _MARKS = frozenset({*(name for name, _ in PYTEST), "setup.py", "conftest.py"})
 _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py")
 #: Marks of other languages, whose projects have folders of tests too.
-_OTHERS = frozenset({"package.json", "go.mod", "Cargo.toml"})
+_OTHERS = frozenset({"package.json", "go.mod", "Cargo.toml", "pom.xml"})
 _FAIL_UNDER = re.compile(r"--cov-fail-under[= \t\"',]{1,9}(\d{1,3}(?:\.\d{1,6})?)")
 _COV = re.compile(r"--cov[= \t\"',]{1,9}([A-Za-z_][\w./-]{0,200})")
 #: What is no code to be tested, where the base does not say what is.

@@ -40,6 +40,8 @@ _PATTERNS: tuple[tuple[str, bytes, re.Pattern[bytes]], ...] = (
     ("none", b"[no test", _line(rb"\?_\S+_\[no test files\]")),
     ("none", b"[no tests to run]", _line(rb"ok_\S+_\S+_\[no tests to run\]")),
     ("unknown", b"ok", _line(rb"ok_\S+_(?:\d[\d.]*s|\(cached\))(?:_coverage: [^\n]*)?$")),
+    ("begun", b"running ", _line(rb"running \d{1,9} tests?$")),
+    ("ended", b"test result: ", _line(rb"test result: \w")),
     ("sum", b"test result: ", _line(rb"test result: \w+\. # passed; # failed; \d+ ignored")),
     ("sum", b"pass", _line(rb"(?:\x23 |\xe2\x84\xb9 )(?:pass|fail|cancelled) #$")),
     ("plan", b"1..", _line(rb"1\.\.#")),
@@ -53,7 +55,23 @@ _PATTERNS: tuple[tuple[str, bytes, re.Pattern[bytes]], ...] = (
 #: The outcomes of a test that ran, in the words of pytest, jest and vitest.
 _RAN = {b"passed", b"failed", b"error", b"errors", b"xfailed", b"xpassed"}
 
-_GO_EVENT = _line(rb'\{"Time":"[^"\n]*","Action":"(pass|fail|skip)","Package":"[^"\n]*","Test":"[^"\n]*"')
+#: The coverage of the whole in what the usual tools print: istanbul and c8, coverage.py, Go, node.
+TOTALS = re.compile(
+    rb"^(?:All files[ ]*\|(?:[^|\n]{1,40}\|){3}[ ]*|TOTAL[ ][ \d]{1,200}[ ]"
+    rb"|total:[ \t]+\(statements\)[ \t]+|(?:\x23|\xe2\x84\xb9) all files[ ]*\|[ ]*)(\d{1,3}(?:\.\d{1,6})?)",
+    re.MULTILINE,
+)
+
+_GO_EVENT = _line(
+    rb'\{"Time":"[^"\n]*","Action":"(pass|fail|skip)","Package":"([^"\n]{1,500})"(,"Test":"[^"\n]*")?'
+)
+#: How a package says that it has no test at all, among the outputs of `go test -json`.
+_GO_NONE = _line(
+    rb'\{"Time":"[^"\n]*","Action":"output","Package":"([^"\n]{1,500})","Output":"testing: warning: no tests'
+)
+_MAX_PACKAGES = 10_000
+#: What is counted, but is no count of tests.
+_NO_COUNT = {"none", "unknown", "plan", "begun", "ended"}
 
 
 def told_by_go(raw: bytes) -> bytes:
@@ -79,6 +97,9 @@ class Tally:
         self._pending = {"stdout": b"", "stderr": b""}
         self._scanned = 0
         self._counts: dict[str, int] = {}
+        #: Go's packages that passed, and those that told of a test or that they have none.
+        self._passed: set[bytes] = set()
+        self._told: set[bytes] = set()
 
     def add(self, stream: str, chunk: bytes) -> None:
         """Take the next bytes of a stream."""
@@ -106,7 +127,7 @@ class Tally:
         counts = self._counts
         if not counts:
             return None
-        known = {key: count for key, count in counts.items() if key not in {"none", "unknown", "plan"}}
+        known = {key: count for key, count in counts.items() if key not in _NO_COUNT}
         total = sum(known.values())
         if not known and "plan" in counts:  # TAP without a summary of node's kind
             total = counts["plan"]
@@ -114,16 +135,32 @@ class Tally:
             return None
         return max(0, total)
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether a part of the tests ended without telling what came of it, as code does that exits."""
+        unfinished = self._counts.get("begun", 0) > self._counts.get("ended", 0)
+        return unfinished or bool(self._passed - self._told)
+
     def _scan(self, text: bytes) -> None:
         if b"\x1b" in text:
             text = _ANSI.sub(b"", text)
         if text.startswith(b"{") or b"\n{" in text:
-            for match in _GO_EVENT.finditer(text):
-                self._count("go-json", match[1] != b"skip")
+            self._scan_go(text)
         for runner, literal, pattern in _PATTERNS:
             if literal in text:
                 for match in pattern.finditer(text):
                     self._count(*_read(runner, match))
+
+    def _scan_go(self, text: bytes) -> None:
+        for match in _GO_EVENT.finditer(text):
+            if match[3] is not None:
+                self._count("go-json", match[1] != b"skip")
+            elif match[1] == b"skip":  # a package without a file of tests
+                self._count("none", 0)
+            if len(self._passed) + len(self._told) < _MAX_PACKAGES and match[1] != b"fail":
+                (self._passed if match[3] is None and match[1] == b"pass" else self._told).add(match[2])
+        for match in _GO_NONE.finditer(text):
+            self._told.add(match[1])
 
     def _count(self, key: str, number: int) -> None:
         self._counts[key] = self._counts.get(key, 0) + number
@@ -134,7 +171,7 @@ def _read(kind: str, match: re.Match[bytes]) -> tuple[str, int]:
     match kind:
         case "words":
             return kind, sum(int(count) for count, word in _NUMBERED.findall(match[1]) if word in _RAN)
-        case "one":
+        case "one" | "begun" | "ended":
             return kind, 1
         case "less":
             return kind, -int(match[1])

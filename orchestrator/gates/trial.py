@@ -69,6 +69,11 @@ class Trial:
         return self.count("ran")
 
     @property
+    def cut_short(self) -> bool:
+        """Whether a part of the tests ended without telling what came of it."""
+        return self.definition.counted and self.definition.nonce is None and self.tally.cut_short
+
+    @property
     def coverage(self) -> float | None:
         """The share of the code that the tests reached, in percent, where that is known."""
         if self.definition.kind is not Kind.COVERAGE:

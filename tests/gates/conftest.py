@@ -131,6 +131,31 @@ def with_cargo(shared_path: Path) -> Toolchain:
     return Toolchain((root,), f"{root}/bin:{SYSTEM_PATH}")
 
 
+@pytest.fixture(scope="session")
+def with_node_tools(shared_path: Path) -> tuple[Toolchain, Files]:
+    """Return a toolchain with TypeScript's tools, and the `node_modules` that a set-up would make."""
+    installed = Path(".venv/node-tools/node_modules").absolute()
+    if shutil.which("node", path=SYSTEM_PATH) is None or not (installed / ".bin/vitest").exists():
+        pytest.skip("TypeScript's tools are not installed: .ci/node-tools needs npm")
+    root = installed
+    if not all(folder.stat().st_mode & 0o001 for folder in installed.parents):
+        root = shared_path / "node-tools/node_modules"  # a package finds another by this name
+        root.parent.mkdir()
+        subprocess.run(["cp", "-a", installed, root], check=True)
+    names = (".bin", "typescript", "eslint", "typescript-eslint", "vitest", "@vitest", "mocha", "c8")
+    made = {f"node_modules/{name}": f"->{root}/{name}" for name in names}
+    return Toolchain((root,)), {**made, ".git/info/made": "node_modules\n"}
+
+
+@pytest.fixture(scope="session")
+def with_maven() -> Toolchain:
+    """Return Maven with Debian's repository of plugins, and what Debian keeps of both in /etc."""
+    plugins = Path("/usr/share/maven-repo/org/apache/maven/plugins/maven-surefire-plugin")
+    if shutil.which("mvn", path=SYSTEM_PATH) is None or not plugins.exists():
+        pytest.skip("maven with its plugins is not installed: .ci/packages needs apt")
+    return Toolchain((Path("/etc/maven"), *Path("/etc").glob("java-*-openjdk")))
+
+
 @pytest.fixture
 def judge(reachable_path: Path, ordinary_user: User) -> Judge:
     """Return a function that judges changes to a base by a gate, `tests` by default, in a real sandbox."""

@@ -1,0 +1,83 @@
+"""How a repository is checked by make: by the target that bears the gate's name, or one of its usual names.
+
+The invariant: the makefiles, with what they include by name and the scripts that they call, are the base's.
+Caller: `gates.local`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from orchestrator.gates.definition import (
+    KIND_OF,
+    MAX_FILES,
+    MIN_COVERAGE,
+    Base,
+    Definition,
+    Kind,
+    ReadBase,
+    plain_path,
+    read_all,
+    restoring,
+    scripts_named,
+    shadows,
+)
+from orchestrator.gates.tally import TOTALS
+
+_MAKEFILES = ("GNUmakefile", "makefile", "Makefile")  # in make's own order
+_INCLUDE = re.compile(r"^[ \t]*[-s]?include[ \t]+([^#\n]{1,2000})", re.MULTILINE)
+_TARGETS = {
+    "typecheck": ("typecheck", "types", "type-check"),
+    "lint": ("lint",),
+    "tests": ("test",),
+    "coverage": ("coverage", "cover"),
+    "build": ("build",),
+    "integration": ("integration", "integration-test", "integration-tests", "test-integration"),
+}
+
+
+async def find_make(base: Base, gate: str) -> Definition | None:
+    """Return `make TARGET` where the base's makefile has a target for the gate."""
+    main = next((name for name in _MAKEFILES if name in base.names), None)
+    content = await base.read(main) if main and gate in _TARGETS else None
+    if main is None or content is None:
+        return None
+    whole = content.decode(errors="replace")
+    target = next((name for name in _TARGETS[gate] if _has(whole, name)), None)
+    if target is None:
+        return None
+    files = await _included({main: content}, base.read)
+    text = "\n".join(part.decode(errors="replace") for part in files.values())
+    files |= await read_all(base.read, (path for path in scripts_named(text) if path not in files))
+    kind = KIND_OF.get(gate, Kind.CHECK)
+    return restoring(
+        shown=("make", target),
+        command=("make", target),
+        files=files,
+        remove=_MAKEFILES,
+        forbidden=shadows(text, base.names),
+        kind=kind,
+        minimum=MIN_COVERAGE if kind is Kind.COVERAGE else None,
+        percent=TOTALS if kind is Kind.COVERAGE else None,
+    )
+
+
+def _has(text: str, target: str) -> bool:
+    pattern = (
+        rf"^(?:[\w.%/-]{{1,99}}[ \t]+){{0,20}}{target}(?:[ \t]+[\w.%/-]{{1,99}}){{0,20}}[ \t]*::?(?![:=])"
+    )
+    return re.search(pattern, text, re.MULTILINE) is not None
+
+
+async def _included(files: Mapping[str, bytes], read_base: ReadBase) -> dict[str, bytes]:
+    """Return the makefiles with all that they include by name; a name that make computes is not followed."""
+    found, pending = dict(files), list(files.values())
+    while pending and len(found) < MAX_FILES:
+        text = pending.pop().decode(errors="replace")
+        words = (word for line in _INCLUDE.findall(text) for word in line.split() if "$" not in word)
+        paths = [path for word in words if (path := plain_path(word)) and path not in found]
+        fresh = await read_all(read_base, paths[:MAX_FILES])
+        found |= fresh
+        pending += fresh.values()
+    return found
