@@ -15,6 +15,7 @@ from orchestrator.gates.definition import (
     Base,
     Definition,
     Kind,
+    Silence,
     read_all,
     restoring,
 )
@@ -36,6 +37,8 @@ _FORMATTED = (
 )
 _INTEGRATION = ("integration", "tests/integration", "test/integration", "e2e", "test/e2e")
 
+#: Lines by which a linter leaves a whole file, or what is declared at its top, alone.
+_UNLINTED = Silence(re.compile(r"^//[ \t]*nolint\b.*|//[ \t]*lint:file-ignore\b.*"), ("*.go",))
 #: What is shown, and what is run.
 Command = tuple[tuple[str, ...], tuple[str, ...]]
 _COMMANDS: dict[str, Command] = {
@@ -80,6 +83,7 @@ async def find_go(base: Base, gate: str) -> Definition | None:
         kind=kind,
         minimum=MIN_COVERAGE if kind is Kind.COVERAGE else None,
         percent=_TOTAL if kind is Kind.COVERAGE else None,
+        silences=(_UNLINTED,) if gate == "lint" else (),
     )
 
 

@@ -18,6 +18,7 @@ from orchestrator.gates.definition import (
     Base,
     Definition,
     Kind,
+    Silence,
     plain_path,
     read_all,
     restoring,
@@ -49,6 +50,9 @@ _GOALS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "build": (("", ("-DskipTests", "package")),),
     "integration": (("maven-failsafe-plugin", ("verify",)),),
 }
+
+#: Lines by which files are not looked at.
+_UNLINTED = Silence(re.compile(r"\bCHECKSTYLE[: \t]{1,3}OFF\b|\bspotless:off\b"), ("*.java",))
 
 
 async def find_maven(base: Base, gate: str) -> Definition | None:
@@ -90,6 +94,7 @@ async def find_maven(base: Base, gate: str) -> Definition | None:
         nonce=nonce,
         kind=kind,
         minimum=MIN_COVERAGE if kind is Kind.COVERAGE else None,
+        silences=(_UNLINTED,) if gate == "lint" else (),
     )
 
 

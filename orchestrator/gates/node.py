@@ -10,6 +10,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +29,7 @@ from orchestrator.gates.definition import (
     shadows,
 )
 from orchestrator.gates.node_scripts import measurable, plain, reporting
-from orchestrator.gates.node_tools import BIOME, ESLINT, SUFFIXES, own_command, packages
+from orchestrator.gates.node_tools import BIOME, ESLINT, SILENCES, SUFFIXES, own_command, packages
 from orchestrator.gates.tally import TOTALS
 
 #: The keys of package.json that say how the project is checked.
@@ -87,7 +88,10 @@ async def find_node(base: Base, gate: str) -> Definition | None:
         return None
     manifest = _parse(content)
     chosen = await _choose(base, gate, manifest, _scripts(manifest))
-    return await _definition(base, KIND_OF.get(gate, Kind.CHECK), manifest, chosen) if chosen else None
+    if chosen is None:
+        return None
+    definition = await _definition(base, KIND_OF.get(gate, Kind.CHECK), manifest, chosen)
+    return replace(definition, silences=SILENCES.get(gate, ()))
 
 
 async def _definition(base: Base, kind: Kind, manifest: Mapping[str, Any], chosen: Chosen) -> Definition:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from orchestrator.gates.definition import OURS, Base
+from orchestrator.gates.definition import OURS, Base, Silence
 
 #: Suffixes of a tool's configuration, and the names of two that have their own.
 SUFFIXES = ("js", "cjs", "mjs", "ts", "cts", "mts", "json")
@@ -23,6 +23,25 @@ BIOME = ("biome.json", "biome.jsonc")
 _RUNNERS = {"vitest": "vitest run", "jest": "jest", "mocha": "mocha"}
 _TEST_FILE = re.compile(r"(?:.*[._-])?test\.[cm]?js|test-.*\.[cm]?js")
 _NO_OUTPUT = re.compile(rb'"noEmit"[ \t]*:[ \t]*true')
+
+_SOURCES = tuple(
+    f"*.{suffix}" for suffix in ("ts", "tsx", "mts", "cts", "js", "jsx", "mjs", "cjs", "vue", "svelte")
+)
+#: For each gate: the comments by which a file is not looked at.
+SILENCES = {
+    "typecheck": (Silence(re.compile(r"^[ \t]*(?://|/\*)[ \t]*@ts-nocheck\b"), _SOURCES),),
+    "lint": (Silence(re.compile(r"/\*[ \t]*(?:eslint-disable(?!-)|biome-ignore-all)[^*]{0,80}"), _SOURCES),),
+    "coverage": (
+        Silence(
+            re.compile(
+                r"\b(?:istanbul[ \t]+ignore[ \t]+file"
+                r"|(?:c8|v8)[ \t]+ignore[ \t]+(?:file|start|next[ \t]+\d{2,9})"
+                r"|node:coverage[ \t]+(?:disable|ignore[ \t]+next[ \t]+\d{2,9}))"
+            ),
+            _SOURCES,
+        ),
+    ),
+}
 
 Manifest = Mapping[str, Any]
 

@@ -17,6 +17,7 @@ from orchestrator.gates.definition import (
     Base,
     Definition,
     Kind,
+    Silence,
     read_all,
     restoring,
 )
@@ -37,6 +38,11 @@ _TOTAL = re.compile(
     rb"^TOTAL[ \t]+(?:\d+[ \t]+\d+[ \t]+[\d.]+%[ \t]+){2}\d+[ \t]+\d+[ \t]+(\d{1,3}(?:\.\d{1,6})?)%",
     re.MULTILINE,
 )
+#: Attributes by which a file is left alone.
+_SILENCES = {
+    "lint": (Silence(re.compile(r"#!\[[ \t]*(?:allow|expect)\b.{0,80}"), ("*.rs",)),),
+    "coverage": (Silence(re.compile(r"#!?\[.{0,80}\bcoverage\([ \t]*off\b"), ("*.rs",)),),
+}
 _CHECKED = {
     "typecheck": ("cargo", "check", "--offline", "--all-targets"),
     "lint": ("cargo", "clippy", "--offline", "--all-targets", "--", "-D", "warnings"),
@@ -70,6 +76,7 @@ async def find_rust(base: Base, gate: str) -> Definition | None:
         kind=kind,
         minimum=MIN_COVERAGE if kind is Kind.COVERAGE else None,
         percent=_TOTAL if kind is Kind.COVERAGE else None,
+        silences=_SILENCES.get(gate, ()),
     )
 
 
