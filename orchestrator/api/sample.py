@@ -53,6 +53,7 @@ GATE = {
     "exitCode": 0,
     "durationMs": 2140.5,
     "tests": 12,
+    "coverage": None,
 }
 STATUS = {
     **AGENT,
@@ -127,7 +128,7 @@ FROZEN = {
 }
 VERDICTS = {
     "agentId": AGENT_ID,
-    "gates": [{**GATE, "command": ["pytest"], "outputTail": "12 passed in 1.9s"}],
+    "gates": [{**GATE, "testsBase": 11, "command": ["pytest"], "outputTail": "12 passed in 1.9s"}],
 }
 EVENT = {
     "seq": 17,

@@ -71,6 +71,7 @@ def gate_summary(verdict: Verdict) -> answer.GateSummary:
         exit_code=verdict.exit_code,
         duration_ms=verdict.duration_ms,
         tests=verdict.tests,
+        coverage=verdict.coverage,
     )
 
 

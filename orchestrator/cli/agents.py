@@ -68,6 +68,7 @@ def show_status(session: Session, answer: Answer) -> None:
     for verdict in answer.get("gates") or ():
         word, style = ("passed", "green") if verdict.get("approved") else ("rejected", "red")
         tests = f", {plural(verdict['tests'], 'test')}" if verdict.get("tests") is not None else ""
+        tests += f", coverage {verdict['coverage']:g} %" if verdict.get("coverage") is not None else ""
         session.output.line(
             f"gate {verdict.get('gate')} ",
             (word, style),

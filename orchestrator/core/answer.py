@@ -33,9 +33,8 @@ class Health(Answer):
 
 
 class Readiness(Answer):
-    """Whether work can be taken in, and how each part does."""
+    """Whether work can be taken in (`ready` or `not_ready`), and how each part does."""
 
-    #: `ready` or `not_ready`.
     status: str
     checks: dict[str, str]
 
@@ -71,6 +70,7 @@ class GateSummary(Answer):
     exit_code: int | None = None
     duration_ms: float = 0.0
     tests: int | None = None
+    coverage: float | None = None
 
 
 class _Leaving(Answer):

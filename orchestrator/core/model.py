@@ -144,16 +144,14 @@ class Verdict(Wire):
     command: tuple[str, ...] = ()
     exit_code: int | None = None
     duration_ms: float = 0.0
-    #: Tests that ran; None where the output told no number.
+    #: Tests that ran, and that ran on the base; the share of the code that they reached, in percent.
     tests: int | None = None
-    #: Tests that ran on the base, where the two were compared.
     tests_base: int | None = None
-    #: The share of the code that the tests reached, in percent; None where the gate measures none.
     coverage: float | None = None
-    #: Whether nothing that the agent could do would change a rejection.
-    lasting: bool = False
-    #: Paths that say how this gate is run and that the candidate edits: the base's were used.
-    protected: tuple[str, ...] = ()
+    #: True where nothing that the agent could do would change a rejection.
+    lasting: bool | None = None
+    #: Paths that say how this gate is run and that the candidate edits, if any: the base's were used.
+    protected: tuple[str, ...] | None = None
     output_tail: str = ""
     #: What the reviewer answered, where the gate is one.
     review: Reviewed | None = None

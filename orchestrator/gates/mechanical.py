@@ -43,7 +43,7 @@ class MechanicalGate:
             return verdict.model_copy(update={"message": str(reason), "lasting": True})
         edits = protected(await exhibit.changed(), definition.sources)
         own = [path for path in edits if path in definition.sources]
-        verdict = verdict.model_copy(update={"command": definition.shown, "protected": tuple(own)})
+        verdict = verdict.model_copy(update={"command": definition.shown, "protected": tuple(own) or None})
         try:
             definition = await self._look_through(exhibit, definition)
         except (Silenced, TooLarge) as reason:
@@ -111,7 +111,7 @@ def _evidence(gate: str, trial: Trial, fault: Fault | None, ran_on_base: int | N
     return {
         "approved": fault is None,
         "message": praise(gate, trial) if fault is None else fault.message,
-        "lasting": fault is not None and fault.lasting,
+        "lasting": (fault is not None and fault.lasting) or None,
         "exit_code": trial.exit.code if trial.exit else None,
         "duration_ms": round(trial.duration_ms, 1),
         "tests": trial.ran,

@@ -58,7 +58,7 @@ BAD = {
     ),
     "style": Case("lint", {"app.py": "import os\n" + CODE}, "lint failed with exit status 1", "F401"),
     "tests": Case(
-        "tests", {"app.py": CODE.replace("// 2", "// 3")}, "2 of 3 tests failed (exit status 1)", "half(4)"
+        "tests", {"app.py": CODE.replace("// 2", "// 3")}, "1 of 3 tests failed (exit status 1)", "half(4)"
     ),
     "coverage": Case("coverage", {"app.py": UNTESTED}, "coverage is 62.5 %, below 90 %"),
     "build": Case("build", {"app.py": "def broken(:\n"}, "build failed with exit status 1", "SyntaxError"),

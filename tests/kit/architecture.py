@@ -70,7 +70,10 @@ BANNED_BUT = {
         "os.environ": "the same",
     },
     "orchestrator/config.py": {"os.environ": "it is where settings come from"},
-    "orchestrator/gates/launch_python.py": {"os.execv": "it runs inside a sandbox, by another Python"},
+    "orchestrator/gates/launch_python.py": {
+        "os.execv": "it runs inside a sandbox, by another Python",
+        "os.fork": "the same, and has no thread: its child must not know what it learns next",
+    },
     "orchestrator/journal/thread.py": {"threading.Thread": "it is the writer"},
     "sandbox/spawn.py": {"os.posix_spawn": "it is where processes are started"},
     "sandbox/warden.py": {"os.posix_spawn": "it is a program, the parent of one command"},
