@@ -156,7 +156,7 @@ async def _serve_on(
             ready(address)
         look = partial(look_around, (settings.home, settings.workspaces_dir))
         watchdog, attendant = Watchdog(supervisor.lives, look), Attendant(supervisor.lives)
-        beside = (reaper.run, watchdog.run, attendant.run, partial(let_go, store, hold_s))
+        beside = (tools.scanner.run, reaper.run, watchdog.run, attendant.run, partial(let_go, store, hold_s))
         await run_until_signalled(supervisor, store, signals, look, *beside)
         shutdown.set()
     with suppress(FileNotFoundError):

@@ -1,9 +1,9 @@
-"""The program that looks through objects as `git cat-file --batch` writes them, and answers once.
+"""The program that looks through objects as `git cat-file --batch` writes them, and says what it found.
 
 It runs in a process of its own, which a kill ends and which has ceilings on memory and processor: a text
 made to keep a scanner busy costs that process, never the supervisor's loop. It is told what to look for
 through a descriptor, so that no value stands on a command line or in an environment. The invariant: no
-value that was found leaves it; a finding is a rule, a place and an HMAC. Started by `scan`.
+value that was found leaves it; a finding is a rule, a place and an HMAC. Started by `worker`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import base64
 import hmac
 import json
 import os
-import sys
+import resource
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -94,11 +95,11 @@ def _through(outside: Callable[[int], int], hidden: Hidden) -> Callable[[int], i
 class Search:
     """Looks through one object after another, and remembers what it found."""
 
-    def __init__(self, order: dict[str, Any]) -> None:
-        self._engine = Engine(order["rules"], order["only"]) if order["rules"] else None
+    def __init__(self, order: dict[str, Any], engine: Engine | None) -> None:
+        self._engine = engine
         self._held = Held(order["held"])
         self._key = base64.b64decode(order["key"])
-        self._budget = Budget()
+        self._budget = Budget(order["bounds"]["unpacked"])
         self._found: dict[tuple[str, str, bytes, bytes], Found] = {}
 
     def look(self, kind: str, content: bytes, path: bytes, oid: str) -> None:
@@ -206,18 +207,48 @@ def read_objects(stream: BinaryIO, bounds: dict[str, int]) -> Iterator[tuple[str
         yield kind.decode(), content, rest[0] if rest else b"", oid.decode()
 
 
-def main(order_fd: int) -> None:
-    """Read the order and the objects, and write the answer."""
-    with os.fdopen(order_fd, "rb") as file:
-        order = json.loads(file.read())
-    search = Search(order)
-    answer: dict[str, Any] = {"objects": 0, "bytes": 0, "too_much": None}
-    try:
-        for kind, content, path, oid in read_objects(sys.stdin.buffer, order["bounds"]):
-            answer["objects"] += 1
-            answer["bytes"] += len(content)
-            search.look(kind, content, path, oid)
-    except TooMuch as error:
-        answer["too_much"] = str(error)
-    answer["findings"] = search.report()
-    sys.stdout.write(json.dumps(answer))
+class Server:
+    """Carries out one order after another."""
+
+    def __init__(self) -> None:
+        self._rules: dict[str, Any] = {}
+        self._engine: Engine | None = None
+
+    def carry_out(self, order: dict[str, Any], objects: BinaryIO) -> dict[str, Any]:
+        """Look through the objects, and return the answer."""
+        if "rules" in order:  # told once
+            self._rules = order["rules"]
+            self._engine = Engine(self._rules)
+        engine = self._engine if order["only"] is None else Engine(self._rules, order["only"])
+        search = Search(order, engine if order["extent"] == "all" else None)
+        answer: dict[str, Any] = {"objects": 0, "bytes": 0, "too_much": None}
+        try:
+            for kind, content, path, oid in read_objects(objects, order["bounds"]):
+                answer["objects"] += 1
+                answer["bytes"] += len(content)
+                search.look(kind, content, path, oid)
+        except TooMuch as error:
+            answer["too_much"] = str(error)
+        return answer | {"findings": search.report()}
+
+
+def serve() -> None:
+    """Carry out the orders that come over the socket at descriptor 0, until it is closed."""
+    server = Server()
+    with socket.socket(fileno=0) as channel:
+        while True:
+            _, fds, _, _ = socket.recv_fds(channel, 1, 2)
+            if len(fds) != 2:
+                return
+            with os.fdopen(fds[0], "rb") as file, os.fdopen(fds[1], "rb") as objects:
+                order = json.loads(file.read())
+                _bound_processor(order["bounds"]["seconds"])
+                answer = json.dumps(server.carry_out(order, objects)).encode()
+            channel.sendall(len(answer).to_bytes(8) + answer)
+
+
+def _bound_processor(seconds: int) -> None:
+    """Let the kernel end this process where one order takes longer than that."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + seconds + 1, most))

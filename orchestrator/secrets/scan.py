@@ -1,6 +1,6 @@
 """The scan of all that would leave quarantine: held values first, then what the rules take for a secret.
 
-Runs in a process of its own for each scan, because an expression over hostile bytes must neither hold the
+It runs in a process of its own, because an expression over hostile bytes must neither hold the
 loop nor outlive a kill: leaving the block ends it. The invariant: whatever goes wrong, too much, too slow, a
 broken stream, a dead process, nothing leaves; and a finding never holds the value. Caller: `judging`.
 """
@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import base64
 import json
-import os
+import logging
 import secrets
-import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Protocol
 
 import trio
@@ -25,27 +22,25 @@ import trio
 from orchestrator.errors import RepositoryError
 from orchestrator.secrets.held import HeldValue
 from orchestrator.secrets.ruleset import read_rules
-from sandbox.base import MIB, Exit, SandboxLaunchFailed
-from sandbox.process import DEVNULL, open_child
+from orchestrator.secrets.worker import Worker, open_worker
+from sandbox.base import MIB, SandboxLaunchFailed
 
-#: How long one scan may take, by the wall and by the processor.
-SCAN_S = 60.0
-MAX_OBJECTS, MAX_BYTES = 100_000, 768 * MIB
+log = logging.getLogger(__name__)
+
 #: Processes at once, whatever number of agents have something to be scanned.
 MAX_PROCESSES = 2
-_MEMORY = 4096 * MIB
-_MAX_ANSWER = 16 * MIB
-_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C"}
-_BOUNDS = (
-    *("setpriv", "--pdeathsig", "KILL", "--no-new-privs", "--"),
-    *("prlimit", f"--as={_MEMORY}", f"--cpu={int(SCAN_S)}", "--core=0", "--nofile=64", "--"),
-)
-_BOOT = (
-    "import sys\n"
-    "sys.path[:0] = sys.argv[2:]\n"
-    "from orchestrator.secrets.inside import main\n"
-    "main(int(sys.argv[1]))\n"
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much one scan looks through; what is beyond blocks."""
+
+    objects: int = 100_000
+    bytes: int = 768 * MIB
+    #: Bytes that come out of what is packed or encoded.
+    unpacked: int = 128 * MIB
+    #: By the wall and by the processor.
+    seconds: int = 60
 
 
 class SecretScanFailed(RepositoryError):
@@ -118,7 +113,10 @@ class Report:
 class Scanner:
     """Scans with the values that we hold and the key of this installation."""
 
-    def __init__(self, held: Collection[HeldValue] = (), key: bytes = b"") -> None:
+    def __init__(
+        self, held: Collection[HeldValue] = (), key: bytes = b"", bounds: Bounds | None = None
+    ) -> None:
+        self._bounds = bounds or Bounds()
         self._held = [
             {
                 "name": each.name,
@@ -128,34 +126,54 @@ class Scanner:
             for each in held
         ]
         self._key = base64.b64encode(key or secrets.token_bytes(32)).decode()
-        self._rules: str | None = None
+        self._rules = ""
         self._places = trio.CapacityLimiter(MAX_PROCESSES)
+        self._warm: Worker | None = None
+        self._wanted = trio.Event()
+
+    async def run(self) -> None:
+        """Keep one process ready from the first scan on, which saves all later ones its start."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = trio.Event()
+            try:
+                async with open_worker() as worker:
+                    self._warm = worker
+                    await worker.wait()
+            except SandboxLaunchFailed as error:  # the next scan fails with the same words
+                log.warning("no process can be kept ready for the scan for secrets: %s", error)
+            finally:
+                self._warm = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a process waits for the next scan."""
+        return self._warm is not None and self._warm.idle
 
     async def scan(self, objects: Opener, *, base: str, tip: str, extent: Extent = Extent.ALL) -> Report:
         """Look through every object that the tip has beyond the base; what the base has is no finding.
 
         Raises `SecretScanFailed` where it could not be begun; what the content did to it is in the report.
         """
-        if self._rules is None:
+        if not self._rules:
             self._rules = json.dumps(await trio.to_thread.run_sync(read_rules))
-        rules = self._rules if extent is Extent.ALL else "null"
         try:
-            with trio.fail_after(SCAN_S):
-                found, trouble = await self._look(objects, (tip, f"^{base}", "--"), rules, None)
+            with trio.fail_after(self._bounds.seconds):
+                found, trouble = await self._look(objects, (tip, f"^{base}", "--"), extent, None)
                 if found and not trouble:
-                    found = await self._without_known(objects, base, rules, found)
+                    found = await self._without_known(objects, base, extent, found)
         except trio.TooSlowError:
-            return Report((), f"the scan for secrets did not end within {SCAN_S:g} s")
+            return Report((), f"the scan for secrets did not end within {self._bounds.seconds} s")
         return Report(tuple(found), trouble)
 
     async def _without_known(
-        self, objects: Opener, base: str, rules: str, found: list[Finding]
+        self, objects: Opener, base: str, extent: Extent, found: list[Finding]
     ) -> list[Finding]:
         """Return what the base does not have: first its files of the same names are asked, then all of it."""
         paths = sorted({each.path for each in found if each.kind == "file"})[:1000]
         for places in ((paths,) if paths else ()) + ((),):
             wanted = sorted({each.rule for each in found})
-            known, trouble = await self._look(objects, ("--no-walk", base, "--", *places), rules, wanted)
+            known, trouble = await self._look(objects, ("--no-walk", base, "--", *places), extent, wanted)
             if trouble:
                 return found
             had = {(each.rule, each.hmac) for each in known}
@@ -165,23 +183,15 @@ class Scanner:
         return found
 
     async def _look(
-        self, objects: Opener, revisions: Sequence[str], rules: str, only: Sequence[str] | None
+        self, objects: Opener, revisions: Sequence[str], extent: Extent, only: Sequence[str] | None
     ) -> tuple[list[Finding], str]:
         """Let a process look through the objects; return what it found, and what was too much for it."""
-        words = {
-            "only": only,
-            "held": self._held,
-            "key": self._key,
-            "bounds": {"objects": MAX_OBJECTS, "bytes": MAX_BYTES},
-        }
-        order = f'{json.dumps(words)[:-1]}, "rules": {rules}}}'.encode()
+        bounds = asdict(self._bounds)
+        order = {"only": only, "extent": extent.value, "held": self._held, "key": self._key, "bounds": bounds}
         async with self._places, objects(*revisions) as stream:
-            answer, ended = await _run(order, stream.fd)
+            answer = await self._ask(json.dumps(order), stream.fd)
             if not answer:
-                return (
-                    [],
-                    f"the scan for secrets ended with {ended}: something in the change was too much for it",
-                )
+                return [], "something in the change was too much for the process that looks for secrets"
             try:
                 said = json.loads(answer)
                 found = [Finding(**each) for each in said["findings"]]
@@ -192,35 +202,18 @@ class Scanner:
                 await stream.finish()
         return found, trouble
 
+    async def _ask(self, order: str, objects: int) -> bytes:
+        """Let the process that is ready carry the order out; where it is busy, or there is none, another."""
+        if self._warm is not None and self.ready:
+            return await self._tell(self._warm, order, objects)
+        try:
+            async with open_worker() as worker:
+                return await self._tell(worker, order, objects)
+        except SandboxLaunchFailed as error:
+            raise SecretScanFailed(f"the scan for secrets cannot be started: {error}") from error
+        finally:
+            self._wanted.set()
 
-async def _run(order: bytes, objects: int) -> tuple[bytes, Exit]:
-    """Run the program on the objects; return its answer (nothing where it failed), and how it ended."""
-    fd = _order_file(order)
-    try:
-        argv = (*_BOUNDS, sys.executable, "-I", "-S", "-c", _BOOT, str(fd), *_import_paths())
-        answer = bytearray()
-        async with open_child(argv, env=_ENV, stdin=objects, stderr=DEVNULL, pass_fds=(fd,)) as child:
-            while len(answer) <= _MAX_ANSWER and (piece := await child.stdout.receive_some()):
-                answer += piece
-            ended = await child.wait()
-            child.release_nowait()
-    except SandboxLaunchFailed as error:
-        raise SecretScanFailed(f"the scan for secrets cannot be started: {error}") from error
-    finally:
-        os.close(fd)
-    return bytes(answer) if ended.ok else b"", ended
-
-
-def _order_file(order: bytes) -> int:
-    """Return a descriptor from which the order is read: on no disk, no command line, in no environment."""
-    fd = os.memfd_create("order", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(fd), "wb") as file:
-        file.write(order)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
-
-
-def _import_paths() -> tuple[str, ...]:
-    """Return the directories from which the program's modules are imported: it looks into no others."""
-    origins = [spec.origin for name in ("orchestrator", "re2", "ahocorasick_rs") if (spec := find_spec(name))]
-    return tuple(dict.fromkeys(str(Path(origin).parent.parent) for origin in origins if origin))
+    async def _tell(self, worker: Worker, order: str, objects: int) -> bytes:
+        rules = f', "rules": {self._rules}' if worker.fresh else ""
+        return await worker.ask(f"{order[:-1]}{rules}}}".encode(), objects)

@@ -39,7 +39,7 @@ _NO_TEXT = bytes(byte for byte in range(256) if not (32 <= byte < 127 or byte in
 class Budget:
     """How many bytes may come out of all that is unpacked in one scan."""
 
-    left: int = 128 * MIB
+    left: int
 
     def take(self, count: int) -> None:
         """Account for bytes; raises `TooMuch` where there were too many."""

@@ -1,0 +1,90 @@
+"""Whatever goes wrong with a scan, nothing leaves, and it is told why."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+import trio
+
+from orchestrator.errors import GitFailed
+from orchestrator.secrets.scan import Bounds, Scanner
+from tests.kit.remote import git
+from tests.kit.until import seen
+from tests.secrets.planted import PLANTED
+from tests.secrets.stand import Stand
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        (Bounds(objects=20), "more than 20 objects"),
+        (Bounds(bytes=1000), "more than 1000 bytes"),
+        (Bounds(unpacked=100_000), "more packed content"),
+    ],
+)
+async def test_more_than_is_looked_through_blocks(stand: Stand, bounds: Bounds, said: str) -> None:
+    stand.scanner = Scanner(bounds=bounds)
+    files: dict[str, str | bytes | None] = {f"d{n}/f.txt": f"{n}\n" * 20 for n in range(20)}
+    report = await stand.scan(stand.commit(files | {"zeros.gz": gzip.compress(bytes(1_000_000))}))
+    assert not report.clean
+    assert said in report.trouble
+
+
+async def test_objects_that_cannot_be_read_are_no_clean_change(stand: Stand) -> None:
+    tip = stand.commit({"a.txt": "some content\n"})
+    blob = git("rev-parse", f"{tip}:a.txt", cwd=stand.root).strip()
+    (stand.root / ".git/objects" / blob[:2] / blob[2:]).unlink()
+    for unreadable in (tip, "0" * 40):
+        with pytest.raises(GitFailed):
+            await stand.scan(unreadable)
+
+
+@dataclass
+class Silent:
+    """Objects that never come, and never end."""
+
+    fd: int
+
+    async def finish(self) -> None:
+        raise AssertionError("it never ends")
+
+
+@asynccontextmanager
+async def silence(*_revisions: str) -> AsyncGenerator[Silent, None]:
+    """Open objects that never come."""
+    reading, writing = os.pipe()
+    try:
+        yield Silent(reading)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+async def test_a_scan_that_takes_too_long_blocks_and_its_process_is_ended(stand: Stand) -> None:
+    scanner = Scanner(bounds=Bounds(seconds=1))
+    report = await scanner.scan(silence, base=stand.base, tip=stand.base)
+    assert "did not end within 1 s" in report.trouble
+
+
+async def test_process_that_is_ready_serves_again_and_a_cancelled_scan_costs_only_it(
+    stand: Stand,
+) -> None:
+    bad, good = stand.commit({"a.py": f"a = '{PLANTED['aws']}'\n"}), stand.commit({"a.py": "a = 1\n"})
+    stand.base = bad
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stand.scanner.run)
+        assert (await stand.scan(good)).clean
+        await seen(lambda: stand.scanner.ready, "the process that is kept ready")
+        assert (await stand.scan(good)).clean
+        with trio.move_on_after(0.2) as given_up:
+            await stand.scanner.scan(silence, base=stand.base, tip=good)
+        assert given_up.cancelled_caught
+        await seen(lambda: not stand.scanner.ready, "its end")
+        stand.base = good
+        assert not (await stand.scan(stand.commit({"b.py": f"b = '{PLANTED['github']}'\n"}))).clean
+        nursery.cancel_scope.cancel()
