@@ -55,6 +55,7 @@ from orchestrator.supervise.desk import Desk
 from orchestrator.supervise.gear import Tools
 from orchestrator.supervise.host import look_around
 from orchestrator.supervise.liveness import Attendant
+from orchestrator.supervise.radar import Scout
 from orchestrator.supervise.reaper import Reaper
 from orchestrator.supervise.restarts import crashed_starts, hold_back, let_go
 from orchestrator.supervise.signals import SIGNALS, run_until_signalled
@@ -154,9 +155,9 @@ async def _serve_on(
         log.info("ready", extra={"url": address.url, "socket": str(address.socket), "sandbox": backend.name})
         if ready is not None:
             ready(address)
-        look = partial(look_around, (settings.home, settings.workspaces_dir))
-        watchdog, attendant = Watchdog(supervisor.lives, look), Attendant(supervisor.lives)
-        beside = (tools.scanner.run, reaper.run, watchdog.run, attendant.run, partial(let_go, store, hold_s))
+        look, lives = partial(look_around, (settings.home, settings.workspaces_dir)), supervisor.lives
+        eyes = (Watchdog(lives, look).run, Attendant(lives).run, Scout(lives).run)
+        beside = (tools.scanner.run, reaper.run, *eyes, partial(let_go, store, hold_s))
         await run_until_signalled(supervisor, store, signals, look, *beside)
         shutdown.set()
     with suppress(FileNotFoundError):

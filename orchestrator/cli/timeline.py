@@ -209,6 +209,12 @@ _LINES: dict[str, Callable[[Payload], Line]] = {
     "gate.skipped": _said("gate skipped", "gate", "message", tone=QUIET),
     "secret.detected": _said("SECRET", "rule", "path", tone=BAD),
     "policy.violated": _said("POLICY", "rule", "path", "detail", tone=BAD),
+    "conflict.predicted": lambda payload: Line(
+        "overlap",
+        f"with {one_line(str(payload['otherTaskId']), 80)}: "
+        + one_line(", ".join(str(name) for name in payload["files"])),
+        WARN,
+    ),
     "conflict.detected": _said("CONFLICT", "detail", tone=BAD),
     "egress.allowed": lambda payload: Line(
         "reaches", f"{one_line(str(payload['host']), 80)}:{int(payload['port'])}", QUIET

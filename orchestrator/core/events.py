@@ -14,6 +14,7 @@ from orchestrator.core.event import EVENTS, AgentEvent, Event, Recorded, TaskEve
 from orchestrator.core.judgement import (
     CommitCreated,
     ConflictDetected,
+    ConflictPredicted,
     EgressAllowed,
     EgressRefused,
     GatePassed,
@@ -63,6 +64,7 @@ __all__ = [
     "BudgetWarning",
     "CommitCreated",
     "ConflictDetected",
+    "ConflictPredicted",
     "ControlDraining",
     "ControlFrozen",
     "ControlThawed",

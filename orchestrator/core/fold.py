@@ -274,6 +274,7 @@ def _attention(state: State, _recorded: e.Recorded, event: e.AgentAttention) -> 
     e.BudgetExceeded,
     e.BudgetWarning,
     e.ConflictDetected,
+    e.ConflictPredicted,
     e.GateSkipped,
     e.EgressAllowed,
     e.EgressRefused,

@@ -74,6 +74,20 @@ class ConflictDetected(AgentEvent):
     files: tuple[FileConflict, ...] | None = None
 
 
+class ConflictPredicted(AgentEvent):
+    """The agent changes files that another changes, or that it has landed on a branch that is still open."""
+
+    name = "conflict.predicted"
+    other_agent_id: str
+    other_task_id: str
+    #: Where the other lands, or has landed.
+    branch: str
+    landed: bool
+    #: The first of the files, by name, and how many they are.
+    files: tuple[str, ...]
+    total: int
+
+
 class CommitCreated(AgentEvent):
     """The commit of record exists in quarantine: exactly this is judged and pushed.
 

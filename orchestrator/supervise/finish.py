@@ -28,6 +28,7 @@ from orchestrator.journal.store import AuditEntry, Store
 from orchestrator.supervise.breaker import Breaker
 from orchestrator.supervise.ending import Done, Ending, Failed, Interrupted, Killed, Postponed
 from orchestrator.supervise.live import Live
+from orchestrator.supervise.radar import leave_radar
 from orchestrator.supervise.salvage import Aftermath, leave, remove, salvage, settle_push
 from orchestrator.supervise.upkeep import blame
 
@@ -57,6 +58,7 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
     run, aftermath, proven_at = live.run, Aftermath(), trio.current_time()
     await _settle_debts(live, ledger)
     ending = await _settle(live, ending, keep, aftermath, ledger)
+    leave_radar(run, commit=ending.commit if isinstance(ending, Done) else None)
     if isinstance(ending, Killed):
         await _journal_kill(live, ending, proven_at, ledger.store)
         live.ended.set()  # who asked is answered now, and not kept waiting for what is left to tidy up

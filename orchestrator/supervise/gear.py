@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from orchestrator.core import events as e
 from orchestrator.core.egress import Rules
 from orchestrator.core.liveness import Patience
 from orchestrator.core.model import Agent, PushIntent
+from orchestrator.core.radar import Field
 from orchestrator.core.spec import TaskSpec
 from orchestrator.gates.base import Gates
 from orchestrator.gates.judges import Judges
@@ -75,6 +77,8 @@ class Tools:
     patience: Patience = field(default_factory=Patience)
     #: After how many days what did not land is kept no more; 0 is never.
     salvage_keep_days: int = 0
+    #: Who changes which files, by repository.
+    radar: dict[str, Field] = field(default_factory=lambda: defaultdict(Field))
     #: Globs of branches that nothing lands on.
     protected: tuple[str, ...] = ()
     #: Behind which one agent at a time lands on a branch.

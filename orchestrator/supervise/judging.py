@@ -12,6 +12,7 @@ from functools import partial
 from orchestrator.core import events as e
 from orchestrator.core.model import Phase as Doing
 from orchestrator.core.model import Reason, Verdict
+from orchestrator.core.radar import MAX_FILES
 from orchestrator.core.share import Share
 from orchestrator.core.text import escaped
 from orchestrator.errors import RepositoryError
@@ -26,6 +27,7 @@ from orchestrator.supervise.consulting import consult
 from orchestrator.supervise.ending import RunFailed, patient
 from orchestrator.supervise.gear import Run, limits_for
 from orchestrator.supervise.message import SKIPPED
+from orchestrator.supervise.radar import scan
 from orchestrator.supervise.recording import find_violations, seal
 
 GATE_S = 900.0
@@ -35,6 +37,8 @@ MAX_SHOWN_PATH = 300  # characters
 _AS_BASE = "the gates are run as the base commit has them"
 #: The rule of a change that could not be looked through, and so may not leave.
 UNSEARCHED = "unsearched"
+#: Characters of the name of a file by which overlaps are known.
+MAX_NAME = 1024
 
 
 async def judge(
@@ -58,7 +62,9 @@ async def judge(
     if complaints := await _find_secrets(run, worktree, sealed):
         return None, Reason.SECRET_DETECTED, complaints
     run.progress.sealed = sealed
-    edits = protected(await quarantine.changed(sealed.commit), plan.sources)
+    changed = await quarantine.changed(sealed.commit)
+    await scan(run, worktree, tuple(escaped(path)[:MAX_NAME] for path in changed[:MAX_FILES]))
+    edits = protected(changed, plan.sources)
     if edits:
         await run.record(*(_edited(run, path) for path in edits[:MAX_VIOLATIONS]))
     verdicts = await _run_gates(run, worktree, sealed, number, plan)

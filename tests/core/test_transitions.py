@@ -61,6 +61,12 @@ FOLLOWS: list[tuple[e.Event, set[str]]] = [
     (e.EgressRefused(**IDS, host="evil", detail="is not listed"), {"assigned", "running"}),
     (e.ConflictDetected(**IDS, detail="moved"), {"assigned", "running"}),
     (
+        e.ConflictPredicted(
+            **IDS, other_agent_id="o", other_task_id="u", branch="b", landed=False, files=("f",), total=1
+        ),
+        {"assigned", "running"},
+    ),
+    (
         e.CommitCreated(**IDS, commit="c", base="b", branch="agent/t", files=1, additions=1, deletions=0),
         {"assigned", "running"},
     ),

@@ -85,6 +85,7 @@ SLEEPS = {
     "orchestrator/client_stream.py": "a client that lost its server tries again after a while",
     "orchestrator/supervise/restarts.py": "a crash loop is slowed down",
     "orchestrator/supervise/liveness.py": "what does nothing tells nobody",
+    "orchestrator/supervise/radar.py": "nobody tells which files an agent changes",
     "orchestrator/supervise/host.py": "nobody tells when a host gets short of something",
     "orchestrator/supervise/watchdog.py": "nobody tells when a tree that no cgroup holds has grown",
     "tests/kit/messages/connection.py": "a script says how slowly an answer comes",

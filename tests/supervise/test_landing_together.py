@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -29,7 +30,12 @@ LANDING = {"landing": {"branch": "together"}}
 
 
 @asynccontextmanager
-async def planed(root: Path, user: User, within_s: float = 120, **more: int) -> AsyncIterator[Plane]:
+async def planed(
+    root: Path,
+    user: User,
+    within_s: float = 120,
+    **more: Any,  # noqa: ANN401 - as `open_plane` takes them
+) -> AsyncIterator[Plane]:
     """Give a plane with ten slots."""
     with trio.fail_after(within_s):
         async with open_plane(root / "home", user=user, roots=root, slots=10, **more) as plane:
