@@ -144,8 +144,6 @@ async def _serve_on(
     hold_s = await hold_back(store, crashed, utc_now(), settings.restart_hold_s)
     desk = _open_desk(settings, tools, supervisor)
     app = create_app(_services(settings, backend, store, supervisor, desk, reaper=reaper))
-    if settings.yolo_mode:
-        log.warning("YOLO_MODE: quality gates disabled; what holds credentials never lands all the same")
     listeners = open_listeners(settings.host, settings.port, settings.socket_path)
     port = listeners[0].getsockname()[1]
     address = Address(f"http://{_bracketed(settings.host)}:{port}", settings.socket_path, backend.name)
@@ -166,6 +164,8 @@ async def _serve_on(
 
 def _open_tools(settings: Settings, store: Store, repositories: Repositories, own: Program | None) -> Tools:
     """Return what all runs work with."""
+    if settings.yolo_mode:
+        log.warning("YOLO_MODE: quality gates disabled")
     return Tools(
         store,
         repositories,

@@ -44,7 +44,7 @@ MUTATIONS = (
     Mutation(
         "f01-intent",
         "orchestrator/supervise/delivery.py",
-        "    await run.record(e.AgentPhase(**run.ids, phase=Phase.LANDING, push=push))\n",
+        "    await run.record(e.AgentPhase(**run.ids, phase=Phase.LANDING, base=sealed.base, push=push))\n",
         "",
         F1,
     ),

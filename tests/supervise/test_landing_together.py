@@ -17,7 +17,7 @@ from orchestrator.core import events as e
 from orchestrator.core.model import Agent, Reason
 from sandbox.base import User
 from tests.kit.plane import GATED, Plane, open_plane
-from tests.kit.remote import branches, count_pushes, git, make_remote, pushes
+from tests.kit.remote import branches, count_pushes, git, hook, make_remote, pushes
 from tests.kit.until import seen
 
 LOG = {"log.txt": "one\ntwo\nthree\n"}
@@ -183,6 +183,57 @@ async def test_others_who_push_all_the_time_lose_nothing_and_are_not_waited_for_
     assert {f"theirs{n}" for n in range(len(made))} <= set(files)
     assert is_linear(remote, "together")
     assert nothing_was_forced(remote)
+
+
+async def test_a_push_that_lost_its_lease_is_journaled_and_brought_on(
+    reachable_path: Path, ordinary_user: User
+) -> None:
+    remote = make_remote(reachable_path, files=LOG)
+    theirs = others_commit(remote, "theirs", "x", branch="ahead")
+    git("branch", "together", "main", cwd=remote)
+    # Somebody is quicker by a hair: between the remote's look at the lease and its move of the branch.
+    quick = f"[ -e {reachable_path}/once ] || {{ touch {reachable_path}/once; git update-ref $1 {theirs}; }}"
+    hook(remote, "update", quick)
+    async with planed(reachable_path, ordinary_user) as plane:
+        end = await plane.over(await plane.submit(remote, "echo 1 > mine", "t", **LANDING))
+        rejected = await told(plane, "push.rejected")
+        intents = [event for event in await told(plane, "agent.phase") if isinstance(event, e.AgentPhase)]
+    assert end.reason is Reason.DONE, end
+    assert git("rev-parse", "together^", cwd=remote).strip() == theirs
+    assert len(rejected) == 1
+    pushes = [event.push for event in intents if event.push is not None]
+    assert [push.old for push in pushes] == [branches(remote)["main"], theirs]
+
+
+async def test_where_main_is_not_protected_agents_land_on_it_one_after_the_other(
+    reachable_path: Path, ordinary_user: User
+) -> None:
+    remote = make_remote(reachable_path, files=LOG)
+    count_pushes(remote)
+    async with planed(reachable_path, ordinary_user) as plane:
+        on_main = {"landing": {"branch": "main"}}
+        agents = [await plane.submit(remote, f"echo {n} > f{n}", f"t{n}", **on_main) for n in range(3)]
+        assert {(await plane.over(agent)).reason for agent in agents} == {Reason.DONE}
+    assert len(git("ls-tree", "--name-only", "main", cwd=remote).split()) == 4
+    assert is_linear(remote, "main")
+    assert nothing_was_forced(remote)
+
+
+async def test_an_agent_that_is_cut_amid_a_conflict_goes_on_with_it_on_the_new_base(
+    reachable_path: Path, ordinary_user: User
+) -> None:
+    remote = make_remote(reachable_path, files=LOG)
+    theirs = others_commit(remote, "log.txt", "theirs\n", branch="together")
+    first, cut = "echo mine > log.txt", "{ touch there; sleep 1000; }"
+    script = f'[ "$ORCHESTRATOR_TURN" = 1 ] && {first} || {{ [ -e there ] || {cut}; rm there; {ADDS}; }}'
+    async with planed(reachable_path, ordinary_user) as plane:
+        agent = await plane.submit(remote, script, "t", **LANDING)
+        await seen(lambda: list(reachable_path.glob("home/workspaces/*/*/there")), "its second turn")
+    async with planed(reachable_path, ordinary_user) as plane:
+        end = await plane.over(agent)
+    assert (end.reason, end.base, end.conflicts) == (Reason.DONE, theirs, 1), end
+    assert git("rev-parse", "together^", cwd=remote).strip() == theirs
+    assert git("show", "together:log.txt", cwd=remote) == "theirs\nmine\n"
 
 
 @pytest.mark.parametrize("explicit", [False, True])
