@@ -31,8 +31,7 @@ _COVERED = (
 )
 #: gofmt tells names and ends with success.
 _FORMATTED = (
-    "names=$(gofmt -l $(find . -name '*.go' -not -path './vendor/*' "
-    "-not -path './.orchestrator-gate/*')) || exit\n"
+    "names=$(find . -name '*.go' -not -path './vendor/*' -not -path './.*/*' -exec gofmt -l {} +) || exit\n"
     '[ -z "$names" ] || { echo "not formatted as gofmt does:"; echo "$names"; exit 1; }'
 )
 _INTEGRATION = ("integration", "tests/integration", "test/integration", "e2e", "test/e2e")

@@ -30,7 +30,7 @@ _CONFIGS = (
 #: What takes tests away in a manifest. The rest of it is the candidate's: it may need another crate.
 _UNTESTED = re.compile(rb"\b(?:test|doctest|harness|autotests)\"?[ \t]*=[ \t]*false\b")
 _TESTED = (
-    "find . -name Cargo.toml -not -path './.orchestrator-gate/*' -exec sed -E -i "
+    "find . -name Cargo.toml -not -path './.*/*' -exec sed -E -i "
     r"""'s/\b((test|doctest|harness|autotests)"?[[:space:]]*=[[:space:]]*)false\b/\1true/g' {} + || exit"""
     '\nexec "$@"'
 )

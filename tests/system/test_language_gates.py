@@ -38,8 +38,8 @@ def test_typescript_agent_reads_what_tsc_says_and_lands_at_its_second_turn(with_
     project = {name: TYPESCRIPT[name] for name in ("package.json", "tsconfig.json", "src/price.ts")}
     remote = make_remote(service.remotes, "typed", project)
     script = turns(
-        "echo 'export const tax: number = \"high\";' > src/tax.ts; sed -i 's/tsc --noE/true --noE/' package.json",
-        "echo 'export const tax: number = 20;' > src/tax.ts; sed -i 's/true --noE/tsc --noE/' package.json",
+        "echo 'export const tax: number = \"high\";' > src/tax.ts; sed -i 's/tsc /true /' package.json",
+        "echo 'export const tax: number = 20;' > src/tax.ts; sed -i 's/true /tsc /' package.json",
     )
     agent = service.spawn(remote, script, "typed", gateProfile="custom", gates=["typecheck"])
     end = service.wait(agent, within_s=180)
