@@ -33,6 +33,7 @@ COMMANDS = {
     "queue": Entry("orchestrator.cli.queue:queue", "Look at the queue, pause it, resume it."),
     "doctor": Entry("orchestrator.cli.doctor:doctor", "Say what works here, and what to do about the rest."),
     "gc": Entry("orchestrator.cli.gc:gc", "Remove what nobody needs; --dry-run only tells."),
+    "coordinator": Entry("orchestrator.cli.coordinator:coordinator", "Judge candidates, dispatch tasks."),
     "demo": Entry("orchestrator.demo.command:demo", "Watch three agents work, and leave nothing behind."),
 }
 

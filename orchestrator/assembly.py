@@ -170,7 +170,7 @@ def _open_tools(settings: Settings, store: Store, repositories: Repositories, ow
         store,
         repositories,
         scratch_of(settings),
-        _ceilings(settings),
+        ceilings(settings),
         yolo=settings.yolo_mode,
         protected=settings.protected_branches,
         salvage_keep_days=settings.salvage_keep_days,
@@ -213,7 +213,7 @@ def open_purse(settings: Settings) -> Purse:
     )
 
 
-def _ceilings(settings: Settings) -> Limits:
+def ceilings(settings: Settings) -> Limits:
     """Return what an agent may use where its task asks for nothing else."""
     return Limits(
         memory_mb=settings.memory_mb, cpus=settings.cpus, pids=settings.pids, disk_mb=settings.disk_mb

@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from orchestrator.api import problem
 from orchestrator.api.access import Principal, Scope
-from orchestrator.api.door import App, Door
+from orchestrator.api.door import App, Door, House
 from orchestrator.api.idempotency import Keys
 from orchestrator.api.route import Call, Route, SocketEndpoint, refusal
 from orchestrator.api.routes import make_routes
@@ -35,14 +35,8 @@ NOBODY = Principal("nobody", Scope.READ)
 
 def create_app(services: Services) -> QuartTrio:
     """Return the ASGI application."""
-    app = QuartTrio("orchestrator.api", static_folder=None, template_folder=None)
-    # Nothing but the routes: no redirects, no automatic OPTIONS.
-    app.url_map.merge_slashes = False
-    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    app.config["MAX_CONTENT_LENGTH"] = services.limits.body_bytes
-    streams, keys = Streams(), Keys()
-    app.extensions["orchestrator.streams"] = streams
-    shared = Shared(services, streams, keys)
+    app, streams = new_app(services)
+    shared = Shared(services, streams, Keys())
     for route in make_routes(services.version):
         make_call = partial(_make_call, shared, route)
         for number, rule in enumerate((route.rule, *route.also)):
@@ -51,11 +45,22 @@ def create_app(services: Services) -> QuartTrio:
                 app.add_websocket(rule, endpoint, _socket_view(route.socket, make_call))
             else:
                 app.add_url_rule(rule, endpoint, _view(route, make_call), methods=[route.method])
+    return app
+
+
+def new_app(house: House) -> tuple[QuartTrio, Streams]:
+    """Return an application without routes behind the door, which answers errors as problem documents."""
+    app = QuartTrio("orchestrator.api", static_folder=None, template_folder=None)
+    # Nothing but the routes: no redirects, no automatic OPTIONS.
+    app.url_map.merge_slashes = False
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.config["MAX_CONTENT_LENGTH"] = house.limits.body_bytes
+    streams = app.extensions["orchestrator.streams"] = Streams()
     app.register_error_handler(OrchestratorError, _refuse)
     app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _refuse_unforeseen)
-    app.asgi_app = Door(cast("App", app.asgi_app), services)  # type: ignore[assignment,method-assign]
-    return app
+    app.asgi_app = Door(cast("App", app.asgi_app), house)  # type: ignore[assignment,method-assign]
+    return app, streams
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import trio
@@ -18,7 +18,7 @@ import trio
 from orchestrator.api import pages, problem
 from orchestrator.api.access import Header, Tokens, authenticate
 from orchestrator.api.limit import Buckets
-from orchestrator.api.services import Limits, Services
+from orchestrator.api.services import Limits
 from orchestrator.errors import OrchestratorError
 
 Scope = dict[str, Any]
@@ -45,15 +45,39 @@ SECURITY_HEADERS: tuple[Header, ...] = (
 CSP = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
+class House(Protocol):
+    """What the door has to know of what is behind it."""
+
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        """The names by which it may be called."""
+        ...
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """The origins of the web that may call it."""
+        ...
+
+    @property
+    def api_key(self) -> str:
+        """The token that opens it."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """How much one client may ask for."""
+        ...
+
+
 class Door:
     """An ASGI application around another."""
 
-    def __init__(self, inner: App, services: Services) -> None:
-        limits = services.limits
+    def __init__(self, inner: App, house: House) -> None:
+        limits = house.limits
         self._inner = inner
-        self._hosts = frozenset(name.lower().strip("[]") for name in services.allowed_hosts)
-        self._origins = frozenset(origin.lower().rstrip("/") for origin in services.allowed_origins)
-        self._tokens = Tokens.of_admin(services.api_key)
+        self._hosts = frozenset(name.lower().strip("[]") for name in house.allowed_hosts)
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in house.allowed_origins)
+        self._tokens = Tokens.of_admin(house.api_key)
         self._limits: Limits = limits
         now = trio.current_time
         self._by_address = Buckets(2 * limits.requests_per_s, 2 * limits.burst, now)

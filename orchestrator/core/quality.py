@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -189,6 +190,19 @@ def refused(error: str, *, commit: str, number: int, duration_ms: float) -> Verd
         round=number,
         duration_ms=round(duration_ms, 1),
     )
+
+
+def answer_of(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return the answer that verdicts come to; a rejection speaks for all."""
+    refusals = [verdict for verdict in verdicts if not verdict.approved]
+    answer = {"approved": not refusals, "gate": COORDINATOR, "confidence": 1.0, "details": {}}
+    if not verdicts:
+        return {**answer, "message": "this phase has no gate for this task"}
+    spokesman = (refusals or list(verdicts))[0]
+    details = {verdict.gate: verdict.message for verdict in verdicts}
+    if spokesman.output_tail:
+        details["output"] = spokesman.output_tail
+    return {**answer, "gate": spokesman.gate, "message": spokesman.message, "details": details}
 
 
 def pause_s(failures: int, chance: float, retry_after_s: float | None = None) -> float | None:

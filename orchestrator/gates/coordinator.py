@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -34,6 +35,8 @@ CHECK_PATH, HEALTH_PATH = "/api/quality/check", "/health"
 #: From the head of an answer to its end: what drips is no answer.
 BODY_S = 30.0
 HEALTH_S = 3.0
+#: For what an answer says beside a status that refuses.
+WHY_S = 5.0
 MAX_HEALTH_BYTES = 64 * 1024
 #: How long the readiness check believes what it last heard.
 FRESH_S = 5.0
@@ -139,7 +142,8 @@ class Coordinator:
         try:
             answer = await self._open("POST", CHECK_PATH, body)
             try:
-                _judge_status(answer)
+                if answer.status != 200:
+                    raise _refused(answer, await _why(answer, clock))
                 return await _whole(answer, clock)
             finally:
                 answer.close_nowait()
@@ -174,15 +178,22 @@ class Coordinator:
         return Health(f"no answer within {HEALTH_S:g} s")
 
 
-def _judge_status(answer: Answer) -> None:
-    """Raise unless the status is the one that an answer has."""
+def _refused(answer: Answer, why: str) -> _Passing | CoordinatorAnswerBad:
+    """Return what a status means that is not the one of an answer."""
     status = answer.status
     if status == 429 or status >= 500:
-        raise _Passing(f"it answered {status}", retry_after(answer.headers.get("retry-after")))
+        return _Passing(f"it answered {status}{why}", retry_after(answer.headers.get("retry-after")))
     if 300 <= status < 400:
-        raise CoordinatorAnswerBad(f"it answered {status}, a redirect, which is never followed")
-    if status != 200:
-        raise CoordinatorAnswerBad(f"it answered {status} rather than 200")
+        return CoordinatorAnswerBad(f"it answered {status}, a redirect, which is never followed")
+    return CoordinatorAnswerBad(f"it answered {status} rather than 200{why}")
+
+
+async def _why(answer: Answer, clock: Clock) -> str:
+    """Return what a problem document says, where one came; bounded, and cleaned."""
+    said = None
+    with clock.move_on_after(WHY_S), suppress(Broken, NotJson):  # the status alone says enough
+        said = parse_object((await answer.read_all(MAX_HEALTH_BYTES)).content).get("detail")
+    return f": {escaped(said)[:300]}" if isinstance(said, str) and said else ""
 
 
 async def _whole(answer: Answer, clock: Clock) -> bytes:

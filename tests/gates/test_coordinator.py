@@ -72,7 +72,11 @@ BAD = {
     "empty": (answer(b""), "no JSON object"),
     "204": (answer(b"", "204 No Content"), "204"),
     "201": (answer(SOUND, "201 Created"), "201"),
-    "401": (answer(b"", "401 No"), "401"),
+    "401": (answer(b"", "401 No"), "401 rather than 200$"),
+    "422": (
+        answer({"detail": "no gate \x1b[31m 'x'"}, "422 No"),
+        r"422 rather than 200: no gate \\x1b\[31m 'x'$",
+    ),
     "too long": (answer(b" " * 10_000_000), "larger than"),
     "drips": (kit.drips, "did not come whole"),
     "endless head": (kit.endless_head, "coordinator_bad_answer"),
@@ -108,7 +112,7 @@ async def test_mute_coordinator_is_given_up_within_the_deadline() -> None:
 
 async def test_plain_http_where_tls_was_named_is_no_answer() -> None:
     with running(APPROVES) as coordinator, pytest.raises(CoordinatorUnavailable):
-        await ask(coordinator.url.replace("http:", "https:"))
+        await ask(coordinator.url.replace("http:", "https:"), deadline_s=90)
     assert not coordinator.asked
 
 

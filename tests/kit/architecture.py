@@ -30,6 +30,7 @@ NURSERIES = {
     "orchestrator/api/stream.py",
     "orchestrator/assembly.py",
     "orchestrator/cli/attach.py",
+    "orchestrator/coordinator/service.py",
     "orchestrator/gates/base.py",
     "orchestrator/journal/store.py",
     "orchestrator/supervise/kill_switch.py",
