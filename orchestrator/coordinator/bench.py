@@ -20,8 +20,10 @@ from orchestrator.api.problem import FieldError, Invalid, RateLimited
 from orchestrator.core.model import Verdict
 from orchestrator.core.quality import COORDINATOR, MAX_BUNDLE_BYTES, QualityCheck, answer_of
 from orchestrator.core.spec import Context, TaskSpec
-from orchestrator.gates.base import Exhibit, Gates, Phase
+from orchestrator.errors import FieldRefused
+from orchestrator.gates.base import Base, Exhibit, Gates, Phase, Plan
 from orchestrator.repo.handing import base_on, take_in
+from orchestrator.repo.quarantine import Quarantine
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.worktree import Worktree
 from sandbox.base import Backend, Limits
@@ -80,8 +82,7 @@ class Bench:
         return answer_of(verdicts)
 
     async def _judge(self, check: QualityCheck, spec: TaskSpec) -> list[Verdict]:
-        names = self.gates.plan(spec.profile, spec.gates).of(Phase(check.phase))
-        if not names:
+        if not self.gates.plan(spec.profile, spec.gates).of(Phase(check.phase)):
             return []
         if check.base is None:
             why = "is needed: send it, with the bundle, to a coordinator that runs the gates itself"
@@ -98,9 +99,18 @@ class Bench:
             if violations := await worktree.quarantine.judge(check.commit):
                 told = (f"{each.rule}: {each.path}: {each.detail}" for each in violations[:MAX_VIOLATIONS])
                 return [_rejected(check, "policy " + "; ".join(told))]
+            names = (await self._plan(spec, worktree.quarantine)).of(Phase(check.phase))
             exhibit = self._exhibit(check, spec, worktree, label)
             verdicts = await self.gates.run(names, exhibit, deadline_s=GATE_S, judged=_nothing)
         return list(verdicts)
+
+    async def _plan(self, spec: TaskSpec, quarantine: Quarantine) -> Plan:
+        """Return the gates of the task on its base; raise `FieldRefused` where no candidate could pass."""
+        base = Base(await quarantine.list_base(), quarantine.read_base, quarantine.list_base)
+        plan = await self.gates.plan_on(spec.profile, spec.gates, base)
+        if plan.refused:
+            raise FieldRefused("gates", "; ".join(f"{gate.gate}: {gate.reason}" for gate in plan.refused))
+        return plan
 
     def _exhibit(self, check: QualityCheck, spec: TaskSpec, worktree: Worktree, label: str) -> Exhibit:
         quarantine, commit = worktree.quarantine, check.commit

@@ -107,6 +107,8 @@ class Opinion:
     #: What it told beside, as text.
     details: str
     confidence: float | None
+    #: Whether it says that nothing the agent could do would change a rejection.
+    lasting: bool = False
 
 
 def read_opinion(content: bytes) -> Opinion:
@@ -125,6 +127,7 @@ def read_opinion(content: bytes) -> Opinion:
         message=_clipped(message or "", MAX_MESSAGE),
         details=_clipped(_rendered(details or {}), MAX_DETAILS),
         confidence=_confidence(answer),
+        lasting=(details or {}).get("lasting") is True,
     )
 
 
@@ -176,6 +179,7 @@ def verdict_of(opinion: Opinion, *, commit: str, number: int, duration_ms: float
         commit=commit,
         round=number,
         duration_ms=round(duration_ms, 1),
+        lasting=opinion.lasting,
         output_tail=opinion.details,
     )
 
@@ -199,7 +203,9 @@ def answer_of(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     if not verdicts:
         return {**answer, "message": "this phase has no gate for this task"}
     spokesman = (refusals or list(verdicts))[0]
-    details = {verdict.gate: verdict.message for verdict in verdicts}
+    details: dict[str, Any] = {verdict.gate: verdict.message for verdict in verdicts}
+    if any(verdict.lasting for verdict in refusals):
+        details["lasting"] = True
     if spokesman.output_tail:
         details["output"] = spokesman.output_tail
     return {**answer, "gate": spokesman.gate, "message": spokesman.message, "details": details}

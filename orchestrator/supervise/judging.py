@@ -152,13 +152,13 @@ async def _run_gates(
             if AI_REVIEW in plan.of(phase):
                 await run.record(e.AgentPhase(**run.ids, phase=Doing.REVIEWING))
             verdicts += await run.tools.gates.run(plan.of(phase), exhibit, deadline_s=GATE_S, judged=judged)
-        if lasting := [verdict for verdict in verdicts if verdict.lasting and not verdict.approved]:
-            why = "; ".join(_complaint(verdict) for verdict in lasting)
-            raise RunFailed(Reason.GATE_REJECTED, f"the agent could not change this: {why}")
         if judges.coordinator and _asks_for_any(plan) and _approved(verdicts):
             verdicts += (
                 await consult(run, judges.coordinator, worktree, sealed, phase=phase, number=number),
             )
+        if lasting := [verdict for verdict in verdicts if verdict.lasting and not verdict.approved]:
+            why = "; ".join(_complaint(verdict) for verdict in lasting)
+            raise RunFailed(Reason.GATE_REJECTED, f"the agent could not change this: {why}")
         if not _approved(verdicts):
             break
     return verdicts

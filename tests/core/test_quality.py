@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.core.model import Verdict
 from orchestrator.core.quality import (
     MAX_DETAILS,
     MAX_MESSAGE,
@@ -16,6 +17,7 @@ from orchestrator.core.quality import (
     CoordinatorAnswerBad,
     DiffSummary,
     QualityCheck,
+    answer_of,
     pause_s,
     read_opinion,
     retry_after,
@@ -71,6 +73,17 @@ def test_answer_may_leave_out_all_but_its_decision() -> None:
     opinion = read_opinion(b'{"approved": false, "new": 1}')
     assert (opinion.approved, opinion.gate) == (False, "coordinator")
     assert "does not say why" in verdict_of(opinion, commit="c", number=1, duration_ms=0).message
+
+
+def test_verdicts_become_an_answer_in_which_a_rejection_speaks_for_all() -> None:
+    good = Verdict(gate="lint", approved=True, message="clean", commit="c")
+    bad = Verdict(gate="tests", approved=False, message="no", commit="c", output_tail="why", lasting=True)
+    opinion = read_opinion(json.dumps(answer_of([good, bad])).encode())
+    assert (opinion.approved, opinion.gate, opinion.message, opinion.lasting) == (False, "tests", "no", True)
+    assert "why" in opinion.details
+    for none_or_good in ([], [good]):
+        opinion = read_opinion(json.dumps(answer_of(none_or_good)).encode())
+        assert (opinion.approved, opinion.lasting) == (True, False)
 
 
 def test_name_that_no_gate_has_is_not_taken() -> None:

@@ -169,7 +169,8 @@ def test_task_that_cannot_work_is_not_dispatched(pair: tuple[Service, Judge]) ->
     told = judge.settled("NO-BRANCH")
     assert told["state"] == "rejected"
     assert "no branch not-there" in told["error"]
-    refused = judge.http.post("/tasks", json={**body, "taskId": "X", "gates": ["no-such-gate"]})
+    elsewhere = {**body["context"], "repository": "https://10.0.0.1/r.git"}
+    refused = judge.http.post("/tasks", json={**body, "taskId": "X", "context": elsewhere})
     assert refused.status_code == 422
     assert "NO-BRANCH" in [each["taskId"] for each in judge.http.get("/tasks?limit=1").json()["tasks"]]
     assert service.call("GET", "/tasks/NO-BRANCH")[0] == 404
