@@ -34,6 +34,12 @@ _DOOR = frozenset({401, 403, 404, 405, 429})
 OpenClient = Callable[[], AbstractAsyncContextManager[Client]]
 
 
+class SpecStale(OrchestratorError):
+    """An earlier version took this task in, and this one cannot read it: hand it in anew."""
+
+    code = "task_unreadable"
+
+
 class PreCheck:
     """What a task has to pass before anybody works on it."""
 
@@ -115,9 +121,8 @@ class Dispatcher:
 
     async def _hand_over(self, entry: Dispatch) -> float | None:
         """Try once; return the seconds until the next try, None where there is none."""
-        spec = TaskSpec.model_validate(json.loads(entry.spec))
         try:
-            await self._check.whole(spec)
+            await self._check.whole(_spec_of(entry))
         except OrchestratorError as error:
             if not error.retryable:
                 await self._settle(entry, State.REJECTED, error)
@@ -145,3 +150,11 @@ class Dispatcher:
     async def _settle(self, entry: Dispatch, state: State, error: OrchestratorError) -> None:
         await self._ledger.settle(entry.task_id, state, error=f"{error.code}: {error.detail}")
         log.warning("not dispatched", extra={"task_id": entry.task_id, "state": state, "why": error.detail})
+
+
+def _spec_of(entry: Dispatch) -> TaskSpec:
+    """Return the task; raises `SpecStale` for one that another version took in and this one cannot read."""
+    try:
+        return TaskSpec.model_validate(json.loads(entry.spec))
+    except ValueError:
+        raise SpecStale from None

@@ -28,6 +28,8 @@ from orchestrator.journal.database import connect
 T = TypeVar("T")
 
 MAX_PENDING = 10_000
+#: Rows in all, but what is pending stays.
+MAX_KEPT = 100_000
 MAX_PAGE = 500
 MAX_ERROR = 2000
 _COLUMNS = "number, task_id, spec, idempotency_key, state, tries, agent_id, error, taken_at, settled_at"
@@ -83,11 +85,16 @@ class Ledger:
     """The open record; made by `open_ledger`."""
 
     def __init__(
-        self, connection: apsw.Connection, clock: Callable[[], datetime], new_id: Callable[[], str]
+        self,
+        connection: apsw.Connection,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], str],
+        kept: int = MAX_KEPT,
     ) -> None:
         self._connection = connection
         self._clock = clock
         self._new_id = new_id
+        self._kept = kept
         self._line = trio.CapacityLimiter(1)
 
     async def _ask(self, work: Callable[[], T]) -> T:
@@ -114,6 +121,11 @@ class Ledger:
             waiting = self._connection.execute("SELECT count(*) FROM dispatches WHERE state = 'pending'").get
             if waiting >= MAX_PENDING:
                 raise QueueFull(f"{waiting} tasks wait to be dispatched; hand this one in later")
+            self._connection.execute(
+                "DELETE FROM dispatches WHERE state != 'pending'"
+                " AND number <= (SELECT max(number) FROM dispatches) - ?",
+                (self._kept,),
+            )
             self._connection.execute(
                 "INSERT INTO dispatches (task_id, spec, idempotency_key, state, taken_at)"
                 " VALUES (?, ?, ?, 'pending', ?)",
@@ -186,7 +198,7 @@ def _read(row: tuple[Any, ...]) -> Dispatch:
 
 @asynccontextmanager
 async def open_ledger(
-    home: Path, *, clock: Callable[[], datetime], new_id: Callable[[], str]
+    home: Path, *, clock: Callable[[], datetime], new_id: Callable[[], str], kept: int = MAX_KEPT
 ) -> AsyncGenerator[Ledger, None]:
     """Own the record in a state directory, and its lock: nobody else writes there meanwhile."""
     path = home / "dispatches.db"
@@ -201,6 +213,6 @@ async def open_ledger(
             raise JournalError(f"{path} cannot be opened: {error}") from error
         try:
             await trio.lowlevel.checkpoint()
-            yield Ledger(connection, clock, new_id)
+            yield Ledger(connection, clock, new_id, kept)
         finally:
             connection.close()

@@ -90,7 +90,10 @@ def test_bad_and_unused_settings_are_named(reachable_path: Path) -> None:
     status, found = examine(reachable_path, MAX_CONCURRENT_AGENTS="many")
     assert status == 1
     assert "MAX_CONCURRENT_AGENTS='many'" in found["settings"]["detail"]
-    _, found = examine(reachable_path, GITEA_URL="http://localhost:8000")
+    dead = {"GITEA_URL": "http://localhost:8000", "COORDINATOR_URL": "http://localhost:1"}
+    _, found = examine(reachable_path, **dead)
+    assert found["coordinator"]["state"] == "warning"
+    assert "nothing lands" in found["coordinator"]["fix"]
     assert found["setting"]["detail"] == "GITEA_URL is set"
 
 

@@ -7,6 +7,7 @@ import trio
 
 from orchestrator.core.quality import CoordinatorAnswerBad, CoordinatorUnavailable, Opinion, QualityCheck
 from orchestrator.gates.coordinator import Coordinator
+from orchestrator.gates.judges import Judges
 from sandbox.clock import RunningClock, StoppableClock
 from tests.core.test_quality import question
 from tests.kit import coordinator as kit
@@ -154,7 +155,8 @@ async def test_health_is_asked_for_once_in_a_while() -> None:
         for _ in range(3):
             assert (await judge.health()).trouble == ""
         assert len(coordinator.heads) == 1
-    assert (await Coordinator(coordinator.url).health()).trouble
+    assert (await Judges(coordinator=Coordinator(coordinator.url)).condition()).startswith("degraded: ")
+    assert await Judges().condition() == "off"
 
 
 async def test_silence_is_as_long_as_questions_in_a_row_go_unanswered() -> None:

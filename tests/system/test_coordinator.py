@@ -15,6 +15,7 @@ from tests.kit.coordinator import APPROVES, REJECTS, Coordinator, answer, runnin
 from tests.kit.plane import GATED
 from tests.kit.remote import branches, git, make_remote
 from tests.kit.service import Service
+from tests.kit.until import until
 from tests.system.conftest import shared_root
 
 STANDARD = {"gateProfile": "standard", "gates": ["tests"]}
@@ -87,6 +88,16 @@ def once_rejected(coordinator: Coordinator, task: str) -> kit.Manner:
         (REJECTS if first else APPROVES)(connection)
 
     return speak
+
+
+def test_kill_does_not_wait_for_a_coordinator(service: Service, coordinator: Coordinator) -> None:
+    task = unique("T")
+    coordinator.by_task[task] = kit.mute
+    agent = service.spawn(make_remote(service.remotes, unique("mute")), "echo a > a", task, **STANDARD)
+    until(lambda: task in [asked["taskId"] for asked in coordinator.asked], "it is asked")
+    status, proof = service.call("POST", f"/agents/{agent}/kill")
+    assert (status, proof["remaining"]) == (200, 0)
+    assert service.wait(agent)["reason"] == "operator"
 
 
 def test_task_without_gates_is_judged_by_nobody(service: Service, coordinator: Coordinator) -> None:

@@ -120,6 +120,17 @@ def test_good_candidate_lands_and_a_bad_one_is_told_why(pair: tuple[Service, Jud
     assert not list((judge.home / "workspaces").iterdir())
 
 
+def test_judgement_that_nobody_waits_for_ends(pair: tuple[Service, Judge]) -> None:
+    service, judge = pair
+    slow = {"a": "a", "orchestrator.toml": '[gates.tests]\ncommand = ["sleep", "600"]\n'}
+    remote = make_remote(service.remotes, "slow", slow)
+    agent = service.spawn(remote, "echo b > a", "SLOW", gateProfile="minimal", gates=None)
+    judging = judge.home / "quarantine"
+    until(lambda: list(judging.iterdir()), "it is being judged")
+    assert service.call("POST", f"/agents/{agent}/kill")[0] == 200
+    until(lambda: not list(judging.iterdir()), "the judgement has ended")
+
+
 def test_coordinators_door_is_shut(pair: tuple[Service, Judge]) -> None:
     _, judge = pair
     assert judge.http.get("/tasks", headers={"Authorization": "Bearer no"}).status_code == 401
