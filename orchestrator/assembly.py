@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
-import secrets
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -24,33 +22,16 @@ from socket import socket
 import trio
 from quart_trio import QuartTrio
 
-from orchestrator.agents.claude_cli import Program
-from orchestrator.agents.prices import read_prices
-from orchestrator.agents.provider import Provider
-from orchestrator.agents.purse import Purse
-from orchestrator.agents.registry import make_runtimes
 from orchestrator.api.app import create_app
 from orchestrator.api.server import open_listeners, run_server
 from orchestrator.api.services import Services
 from orchestrator.config import Settings
 from orchestrator.core import events as e
-from orchestrator.core import spec
-from orchestrator.core.admission import Ceilings
-from orchestrator.core.egress import Allowance, Rules
-from orchestrator.core.liveness import Patience
 from orchestrator.core.watermark import WATERMARKS
-from orchestrator.errors import SettingsError
-from orchestrator.gates.judges import make_judges
-from orchestrator.gates.registry import make_gates
-from orchestrator.isolation import find_own_claude, open_backend, scratch_of
+from orchestrator.fitting import admin_token, open_repositories, open_tools
+from orchestrator.isolation import find_own_claude, open_backend
 from orchestrator.journal.store import Store, open_store
 from orchestrator.logline import set_up_logging
-from orchestrator.repo.bare import Identity
-from orchestrator.repo.repositories import Repositories
-from orchestrator.repo.url import UrlRules
-from orchestrator.review.registry import make_reviewer
-from orchestrator.secrets.held import held_values, installation_key
-from orchestrator.secrets.scan import Scanner
 from orchestrator.supervise.desk import Desk
 from orchestrator.supervise.gear import Tools
 from orchestrator.supervise.host import look_around
@@ -62,14 +43,13 @@ from orchestrator.supervise.signals import SIGNALS, run_until_signalled
 from orchestrator.supervise.supervisor import Supervisor
 from orchestrator.supervise.watchdog import Watchdog
 from orchestrator.version import VERSION
-from sandbox.base import Backend, Limits
+from sandbox.base import Backend
 from sandbox.spawn import stand_firm
 
 log = logging.getLogger(__name__)
 
 #: From the last agent's end to the end of the last stream.
 API_GRACE_S = 5.0
-MIN_TOKEN_LENGTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +99,7 @@ async def _serve_on(
 ) -> None:
     """Recover, then run the supervisor and the API until a signal."""
     repositories = open_repositories(settings, backend)
-    tools = _open_tools(settings, store, repositories, await find_own_claude(settings, backend))
+    tools = open_tools(settings, store, repositories, await find_own_claude(settings, backend))
     supervisor = Supervisor(
         store,
         tools,
@@ -162,33 +142,6 @@ async def _serve_on(
         settings.socket_path.unlink()
 
 
-def _open_tools(settings: Settings, store: Store, repositories: Repositories, own: Program | None) -> Tools:
-    """Return what all runs work with."""
-    if settings.yolo_mode:
-        log.warning("YOLO_MODE: quality gates disabled")
-    return Tools(
-        store,
-        repositories,
-        scratch_of(settings),
-        ceilings(settings),
-        yolo=settings.yolo_mode,
-        protected=settings.protected_branches,
-        salvage_keep_days=settings.salvage_keep_days,
-        skills_dir=settings.skills_dir,
-        runtimes=make_runtimes(settings, own),
-        gates=make_gates(make_reviewer(settings), ai_share_max=settings.ai_share_max),
-        judges=make_judges(settings),
-        provider=Provider(
-            Ceilings(settings.provider_concurrency, settings.provider_tokens_per_minute),
-            patience_s=settings.provider_patience_s,
-        ),
-        purse=open_purse(settings),
-        egress=Rules.of(settings.sandbox_egress, Allowance(settings.egress_up_mb, settings.egress_down_mb)),
-        scanner=Scanner(held_values(settings, admin_token(settings)), installation_key(settings.home)),
-        patience=Patience(settings.agent_boot_s, settings.agent_turn_s, settings.agent_stall_s),
-    )
-
-
 def _open_desk(settings: Settings, tools: Tools, supervisor: Supervisor) -> Desk:
     """Return who answers about tasks and agents."""
     return Desk(
@@ -201,34 +154,6 @@ def _open_desk(settings: Settings, tools: Tools, supervisor: Supervisor) -> Desk
         tools.protected,
         sandboxed=settings.sandbox_enabled,
         judges=tools.judges,
-    )
-
-
-def open_purse(settings: Settings) -> Purse:
-    """Return what may be spent on models; raises `SettingsError` where the prices cannot be read."""
-    return Purse(
-        read_prices(settings.model_prices),
-        day=spec.Ceilings(cost_usd=settings.budget_day_usd, tokens=settings.budget_day_tokens),
-        total=spec.Ceilings(cost_usd=settings.budget_total_usd, tokens=settings.budget_total_tokens),
-    )
-
-
-def ceilings(settings: Settings) -> Limits:
-    """Return what an agent may use where its task asks for nothing else."""
-    return Limits(
-        memory_mb=settings.memory_mb, cpus=settings.cpus, pids=settings.pids, disk_mb=settings.disk_mb
-    )
-
-
-def open_repositories(settings: Settings, backend: Backend) -> Repositories:
-    """Return the git side of this state directory."""
-    return Repositories(
-        settings.home,
-        user=backend.user,
-        layered=backend.layered,
-        rules=UrlRules(file_roots=(settings.projects_dir,), hosts=settings.repository_hosts),
-        identity=Identity(settings.git_user_name, settings.git_user_email),
-        workspaces=settings.workspaces_dir,
     )
 
 
@@ -276,27 +201,6 @@ def _services(
         clock=utc_now,
         started=trio.current_time(),
     )
-
-
-def admin_token(settings: Settings) -> str:
-    """Return the admin token: the one that was set, else the one kept in the state directory, made once."""
-    if settings.api_key is not None:
-        return settings.api_key.get_secret_value()
-    path = settings.token_path
-    if not path.exists():
-        # Linked into place when it is whole: a crash in between leaves no empty token.
-        made = path.with_name(f"token.{secrets.token_hex(8)}")
-        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-            file.flush()
-            os.fsync(descriptor)
-        made.rename(path)
-        log.info("made an admin token", extra={"path": str(path)})
-    token = path.read_text().strip()
-    if len(token) < MIN_TOKEN_LENGTH:
-        raise SettingsError(f"{path} holds no token: remove it, and a new one is made at the next start")
-    return token
 
 
 async def _run_api(app: QuartTrio, listeners: list[socket], shutdown: trio.Event) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,12 +19,15 @@ from orchestrator.config import Settings
 from orchestrator.repo.removal import remove_tree
 from sandbox.base import Backend, Directory, SandboxError
 from sandbox.delegation import instance_of
+from sandbox.podman import PodmanBackend
 from sandbox.probe import Probed, default_user, probe, user_from_name
 
 log = logging.getLogger(__name__)
 
 #: How long what an earlier run left may take to die; what does not is tried again at the next start.
 REAP_S = 5.0
+#: What package managers and their languages are called.
+SETUP_TOOLS = ("python3", "uv", "node", "npm", "pnpm", "yarn", "cargo", "rustc", "go", "java", "mvn")
 #: What one agent could take from everybody else where its sandbox does not hold it.
 CEILINGS = {"memory_mb": "memory", "cpus": "CPU"}
 
@@ -89,6 +93,21 @@ async def find_backend(settings: Settings, instance: str | None = None) -> Probe
         )
     log.info("sandbox", extra={"tier": probed.backend.tier, "refusals": probed.refusals})
     return probed
+
+
+def describe_tools(settings: Settings, backend: Backend) -> tuple[str, ...]:
+    """Return what tells whether a set-up would come to something else: the sandbox, and the tools in it.
+
+    Of an image, that is the image; of the host's tools, the size and the time of each.
+    """
+    image = backend.image if isinstance(backend, PodmanBackend) else None
+    told = [backend.name, image or "", settings.sandbox_path, *map(str, settings.sandbox_read_only)]
+    for tool in () if image else SETUP_TOOLS:
+        if (found := shutil.which(tool, path=settings.sandbox_path)) is not None:
+            real = os.path.realpath(found)
+            stat = Path(real).stat()
+            told.append(f"{real} {stat.st_size} {stat.st_mtime_ns}")
+    return tuple(told)
 
 
 async def find_own_claude(settings: Settings, backend: Backend) -> Program | None:

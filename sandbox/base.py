@@ -88,8 +88,8 @@ class Bind:
 class Layers:
     """A copy-on-write workspace: `lower` is shared and never written, `upper` takes the changes.
 
-    `work` and `merged` are empty directories beside `upper`, on the same file system. `cover` is shared and
-    never written either; what it has comes before what `lower` has under the same name.
+    `work` and `merged` are empty directories beside `upper`, on the same file system. `cover` and `below` are
+    shared as well: under the same name, what `cover` has comes before `lower`, and what `below` has after.
     """
 
     lower: Path
@@ -97,6 +97,7 @@ class Layers:
     work: Path
     merged: Path
     cover: Path | None = None
+    below: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +143,11 @@ class Spec:
     listen: Ports | None = None
     #: Run on a terminal of its own (`Sandbox.terminal`), of that size, rather than on three pipes.
     terminal: Size | None = None
+    #: Directories, as seen inside, that come before those of `PATH`.
+    first_on_path: tuple[str, ...] = ()
     #: Where leaving the block may leave the unmounting of the workspace to; None waits for it as well.
     departures: Departures | None = None
-    #: Called with the sandbox as soon as there is anything to kill, before its first instruction: what is cut
-    #: while it is being launched leaves a proof too.
+    #: Called with the sandbox as soon as there is anything to kill: what is cut in its launch leaves a proof.
     launched: Callable[[Sandbox], None] | None = None
 
 

@@ -144,7 +144,7 @@ class BubblewrapBackend:
             }
             inside = [
                 *isolation_arguments(spec, self._system, files),
-                *content_arguments(spec, workspace, self._read_only, environment(self._path, spec.env)),
+                *content_arguments(spec, workspace, self._read_only, environment(self._path, spec)),
             ]
             inner = _INNER.format(fd=digit, last_steps=last_steps(spec, digit))
             arguments = _memory_file(b"".join(os.fsencode(a) + b"\0" for a in inside), scratch)

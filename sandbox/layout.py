@@ -78,9 +78,15 @@ def identity(user: User) -> list[str]:
     return ["--reuid", str(user.uid), "--regid", str(user.gid), "--clear-groups"]
 
 
-def environment(path: str, env: Mapping[str, str]) -> dict[str, str]:
+def environment(path: str, spec: Spec) -> dict[str, str]:
     """Return what a command inside finds in its environment; the task's own come last."""
-    return {"PATH": path, "HOME": HOME, "LANG": "C.UTF-8", "TMPDIR": "/tmp", **env}  # noqa: S108
+    given = {"PATH": path, "HOME": HOME, "LANG": "C.UTF-8", "TMPDIR": "/tmp", **spec.env}  # noqa: S108
+    return given | {"PATH": search_path(given["PATH"], spec)}
+
+
+def search_path(path: str, spec: Spec) -> str:
+    """Return where programs are looked for inside, given what `PATH` says."""
+    return ":".join((*spec.first_on_path, path))
 
 
 def check_spec(spec: Spec) -> None:
@@ -92,7 +98,7 @@ def check_spec(spec: Spec) -> None:
     for name in spec.env:
         if not _VARIABLE.fullmatch(name):
             raise SandboxError(f"environment variable {name!r} is not a name that a shell would keep")
-    for text in (*spec.command, *spec.env.values(), *(bind.target for bind in spec.binds)):
+    for text in (*spec.command, *spec.env.values(), *spec.first_on_path, *(b.target for b in spec.binds)):
         if "\0" in text:
             raise SandboxError("a NUL byte in a command, an environment value or a bind")
     for fd in spec.pass_fds:
@@ -170,11 +176,11 @@ def check_read_only(paths: Iterable[Path]) -> tuple[Path, ...]:
 
 def overlay_options(layers: Layers) -> str:
     """Return the mount options of an overlay; raises `SandboxError` for paths that `mount` would misread."""
-    below = (layers.lower,) if layers.cover is None else (layers.cover, layers.lower)
-    for path in (*below, layers.upper, layers.work, layers.merged):
+    shared = [path for path in (layers.cover, layers.lower, layers.below) if path is not None]
+    for path in (*shared, layers.upper, layers.work, layers.merged):
         if not path.is_absolute() or set(str(path)) & set(',:\\"\n\0'):
             raise SandboxError(f'an overlay cannot be made of {str(path)!r}: it holds , : " or \\')
-    lower = ":".join(map(str, below))
+    lower = ":".join(map(str, shared))
     return f"lowerdir={lower},upperdir={layers.upper},workdir={layers.work},userxattr"
 
 

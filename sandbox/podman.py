@@ -187,7 +187,7 @@ class PodmanBackend:
         return hold(self._launch_nowait, spec, self._held_in, _INITS, self.user)
 
     def _launch_nowait(self, spec: Spec, leaf: Leaf | None) -> ContainerSandbox:
-        env = environment(self._path, spec.env)
+        env = environment(self._path, spec)
         variables = hidden(env)
         layers = spec.workspace if isinstance(spec.workspace, Layers) else None
         if layers is not None and not self.layered:

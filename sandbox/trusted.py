@@ -34,7 +34,7 @@ from sandbox.base import (
 from sandbox.cgroup import Cgroups, open_leaf
 from sandbox.clock import Clock, RunningClock
 from sandbox.inlet import listener_of
-from sandbox.layout import SYSTEM_PATH, check_spec, check_user, find_tool, identity
+from sandbox.layout import SYSTEM_PATH, check_spec, check_user, find_tool, identity, search_path
 from sandbox.ports import Ports, host_ports
 from sandbox.pty import open_here
 from sandbox.spawn import AGENTS_OOM_SCORE, NICER_BY, PIPE
@@ -103,16 +103,17 @@ class ProcessBackend:
             raise SandboxError("the ports were not reserved on this host's own network")
         if not isinstance(spec.workspace, Directory):
             raise SandboxError("the process backend has no overlays: use a Directory as workspace")
-        self._check_command(spec.command[0], spec.workspace.path, spec.env.get("PATH", self._path))
+        path = search_path(spec.env.get("PATH", self._path), spec)
+        self._check_command(spec.command[0], spec.workspace.path, path)
         scratch = Path(tempfile.mkdtemp(prefix=f"sandbox-{spec.label}-", dir=self._scratch))
         try:
             os.chown(scratch, self.user.uid, self.user.gid)
             env = {
-                "PATH": self._path,
                 "HOME": str(scratch),
                 "LANG": "C.UTF-8",
                 "TMPDIR": str(scratch),
                 **spec.env,
+                "PATH": path,
             }
             with open_leaf(self._cgroups, spec) as leaf, ExitStack() as ours, ExitStack() as theirs:
                 listeners = self._listeners(spec, ours)

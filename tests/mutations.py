@@ -77,6 +77,20 @@ MUTATIONS = (
         "tests/faults/test_soak.py",
     ),
     Mutation(
+        "setup-sift",
+        "orchestrator/repo/sifting.py",
+        "            elif ours is not None or not (",
+        "            elif not (",
+        "tests/repo/test_setups.py::test_only_plain_files_that_the_repository_has_not_are_left",
+    ),
+    Mutation(
+        "setup-refuse",
+        "orchestrator/repo/policy.py",
+        "                if path in self._policy.made or (",
+        "                if False and (",
+        "tests/repo/test_setups.py::test_a_candidate_that_puts_something_in_its_place_is_refused",
+    ),
+    Mutation(
         "f02-full",
         "orchestrator/journal/database.py",
         '        f"synchronous = {synchronous}",\n',

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import ROWS, Settings, load_settings
+from orchestrator.config import Settings, load_settings
 from orchestrator.errors import SettingsError
+from orchestrator.settings.rows import ROWS
 
 USER = 1000
 KEY = "sk-very-secret-0123456789"
@@ -44,6 +45,8 @@ DEFAULTS: dict[str, Any] = {
     "sandbox_egress": (),
     "egress_up_mb": 64,
     "egress_down_mb": 4096,
+    "setup_timeout_s": 900,
+    "setup_cache_mb": 20480,
     "memory_mb": None,
     "cpus": 1.0,
     "pids": 512,

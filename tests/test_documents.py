@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from orchestrator.config import ROWS
+from orchestrator.settings.rows import ROWS
 from tests.kit.architecture import ROOT
 
 DOCUMENTS = [

@@ -55,6 +55,8 @@ class Egress(Server):
         super().__init__(subject.clock, nursery)
         self.rules = rules
         self._subject = subject
+        #: How often a host that may be reached, or its name, did not answer.
+        self.unanswered = 0
         self.up = 0
         self.down = 0
         self._told: set[tuple[str, int | None, bool]] = set()
@@ -96,6 +98,7 @@ class Egress(Server):
         try:
             found = [literal] if literal is not None else await look_up(place.host, place.port)
         except NamesUnknown as unknown:
+            self.unanswered += 1
             raise Beyond(str(unknown)) from unknown
         check_answers(entry, found)
         if not entry.exact and any(map(is_own, found)):
@@ -143,6 +146,7 @@ class Egress(Server):
         """Pass bytes on, both ways, until both sides have ended, or one breaks."""
         far = await _connect(place.port, addresses)
         if far is None:
+            self.unanswered += 1
             return await self._say(inbound, 502, f"egress: {place} does not answer\n")
         try:
             await inbound.head(200, {})
@@ -181,6 +185,7 @@ class Egress(Server):
         finally:
             if far is not None:
                 far.socket.close()
+        self.unanswered += 1
         return await self._say(inbound, 502, f"egress: {place} does not answer\n")
 
 

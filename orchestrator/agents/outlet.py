@@ -37,6 +37,11 @@ class Outlet(Wrapped):
         super().__init__(inner)
         self._egress = egress
 
+    @property
+    def unanswered(self) -> int:
+        """How often a host that may be reached did not answer."""
+        return self._egress.unanswered
+
     @contextmanager
     def reserve_ports(self, count: int) -> Iterator[Ports]:
         """See `Backend`."""

@@ -41,9 +41,9 @@ def _collect_here(session: Session, *, dry_run: bool) -> dict[str, Any]:
 
     import trio  # noqa: PLC0415 - as above
 
-    from orchestrator import assembly  # noqa: PLC0415 - as above
     from orchestrator.api.garbage import garbage_found  # noqa: PLC0415 - as above
     from orchestrator.config import read_settings  # noqa: PLC0415 - as above
+    from orchestrator.fitting import open_repositories  # noqa: PLC0415 - as above
     from orchestrator.journal.store import open_store  # noqa: PLC0415 - as above
     from orchestrator.supervise.garbage import collect_garbage  # noqa: PLC0415 - as above
     from orchestrator.supervise.gear import Tools  # noqa: PLC0415 - as above
@@ -60,7 +60,7 @@ def _collect_here(session: Session, *, dry_run: bool) -> dict[str, Any]:
 
     async def collect() -> dict[str, Any]:
         async with open_store(settings.home, settings.database_path) as store:
-            repositories = assembly.open_repositories(settings, ProcessBackend(user))
+            repositories = open_repositories(settings, ProcessBackend(user))
             tools = Tools(store, repositories, settings.home / "scratch", Limits(), yolo=False)
             report = await collect_garbage(tools, tuple, dry_run=dry_run)  # nobody runs
         return garbage_found(report).model_dump(mode="json", by_alias=True)

@@ -126,12 +126,14 @@ class Bench:
             base=worktree.base.commit,
             read_base=quarantine.read_base,
             names_base=quarantine.list_base,
-            read_diff=lambda max_bytes: quarantine.diff(commit, max_bytes=max_bytes),
+            read_diff=lambda max_bytes, *paths: quarantine.diff(commit, max_bytes=max_bytes, paths=paths),
             open_checkout=lambda: quarantine.open_checkout(commit, backend=self._backend),
             backend=self._backend,
             limits=self._limits,
             output=output,
             round=1,
+            changed=lambda: quarantine.changed(commit),
+            open_base=lambda: quarantine.open_checkout(worktree.base.commit, backend=self._backend),
         )
 
 

@@ -18,20 +18,14 @@ from pathlib import Path
 import trio
 
 from orchestrator.api.server import open_listeners, run_server
-from orchestrator.assembly import (
-    API_GRACE_S,
-    admin_token,
-    ceilings,
-    new_id,
-    open_repositories,
-    utc_now,
-)
+from orchestrator.assembly import API_GRACE_S, new_id, utc_now
 from orchestrator.client import Client, open_client
 from orchestrator.config import Settings
 from orchestrator.coordinator.app import Rooms, create_app
 from orchestrator.coordinator.bench import Bench
 from orchestrator.coordinator.dispatcher import Dispatcher, PreCheck
 from orchestrator.coordinator.ledger import open_ledger
+from orchestrator.fitting import admin_token, ceilings, open_repositories
 from orchestrator.gates.registry import make_gates
 from orchestrator.isolation import open_backend
 from orchestrator.logline import set_up_logging

@@ -7,6 +7,7 @@ The invariant: everything here writes into directories that no agent has seen ye
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from sandbox.base import User
 #: What a `.git` needs beside its files, each after what it lies in.
 _PRIVATE_DIRECTORIES = ("", "refs", "refs/heads", "objects", "objects/info", "objects/pack", "info")
 _PACKED = "packed-refs"
+#: The names that a set-up made, as `git ls-files --directory -z` has them, but a line each.
+MADE = "info/made"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY_BYTES = 2**30
 #: What every HEAD of a bare one says: nothing is checked out.
@@ -101,6 +104,8 @@ class PrivateGit:
     identity: Identity
     #: The branch of the remote that the commit was on; shown as `origin/<branch>`.
     branch: str = ""
+    #: Names that the repository's set-up makes, which git is to leave out (`setups.SetupLayer.roots`).
+    made: tuple[str, ...] = ()
 
 
 def write_private_git(git: Path, content: PrivateGit, owner: User, *, link_index: bool = False) -> None:
@@ -124,6 +129,9 @@ def write_private_git(git: Path, content: PrivateGit, owner: User, *, link_index
     }
     if content.branch:
         files[_PACKED] = _packed(content)
+    if content.made:
+        files["info/exclude"] = "".join(f"/{_as_pattern(name)}\n" for name in content.made)
+        files[MADE] = "".join(f"{name}\n" for name in content.made)
     owned = _Owned(os.fspath(git), owner)
     for name in _PRIVATE_DIRECTORIES:
         owned.make(name)
@@ -140,6 +148,11 @@ def write_remote_branch(git: Path, content: PrivateGit, owner: User) -> None:
     owned = _Owned(os.fspath(git), owner)
     owned.make("")
     owned.write(_PACKED, _packed(content).encode())
+
+
+def _as_pattern(name: str) -> str:
+    """Return the pattern of .gitignore that means this one name."""
+    return re.sub(r"([\\*?\[ ])", r"\\\1", name)
 
 
 def _packed(content: PrivateGit) -> str:

@@ -47,7 +47,7 @@ class SharedCheckout:
 
         It is the same for every branch: that one's name is not in it.
         """
-        key = repr((_COVER_VERSION, content.commit, content.alternates, content.identity))
+        key = repr((_COVER_VERSION, content.commit, content.alternates, content.identity, content.made))
         place = self.tree.with_name(f"git-{hashlib.sha256(key.encode()).hexdigest()[:32]}")
         if not place.exists():
             half = place.with_name(f"{_HALF}{secrets.token_hex(8)}")

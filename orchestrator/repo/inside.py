@@ -69,7 +69,10 @@ set -- $(g rev-parse "$BASE^{tree}" 'HEAD^{commit}' 'HEAD^{tree}' 2>/dev/null)
 [ -n "$1" ] || say broken
 if [ "$tree" = "$1" ]; then
   g rev-parse -q --verify refs/stash >/dev/null 2>&1 && say stashed
-  [ -z "$(g ls-files -o -i --exclude-standard --directory 2>/dev/null | head -n 1)" ] || say ignored
+  made=$GIT_DIR/info/made
+  [ -f "$made" ] && [ ! -L "$made" ] || made=/dev/null
+  [ -z "$(g ls-files -z -o -i --exclude-standard --directory 2>/dev/null | tr '\\0' '\\n' |
+    grep -vxF -f "$made" | head -n 1)" ] || say ignored
   say unchanged
 fi
 head=$2

@@ -7,9 +7,10 @@ Caller: `quarantine`.
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -50,6 +51,15 @@ class Policy:
     max_total_bytes: int = 512 * MIB
     max_path_bytes: int = 1024
     max_depth: int = 100
+    #: Paths that the repository's set-up makes, and the directories that they lie in: gates stand on these.
+    made: frozenset[bytes] = frozenset()
+    around: frozenset[bytes] = frozenset()
+
+    def reserving(self, roots: Iterable[str]) -> Policy:
+        """Return the policy that also keeps candidates from what a set-up made (see `SetupLayer.roots`)."""
+        made = [root.rstrip("/").encode() for root in roots]
+        around = {path[: match.start()] for path in made for match in re.finditer(b"/", path)}
+        return replace(self, made=frozenset(made), around=frozenset(around))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +129,9 @@ class _Walk:
                 was = before.get(name)
                 path = prefix + name
                 self._judge_name(path, name)
-                if entry.is_tree:
+                if path in self._policy.made or (path in self._policy.around and not entry.is_tree):
+                    self._add("set-up", path, "the repository's set-up makes it: leave it out of the commit")
+                elif entry.is_tree:
                     waiting.append((path + b"/", was.oid if was and was.is_tree else None, entry.oid))
                 else:
                     self._note(Change(path, entry))

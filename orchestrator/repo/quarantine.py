@@ -82,14 +82,17 @@ class Origin:
     identity: Identity
     user: User
     layered: bool
+    #: The files of the repository's set-up; the names that it made, also where the files are not at hand.
+    made_at: Path | None = None
+    made: tuple[str, ...] = ()
 
     def private_git(self, alternates: tuple[str, ...], branch: str = "") -> PrivateGit:
         """Return the content of a `.git` at the base commit that reads these objects."""
-        return PrivateGit(self.commit, self.shared.index, alternates, self.identity, branch)
+        return PrivateGit(self.commit, self.shared.index, alternates, self.identity, branch, self.made)
 
     def private_git_at(self, commit: str, alternates: tuple[str, ...]) -> PrivateGit:
         """Return the content of a `.git` at another commit, whose files are still the base's."""
-        return PrivateGit(commit, self.shared.index, alternates, self.identity)
+        return PrivateGit(commit, self.shared.index, alternates, self.identity, made=self.made)
 
 
 class Quarantine:
@@ -103,7 +106,7 @@ class Quarantine:
         self._room = room
         self._origin = origin
         self._label = label
-        self._policy = policy
+        self._policy = policy.reserving(origin.made)
         self._imports = 0
         self._own_subjects: set[str] = set()
 
@@ -247,7 +250,10 @@ class Quarantine:
 
     @asynccontextmanager
     async def open_checkout(self, commit: str, *, backend: Backend) -> AsyncGenerator[Checkout, None]:
-        """Give a fresh checkout of exactly this commit, with nothing in its `.git` that an agent wrote."""
+        """Give a fresh checkout of exactly this commit, with nothing in its `.git` that an agent wrote.
+
+        It stands on what the repository's set-up made, which no commit that passed the policy touches.
+        """
         place = self._room / f"check-{secrets.token_hex(8)}"
         origin = self._origin
         objects = (Bind(origin.objects, MIRROR_AT), Bind(self.directory / "objects", QUARANTINE_AT))
@@ -260,6 +266,7 @@ class Quarantine:
             origin.private_git_at(checked_commit(commit), alternates),
             user=origin.user,
             layered=origin.layered,
+            made=origin.made_at,
         )
         spec = Spec(self._label, (), workspace, binds=binds)
         env = {"BASE": origin.commit, "COMMIT": checked_commit(commit)}

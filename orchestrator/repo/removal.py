@@ -3,7 +3,7 @@
 The invariant: every step is relative to a descriptor of a directory below the one named, opened without
 following links, so nothing outside can be touched, however deep or hostile the tree. It is done in a thread,
 for a busy disk may take a millisecond a name, and a kill must not wait for that. Callers: `worktree`,
-`checkouts`, `mirrors` and `workspace`.
+`checkouts`, `setups`, `sifting`, `mirrors` and `workspace`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,21 @@ async def remove_tree(path: Path) -> None:
 def _remove(path: Path) -> None:
     parent = os.open(path.parent, _OPEN & ~os.O_NOFOLLOW)
     try:
-        try:
-            mode = os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode
-        except FileNotFoundError:
-            return
-        if stat.S_ISDIR(mode):
-            _Removal(path.name, parent).run()
-        else:
-            os.unlink(path.name, dir_fd=parent)
+        remove_at(path.name, parent)
     finally:
         os.close(parent)
+
+
+def remove_at(name: str, parent: int) -> None:
+    """Remove what has a name in an open directory, if there is anything; for a thread of Trio's."""
+    try:
+        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        _Removal(name, parent).run()
+    else:
+        os.unlink(name, dir_fd=parent)
 
 
 class _Removal:

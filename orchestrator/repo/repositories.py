@@ -14,7 +14,6 @@ from pathlib import Path
 
 from orchestrator.core.address import as_address
 from orchestrator.core.model import PushIntent
-from orchestrator.core.recovery import directory_of
 from orchestrator.core.survey import Survey
 from orchestrator.errors import GitFailed, RepositoryError, RoomUnusable
 from orchestrator.repo.access import Gateway, no_tokens, write_askpass
@@ -25,20 +24,21 @@ from orchestrator.repo.checkouts import Checkouts
 from orchestrator.repo.compare import checked_commit, read_diff
 from orchestrator.repo.landing import has_arrived
 from orchestrator.repo.policy import Policy
+from orchestrator.repo.preparations import Preparations
 from orchestrator.repo.quarantine import MIRROR_AT, Origin
 from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.renewal import Renewals, damage_of, examine, examine_base
+from orchestrator.repo.setups import SetupLayer
 from orchestrator.repo.shelf import Mirrors
 from orchestrator.repo.strays import end_strays
 from orchestrator.repo.survey import survey
-from orchestrator.repo.tenancy import read_tenancy, remove_room
+from orchestrator.repo.tenancy import kept_setup, read_tenancy, remove_room, room_name
 from orchestrator.repo.url import UrlRules, parse_url
 from orchestrator.repo.waste import Waste, litter, measure
 from orchestrator.repo.worktree import Worktree, open_worktree
 from sandbox.base import Backend, User
 
 _SALVAGE_REF = re.compile(r"refs/salvage/[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _REF = re.compile(r"refs/[A-Za-z0-9._/+@#=-]+")
 _MAX_SURVEYS = 256
 #: Characters that an overlay's options cannot hold.
@@ -77,6 +77,7 @@ class Repositories:
         self._user = user
         self._layered = layered and not set(f"{home}{self._agents}") & _UNMOUNTABLE
         self._identity = identity
+        self.preparations = Preparations(home, self._checkouts, identity, user, layered=self._layered)
         self._policy = policy or Policy()
         self._mirrors = Mirrors(self._mirrors_at, self._gateway, user)
         self._renewals = Renewals()
@@ -138,6 +139,7 @@ class Repositories:
     async def tidy(self) -> None:
         """Remove what was left half made or half removed and nobody is at; what is in use stays."""
         await self._checkouts.sweep()
+        await self.preparations.tidy()
 
     async def find_kept(self, *, agent_id: str, task_id: str, backend: Backend, shared: bool = True) -> Base:
         """Return what the worktree stands on that an earlier life of the agent left behind.
@@ -145,7 +147,7 @@ class Repositories:
         Raises `RoomUnusable` where there is none that can be worked on again, another `RepositoryError` where
         what it stands on cannot be had now.
         """
-        tenancy = read_tenancy(self._quarantine / _directory_name(agent_id, task_id))
+        tenancy = read_tenancy(self._quarantine / room_name(agent_id, task_id))
         try:
             remote = parse_url(tenancy.url, self._gateway.rules)
             commit = checked_commit(tenancy.base)
@@ -173,19 +175,23 @@ class Repositories:
         backend: Backend,
         kept: bool = False,
         shared: bool = True,
+        layer: SetupLayer | None = None,
     ) -> AsyncGenerator[Worktree, None]:
         """Give an agent its worktree, a new one or, on the base of `find_kept`, the one that it `kept`.
 
         Its files are an overlay over a `shared` checkout where this host can, and that can be mounted by one
-        sandbox at a time; else they are a copy, which several may look at.
+        sandbox at a time; else they are a copy, which several may look at. The `layer` of the repository's
+        set-up, which the caller holds, is there as well.
 
         Leaving the block removes everything of it, also when cancelled, unless `Worktree.kept` is set. No
         process of the agent may be alive by then.
         """
-        name = _directory_name(agent_id, task_id)
+        name = room_name(agent_id, task_id)
         async with self._checkouts.hold(base.mirror, base.files) as checkout:
             layered = self._layered and shared
-            origin = Origin(base.files, base.mirror.objects, checkout, self._identity, self._user, layered)
+            made = layer.roots if layer else kept_setup(self._quarantine / name)[1] if kept else ()
+            about = (base.files, base.mirror.objects, checkout, self._identity, self._user, layered)
+            origin = Origin(*about, layer.tree if layer else None, made)
             async with open_worktree(
                 base,
                 room=self._agents / name,
@@ -208,7 +214,7 @@ class Repositories:
 
     async def measure(self, agent_id: str, task_id: str) -> int:
         """Return the bytes on the disk of what an agent left."""
-        name = _directory_name(agent_id, task_id)
+        name = room_name(agent_id, task_id)
         return await measure((self._agents / name, self._quarantine / name))
 
     async def reap(self, name: str) -> None:
@@ -219,7 +225,7 @@ class Repositories:
 
     async def clear(self, agent_id: str, task_id: str) -> None:
         """Remove whatever there is of an agent's worktree and quarantine, a part of them too."""
-        name = _directory_name(agent_id, task_id)
+        name = room_name(agent_id, task_id)
         await remove_room(self._agents / name, self._quarantine / name)
 
     def find_salvage(self, url: str, agent_id: str) -> str | None:
@@ -244,6 +250,7 @@ class Repositories:
         for path in self._checkouts.idle(commits):
             name = f"checkouts/{path.parent.name}/{path.name}"
             found.append(Waste("checkout", name, "no agent works on it", (path,)))
+        found += self.preparations.find_unused(owned)
         for path in self._mirrors.idle_asides():
             why = "it was damaged, and what was whole of it is in its successor"
             found.append(Waste("aside", f"mirrors/{path.name}", why, (path,)))
@@ -260,8 +267,8 @@ class Repositories:
             case "worktree":  # no agent ever comes to own what it does not own already
                 await remove_room(*waste.paths)
                 return True
-            case "checkout":
-                return await self._checkouts.drop(path)
+            case "checkout" | "setup" as kind:
+                return await (self._checkouts if kind == "checkout" else self.preparations).drop(path)
             case "aside":
                 await remove_tree(path)
                 return True
@@ -291,10 +298,3 @@ class Repositories:
     async def has_arrived(self, push: PushIntent) -> bool:
         """Return whether the remote has the commit of a push on its branch, also below later ones."""
         return await has_arrived(self._mirrors.of(parse_url(push.remote, self._gateway.rules)), push)
-
-
-def _directory_name(agent_id: str, task_id: str) -> str:
-    name = directory_of(agent_id, task_id)
-    if not _NAME.fullmatch(name):
-        raise RepositoryError("the ids of agent and task do not make the name of a directory")
-    return name

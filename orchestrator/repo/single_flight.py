@@ -2,7 +2,7 @@
 
 The invariant: whoever asks gets the outcome of a run that began after the asking, and at most one runs at a
 time. A runner that is cancelled hands the work to the next in line. Nothing is remembered of a key that
-nobody asks for. Callers: `mirrors` (a fetch of each branch) and `checkouts` (the making of each).
+nobody asks for. Callers: `mirrors` (a fetch of each branch), `checkouts` and `setups` (the making of each).
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ class SingleFlight(Generic[T]):
         self._ended = 0
         self._outcome: T | RepositoryError | None = None
 
-    async def get(self) -> T:
-        """Return the outcome of the first run that begins from now on."""
+    async def get(self, work: Callable[[], Awaitable[T]] | None = None) -> T:
+        """Return the outcome of the first run that begins from now on; where it is ours, it is of `work`."""
         wanted = self._begun + 1
         async with self._lock:
             if self._ended < wanted:
-                await self._run()
+                await self._run(work or self._work)
             outcome = self._outcome
         if isinstance(outcome, RepositoryError):
             raise type(outcome)(outcome.detail)
         return outcome  # type: ignore[return-value]
 
-    async def _run(self) -> None:
+    async def _run(self, work: Callable[[], Awaitable[T]]) -> None:
         self._begun += 1
         number = self._begun
         try:
-            self._outcome = await self._work()
+            self._outcome = await work()
         except RepositoryError as error:
             self._outcome = error
         self._ended = number
@@ -65,12 +65,12 @@ class Flights(Generic[K, T]):
     async def get(self, key: K, work: Callable[[], Awaitable[T]]) -> T:
         """Return the outcome of the first run for this key that begins from now on; see `SingleFlight`.
 
-        `work` has to be the same for all who ask for a key: the first one's is run for everybody.
+        `work` has to come to the same for all who ask for a key: each runner runs its own for everybody.
         """
         flight = self._flights.setdefault(key, SingleFlight(work))
         self._asking[key] += 1
         try:
-            return await flight.get()
+            return await flight.get(work)
         finally:
             self._asking[key] -= 1
             if not self._asking[key]:

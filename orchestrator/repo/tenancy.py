@@ -3,8 +3,9 @@
 The invariant: it is written once the room is whole and put away before the first file is removed, so a room
 without it is half made or half removed; and what it does not vouch for (another layout, another user, files
 that a crash of the host may have torn) is not used again. Beside it lies the agent's first prompt, so that a
-later life is asked in the same words, whatever has changed since in settings, skills or templates. Called by
-`worktree`, which writes it, and `repositories`, which looks for it.
+later life is asked in the same words, whatever has changed since in settings, skills or templates, and the
+names that the repository's set-up made, which are no work of the agent's. Called by `worktree`, which writes
+it, and `repositories`, which looks for it.
 """
 
 from __future__ import annotations
@@ -15,23 +16,28 @@ import functools
 import json
 import logging
 import os
+import re
 import stat
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from orchestrator.errors import RoomForsaken, RoomUnusable
+from orchestrator.core.recovery import directory_of
+from orchestrator.errors import RepositoryError, RoomForsaken, RoomUnusable
 from orchestrator.repo.base import Base
 from orchestrator.repo.removal import remove_tree
 from sandbox.base import Directory, Layers
 
 log = logging.getLogger(__name__)
 
+_ROOM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _NAME = "tenancy.json"
 #: What it is called once the room is given up.
 _FORMER = "former.json"
 _PROMPT_NAME = "prompt.md"
+_SETUP_NAME = "setup.json"
 _VERSION = 1
 _MAX_BYTES = 16 * 1024
+_MAX_SETUP_BYTES = 16 * 1024 * 1024
 
 
 @functools.cache
@@ -132,6 +138,24 @@ def kept_prompt(quarantine: Path) -> str | None:
         return None
 
 
+def keep_setup(quarantine: Path, layer: str | None, roots: tuple[str, ...]) -> None:
+    """Remember which layer of a set-up the room stands on, if any, and the names that it made."""
+    if layer is not None:
+        _write(quarantine / _SETUP_NAME, json.dumps([layer, roots]))
+
+
+def kept_setup(quarantine: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the name of the layer that the room stood on last, and the names that it made, if any."""
+    try:
+        layer, roots = json.loads(_read(quarantine / _SETUP_NAME, _MAX_SETUP_BYTES))
+        return str(layer), tuple(str(root) for root in roots)
+    except (FileNotFoundError, NotADirectoryError):
+        return "", ()
+    except (IsADirectoryError, ValueError, TypeError):
+        log.warning("what is kept of a set-up cannot be read", extra={"directory": quarantine.name})
+        return "", ()
+
+
 def _read(path: Path, most: int = -1) -> bytes:
     """Return what a file of ours holds; `ValueError` for what we never make, which is not waited for."""
     try:
@@ -185,3 +209,11 @@ def read_tenancy(quarantine: Path) -> Tenancy:
 def kind_of(workspace: Layers | Directory) -> str:
     """Return the word for a kind of workspace."""
     return "layers" if isinstance(workspace, Layers) else "directory"
+
+
+def room_name(agent_id: str, task_id: str) -> str:
+    """Return the name of an agent's directories; raises `RepositoryError` for ids that make none."""
+    name = directory_of(agent_id, task_id)
+    if not _ROOM.fullmatch(name):
+        raise RepositoryError("the ids of agent and task do not make the name of a directory")
+    return name

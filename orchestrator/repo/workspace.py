@@ -43,17 +43,25 @@ def open_beside(place: Path, name: str, user: User) -> Path:
 
 
 async def make_workspace(
-    place: Path, shared: SharedCheckout, git: PrivateGit, *, user: User, layered: bool, common: bool = False
+    place: Path,
+    shared: SharedCheckout,
+    git: PrivateGit,
+    *,
+    user: User,
+    layered: bool,
+    common: bool = False,
+    made: Path | None = None,
 ) -> Layers | Directory:
     """Make a workspace below `place`, which must not exist: the shared files, and a `.git` of its own.
 
+    What the repository's set-up `made` is there as well, where the shared files have nothing.
     Where many start with the same `.git` (`common`), it is shared as the files are, and copied as it is
     written: each file and directory that is not made is one that a busy disk need not find room for.
     """
     make_directory(place, 0o700, user)
     if layered:
         cover = shared.git_cover(git, user) if common else None
-        layers = Layers(shared.tree, place / "upper", place / "work", place / "merged", cover)
+        layers = Layers(shared.tree, place / "upper", place / "work", place / "merged", cover, made)
         for path in (layers.upper, layers.work, layers.merged):
             make_directory(path, 0o755, user)
         if cover is None:
@@ -64,12 +72,20 @@ async def make_workspace(
     tree = place / "tree"
     make_directory(tree, 0o755, user)
     await _copy(shared.tree, tree, user)
+    if made is not None:
+        await _copy(made, tree, user)
     write_private_git(tree / ".git", git, user)
     return Directory(tree)
 
 
 async def reopen_workspace(
-    place: Path, shared: SharedCheckout, git: PrivateGit, *, user: User, layered: bool
+    place: Path,
+    shared: SharedCheckout,
+    git: PrivateGit,
+    *,
+    user: User,
+    layered: bool,
+    made: Path | None = None,
 ) -> Layers | Directory:
     """Return the workspace that an earlier life left; raises `RoomUnusable` where it is not whole.
 
@@ -93,7 +109,7 @@ async def reopen_workspace(
     if not layered:
         return Directory(place / "tree")
     cover = shared.git_cover(git, user)
-    layers = Layers(shared.tree, place / "upper", place / "work", place / "merged", cover)
+    layers = Layers(shared.tree, place / "upper", place / "work", place / "merged", cover, made)
     for path in (layers.work, layers.merged):
         await remove_tree(path)
         make_directory(path, 0o755, user)

@@ -14,6 +14,7 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -26,7 +27,8 @@ from orchestrator.repo.inside import COLLECT, LEFT_OUT, Claim, run_script, scrip
 from orchestrator.repo.moving import Place, move_files
 from orchestrator.repo.policy import Policy
 from orchestrator.repo.quarantine import MIRROR_AT, Origin, Quarantine
-from orchestrator.repo.tenancy import Tenancy, keep_prompt, kept_prompt, move_in, remove_room
+from orchestrator.repo.setups import name_of
+from orchestrator.repo.tenancy import Tenancy, keep_prompt, keep_setup, kept_prompt, move_in, remove_room
 from orchestrator.repo.workspace import (
     HOME_NAME,
     OUTBOX_NAME,
@@ -266,17 +268,19 @@ async def open_worktree(
     tools = _Tools(backend, origin, label)
     objects = backend.seen(base.mirror.objects, MIRROR_AT)
     git = origin.private_git((objects,), base.branch)
-    user, layered, shared = origin.user, origin.layered, origin.shared
+    user, layered, shared, made = origin.user, origin.layered, origin.shared, origin.made_at
     inbox = Quarantine(quarantine, room, origin, label, policy)
     inbox.base = base.commit
     worktree: Worktree | None = None
     try:
         if kept:
-            workspace = await reopen_workspace(room, shared, git, user=user, layered=layered)
+            workspace = await reopen_workspace(room, shared, git, user=user, layered=layered, made=made)
         else:
             # The first to come and the last to go: by it a crash's leftovers are found.
             inbox.claim()
-            workspace = await make_workspace(room, shared, git, user=user, layered=layered, common=True)
+            make = partial(make_workspace, user=user, layered=layered, common=True, made=made)
+            workspace = await make(room, shared, git)
+        keep_setup(quarantine, name_of(made.parent) if made else None, origin.made)
         tenancy = move_in(quarantine, label, base, workspace, user=user.uid, objects=objects, kept=kept)
         worktree = Worktree(base, room, workspace, inbox, tools, tenancy=tenancy)
         if kept:

@@ -83,6 +83,8 @@ class Tools:
     protected: tuple[str, ...] = ()
     #: Behind which one agent at a time lands on a branch.
     doors: Doors = field(default_factory=Doors)
+    #: How long a repository's set-up may take where it does not say.
+    setup_timeout_s: float = 900.0
     #: Calls the reaper, where something is left that no run takes care of.
     reaper_bell: Bell = field(default_factory=Bell)
     #: The work of ended agents that could not be salvaged yet.

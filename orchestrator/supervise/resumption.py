@@ -19,9 +19,11 @@ from orchestrator.core.model import Agent, Phase
 from orchestrator.core.policy import MAX_ROUNDS
 from orchestrator.errors import RepositoryError, RoomUnusable
 from orchestrator.repo.renewal import BaseGone
+from orchestrator.repo.setups import SetupLayer
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.ending import RunPostponed, failure_of, patient
 from orchestrator.supervise.gear import Run
+from orchestrator.supervise.preparing import prepare
 from orchestrator.supervise.upkeep import mend
 from sandbox.base import SandboxError
 
@@ -48,13 +50,15 @@ async def mend_first(run: Run) -> None:
         await mend(run)
 
 
-async def open_kept(run: Run, keep: AsyncExitStack) -> tuple[Worktree | None, str | None]:
-    """Open the worktree of an earlier life; return None and why there is none that can be used.
+async def open_kept(
+    run: Run, keep: AsyncExitStack
+) -> tuple[tuple[Worktree | None, SetupLayer | None], str | None]:
+    """Open the worktree of an earlier life, and the set-up it stands on; else None, and why it is not used.
 
     Raises `RunPostponed` for whatever may pass: then the worktree stays.
     """
     if not run.agent.resumed:
-        return None, None
+        return (None, None), None
     repositories, agent = run.tools.repositories, run.agent
     try:
         base = await repositories.find_kept(
@@ -62,6 +66,7 @@ async def open_kept(run: Run, keep: AsyncExitStack) -> tuple[Worktree | None, st
         )
         if base.commit != agent.base:
             raise RoomUnusable("it does not stand on the journaled commit")
+        layer = await prepare(run, base, keep)
         await run.record(
             e.AgentPhase(
                 **run.ids,
@@ -80,16 +85,17 @@ async def open_kept(run: Run, keep: AsyncExitStack) -> tuple[Worktree | None, st
                 backend=run.tree,
                 kept=True,
                 shared=run.shared,
+                layer=layer,
             )
         )
     except RoomUnusable as error:
-        return None, await _give_up(run, str(error))
+        return (None, None), await _give_up(run, str(error))
     except BaseGone as error:  # which hardly passes; yet nothing is given up in haste
         raise RunPostponed(error.detail, failure_of(error)) from error
     except (RepositoryError, SandboxError, OSError) as error:
         why = str(error)
     else:
-        return worktree, None
+        return (worktree, layer), None
     # It may be usable another time, and nothing but this has the work.
     log.warning("waits for its worktree", extra={"agent_id": agent.id, "why": why})
     await run.output("system", f"the earlier worktree cannot be opened now, so it waits: {why}")

@@ -27,6 +27,7 @@ from orchestrator.core.model import Phase, Reason
 from orchestrator.core.policy import MAX_CRASHES, MAX_ROUNDS, crash_loop
 from orchestrator.isolation import make_scratch
 from orchestrator.repo.quarantine import Sealed
+from orchestrator.repo.setups import SetupLayer
 from orchestrator.repo.worktree import Worktree
 from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.briefing import first_prompt, result_file
@@ -38,6 +39,7 @@ from orchestrator.supervise.giving_back import give_back
 from orchestrator.supervise.judging import judge, plan_gates
 from orchestrator.supervise.mailbox import Mailbox
 from orchestrator.supervise.outcome import read_outcome
+from orchestrator.supervise.preparing import equip, prepare
 from orchestrator.supervise.pulse import WatchedMeter
 from orchestrator.supervise.resumption import (
     Place,
@@ -64,15 +66,15 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     if run.agent.crashes >= MAX_CRASHES:  # and was not given up before that was known
         raise RunFailed(Reason.CRASH_LOOP, crash_loop(run.agent.crashes))
     await mend_first(run)
-    kept, why = await open_kept(run, keep)
-    worktree = kept or await _open_new(run, keep, why)
+    (kept, layer), why = await open_kept(run, keep)
+    worktree, layer = (kept, layer) if kept else await _open_new(run, keep, why)
     run.progress.worktree = worktree
     plan = await plan_gates(run, worktree)
     task = await first_prompt(run, worktree, tools.judges.names(plan))
     place = await find_place(run, task) if kept else Place(1, task)
     runtime = tools.runtimes.find(run.agent.runtime)
     async with open_outlet(run.tree, *_egress_of(run)) as outlet:
-        run = replace(run, outlet=outlet)
+        run = replace(run, outlet=equip(outlet, layer))
         with closing(_meter(run, run.agent.turn if kept else 0)) as meter:
             run = replace(run, meter=meter)
             talk = partial(
@@ -103,11 +105,12 @@ async def _land(
         place, again = await give_back(run, worktree, landed, number, task), True
 
 
-async def _open_new(run: Run, keep: AsyncExitStack, why: str | None) -> Worktree:
+async def _open_new(run: Run, keep: AsyncExitStack, why: str | None) -> tuple[Worktree, SetupLayer | None]:
     """Give the agent a new worktree on its branch; `why` says why an earlier one is not used."""
     tools, spec = run.tools, run.spec
     base = await tools.repositories.resolve(spec.context.repository, spec.context.branch)
     await refuse_protected(run, base)
+    layer = await prepare(run, base, keep)
     starting = e.AgentPhase(
         **run.ids,
         phase=Phase.STARTING,
@@ -121,11 +124,16 @@ async def _open_new(run: Run, keep: AsyncExitStack, why: str | None) -> Worktree
     await run.tools.store.note(starting)  # durable before `agent.running`, and before any end
     worktree = await keep.enter_async_context(
         tools.repositories.open_worktree(
-            base, agent_id=run.agent.id, task_id=run.agent.task_id, backend=run.tree, shared=run.shared
+            base,
+            agent_id=run.agent.id,
+            task_id=run.agent.task_id,
+            backend=run.tree,
+            shared=run.shared,
+            layer=layer,
         )
     )
     worktree.kept = True  # for a later life, where this one is cut; its end says otherwise
-    return worktree
+    return worktree, layer
 
 
 def _egress_of(run: Run) -> tuple[Rules, Subject]:

@@ -54,6 +54,11 @@ async def test_environment_is_the_specs_and_nothing_of_ours(
     assert "LANG=C\n" in outcome.stdout
 
 
+async def test_what_comes_first_on_the_path_comes_before_that_of_the_task(run: Run) -> None:
+    outcome = await run('echo "$PATH"', env={"PATH": "/own:/usr/bin:/bin"}, first_on_path=("/a", "/b"))
+    assert outcome.stdout == "/a:/b:/own:/usr/bin:/bin\n"
+
+
 async def test_home_and_temporary_directory_can_be_written(run: Run) -> None:
     assert (await run('echo x >"$HOME/x" && echo y >"$TMPDIR/y"')).exit.ok
 
