@@ -20,19 +20,22 @@ from pathlib import Path
 
 import trio
 
-from orchestrator.core.setup import CACHES, PROGRAMS, SCRATCH, SetupFailed
+from orchestrator.core.setup import CACHES, PROGRAMS, SCRATCH, SetupCutOff, SetupFailed
 from orchestrator.repo.bare import make_directory
 from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.sifting import most_names, sift
 from orchestrator.repo.single_flight import Flights
 from orchestrator.repo.tenancy import kept_setup
 from sandbox.base import MIB, Directory, Layers
+from sandbox.process import run_child
 
 #: Bytes of all layers together beyond which those that nobody uses go.
 KEEP_BYTES = 20 * 1024 * MIB
 #: How long one failure answers all who ask for the same.
 REMEMBER_S = 60.0
 MAX_REMEMBERED = 64
+#: How long a busy disk may take to have all of a layer.
+SYNC_S = 120.0
 _HALF, _OLD, _NOTE, _ROOM = "making-", "old-", "layer.json", "room"
 
 #: Makes a workspace at a place of its own and carries the set-up out on it; raises `SetupFailed`.
@@ -177,11 +180,11 @@ class Setups:
         idle = self.idle([path.name for path in self._rooms.iterdir()])
         gone = [path for path in idle if path.name.startswith((_HALF, _OLD))]
         whole = [path for path in self._all() if not path.name.startswith((_HALF, _OLD))]
-        sizes = {path: _read(path).bytes for path in whole}
+        sizes = {path: _size_of(path) for path in whole}
         used = {path: path.stat().st_mtime for path in whole}
         total = sum(sizes.values())
         for path in sorted(set(idle).intersection(whole), key=lambda path: used[path]):
-            if total > self.keep_bytes:
+            if total > self.keep_bytes or sizes[path] < 0:
                 total -= sizes[path]
                 gone.append(path)
         await self._remove(gone)
@@ -229,14 +232,33 @@ async def _fill(half: Path, checkout: Path, make: Make, disk_mb: float) -> None:
     note = half / _NOTE
     note.write_text(json.dumps({**asdict(layer), "tree": ""}))
     note.chmod(0o600)
+    await _settle(half)
+
+
+async def _settle(half: Path) -> None:
+    """Bring a layer to the disk before it has its name: a torn one would be believed for ever."""
+    argv = ["sync", "-f", "--", str(half)]
+    done = await run_child(argv, env={"PATH": "/usr/bin:/bin"}, deadline_s=SYNC_S)
+    if not done.exit.ok:
+        raise OSError(f"a set-up's files could not be brought to the disk ({done.exit})")
 
 
 def _read(place: Path) -> SetupLayer:
-    """Return the layer at a place; what we wrote there was whole before it had its name."""
-    told = json.loads((place / _NOTE).read_text())
-    names = (tuple(told[key]) for key in ("roots", "programs", "caches"))
-    roots, programs, caches = names
-    return SetupLayer(place / "tree", roots, int(told["bytes"]), programs, caches)
+    """Return the layer at a place; raises `SetupCutOff` for one that somebody has damaged since."""
+    try:
+        told = json.loads((place / _NOTE).read_text())
+        roots, programs, caches = (tuple(told[key]) for key in ("roots", "programs", "caches"))
+        return SetupLayer(place / "tree", roots, int(told["bytes"]), programs, caches)
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise SetupCutOff(f"what the set-up made is damaged, and will be made anew: {error}") from error
+
+
+def _size_of(place: Path) -> int:
+    """Return the bytes of a layer, or -1 of one that is damaged."""
+    try:
+        return _read(place).bytes
+    except SetupCutOff:
+        return -1
 
 
 def _has(tree: Path, path: str) -> bool:

@@ -263,6 +263,13 @@ async def test_a_crash_leaves_what_the_next_process_removes_and_what_is_whole_st
     assert [each.name for each in waste if each.kind == "setup"] == [
         f"setups/{whole.parent.name}/{whole.name}"
     ]
+    (whole / "layer.json").write_text("{")
+    with pytest.raises(SetupFailed, match="damaged"):
+        async with layer_of(stage):
+            pass
+    await stage.repositories.tidy()
+    async with layer_of(stage):
+        assert CALLS["run"] == 2
 
 
 async def test_the_room_of_one_who_waits_holds_its_layer_and_is_salvaged_without_it(any_stage: Stage) -> None:
