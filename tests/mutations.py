@@ -198,6 +198,13 @@ MUTATIONS = (
         "::test_an_agent_whose_copy_is_torn_meanwhile_lands_without_another_attempt",
     ),
     Mutation(
+        "mirror-place",
+        "orchestrator/repo/mirrors.py",
+        "        self._taken = clear_place(self.directory) or self._taken\n",
+        "",
+        "tests/repo/test_squatters.py",
+    ),
+    Mutation(
         "salvage-stays",
         "orchestrator/supervise/finish.py",
         "    unkept = live.salvaging.cancelled_caught or aftermath.unsalvaged\n",

@@ -27,6 +27,7 @@ from orchestrator.repo.bare import HEAD, make_directory, write_bare
 from orchestrator.repo.git import NOTHING, REMOTE_S, Extra, Git, complaint
 from orchestrator.repo.single_flight import Flights
 from orchestrator.repo.soundness import Seen
+from orchestrator.repo.squatter import clear_place
 from orchestrator.repo.unmoved import stands_at
 from orchestrator.repo.url import Remote
 from orchestrator.repo.waste import litter
@@ -49,8 +50,8 @@ _CONFIG = (
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_REPOSITORY = re.compile(r"does not appear to be a git repository|not a git repository")
 _FOREIGN = re.compile(r"dubious ownership")
-#: What begins the name of one that is being removed.
-GONE = "gone-"
+#: What begins the name of one that is being removed; in one that was found damaged, or robbed: why.
+GONE, MARK = "gone-", "damaged"
 #: "Not our ref", by contrast, is a branch that moved while we asked.
 _NO_REF = re.compile(r"couldn't find remote ref")
 
@@ -67,6 +68,7 @@ class Mirror:
         self._refreshes: Flights[str, str] = Flights()
         self._users = 0
         self._complete = False
+        self._taken: str | None = None  # by what that we moved aside
         self._littered = True  # by the process before us
         self._left = trio.Event()
         self._answered = False  # to another mirror of it
@@ -90,6 +92,7 @@ class Mirror:
         source = f"refs/heads/{branch}"
         # A flat name of our own: a branch `a/b` may come after a branch `a` has gone.
         kept = f"refs/base/{hashlib.sha256(branch.encode()).hexdigest()[:40]}"
+        self._take_place()
         known = self.git.read_ref(kept)
         if known is not None and self._stands_at(branch, known):
             return known
@@ -117,7 +120,7 @@ class Mirror:
         done = await self._attempt(
             *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"),
             *("--no-recurse-submodules", *access.fetch_options, "--", access.address, f"+{source}:{kept}"),
-            extra=_with(access.extra, _TOLERANT),
+            extra=replace(access.extra, config=(*access.extra.config, *_TOLERANT)),
             deadline_s=REMOTE_S,
         )
         if not done.exit.ok and _NO_REF.search(complaint(done.stderr)):
@@ -235,7 +238,7 @@ class Mirror:
         """
         self._users += 1
         try:
-            if self._users == 1:
+            if self._take_place() or self._users == 1:  # whoever uses that has nothing anyhow
                 self._prepare()
             for ref in refs:
                 # Nobody else is at this ref now, so its lock is a dead command's.
@@ -252,12 +255,19 @@ class Mirror:
                 if not got_anything(self.directory):
                     self._remove()
 
+    def _take_place(self) -> bool:
+        self._taken = clear_place(self.directory) or self._taken
+        return self._taken is not None
+
     def _prepare(self) -> None:
         """Make the repository, or put right what a crash left of it; only while nobody uses it."""
         if not self._complete or _is_spoilt(self.directory):  # or removed under our feet
             make_directory(self.directory, 0o750, group=self._readers)
             write_bare(self.directory, _CONFIG)
             self._complete = True
+        if self._taken:
+            (self.directory / MARK).write_text(self._taken)  # so that it is made anew with all, and told
+            self._taken = None
         if self._littered:
             self._sweep()
 
@@ -290,11 +300,8 @@ def _is_spoilt(mirror: Path) -> bool:
 def got_anything(mirror: Path) -> bool:
     """Return whether a mirror keeps any commit: a branch's, or what was salvaged."""
     for kind in ("base", "salvage"):
-        with contextlib.suppress(FileNotFoundError), os.scandir(mirror / "refs" / kind) as names:
+        gone = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with gone, os.scandir(mirror / "refs" / kind) as names:
             if any(not entry.name.endswith(".lock") for entry in names):
                 return True
     return False
-
-
-def _with(extra: Extra, config: tuple[str, ...]) -> Extra:
-    return replace(extra, config=(*extra.config, *config))

@@ -20,9 +20,10 @@ from pathlib import Path
 import trio
 
 from orchestrator.errors import BranchMissing, GitFailed, RepositoryError
-from orchestrator.repo.mirrors import Mirror
+from orchestrator.repo.mirrors import MARK, Mirror
 from orchestrator.repo.single_flight import Flights
 from orchestrator.repo.soundness import look, read_all, walk
+from orchestrator.repo.squatter import squatter
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 GIVE_WAY_S = 120.0
 #: What begins the name of one that is being made, and of one that was set aside.
 ANEW, ASIDE = "anew-", "aside-"
-#: In a mirror that was found damaged: why.
-_MARK = "damaged"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_WHY = 500
 
@@ -49,8 +48,10 @@ class BaseGone(GitFailed):
 
 def damage_of(mirror: Mirror) -> str | None:
     """Return why the mirror is to be made anew, as far as a look at its files tells; None for a whole one."""
+    if why := squatter(mirror.directory):  # which is not to be marked
+        return why
     try:
-        return (mirror.directory / _MARK).read_text(errors="replace")[:_MAX_WHY] or "it was found damaged"
+        return (mirror.directory / MARK).read_text(errors="replace")[:_MAX_WHY] or "it was found damaged"
     except OSError:
         if why := look(mirror.directory, mirror.seen_whole):
             condemn(mirror, why)
@@ -61,7 +62,7 @@ def condemn(mirror: Mirror, why: str) -> None:
     """Note that the mirror is damaged; from now on whoever begins anything on it makes it anew first."""
     log.warning("a mirror is damaged", extra={"repository": mirror.remote.url, "why": why})
     with suppress(OSError):  # then it is found out again
-        (mirror.directory / _MARK).write_text(why[:_MAX_WHY])
+        (mirror.directory / MARK).write_text(why[:_MAX_WHY])
 
 
 async def examine(mirror: Mirror, commit: str, *, thorough: bool) -> str | None:
@@ -131,6 +132,12 @@ class Renewals:
 async def _make_anew(mirror: Mirror, branch: str, wanted: Collection[str]) -> bool:
     if damage_of(mirror) is None:
         return False
+    if squatter(mirror.directory):
+        with suppress(BranchMissing):
+            await mirror.refresh(branch)  # which takes the place back
+        with suppress(OSError):
+            (mirror.directory / MARK).unlink()
+        return True
     root, token = mirror.directory.parent, secrets.token_hex(8)
     fresh = mirror.twin(root / f"{ANEW}{token}")
     try:

@@ -15,6 +15,7 @@ from orchestrator.repo.access import Gateway
 from orchestrator.repo.mirrors import GONE, Mirror, got_anything
 from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.renewal import ANEW, ASIDE, asides_of, has_lost
+from orchestrator.repo.squatter import squatter
 from orchestrator.repo.url import Remote
 from sandbox.base import User
 
@@ -52,7 +53,7 @@ class Mirrors:
     def idle(self) -> list[Path]:
         """Return the mirrors that nobody uses now."""
         known = self._known
-        named = [path for path in self._root.iterdir() if _KEY.fullmatch(path.name)]
+        named = [path for path in self._root.iterdir() if _KEY.fullmatch(path.name) and not squatter(path)]
         return sorted(path for path in named if path.name not in known or not known[path.name].in_use)
 
     def idle_asides(self) -> list[Path]:
@@ -69,13 +70,15 @@ class Mirrors:
         """
         for aside in sorted(self._root.glob(f"{ASIDE}*")):
             place = self._root / _key_of(aside)
+            if squatter(place):  # the first who needs it moves that aside, and tells
+                continue
             if not place.exists():
                 aside.rename(place)
             elif aside in asides_of(place)[KEEP_ASIDE:]:
                 await remove_tree(aside)
         for path in list(self._root.iterdir()):
             half = path.name.startswith((GONE, ANEW))
-            if half or (_KEY.fullmatch(path.name) and not got_anything(path)):
+            if half or (_KEY.fullmatch(path.name) and not squatter(path) and not got_anything(path)):
                 await remove_tree(path)
 
 
