@@ -205,6 +205,21 @@ MUTATIONS = (
         "tests/repo/test_squatters.py",
     ),
     Mutation(
+        "salvage-room",
+        "orchestrator/repo/worktree.py",
+        "        if brought:  # each try",
+        "        if not ref:  # each try",
+        "tests/repo/test_kept_worktrees.py::test_a_salvage_that_is_tried_again_takes_no_more_room",
+    ),
+    Mutation(
+        "salvage-soon",
+        "orchestrator/supervise/backlog.py",
+        "        return was_short and free",
+        "        return not waiting and free",
+        "tests/supervise/test_salvage_later.py"
+        "::test_what_was_short_of_room_is_due_as_soon_as_there_is_more_and_not_before",
+    ),
+    Mutation(
         "salvage-stays",
         "orchestrator/supervise/finish.py",
         "    unkept = live.salvaging.cancelled_caught or aftermath.unsalvaged\n",

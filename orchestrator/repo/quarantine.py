@@ -49,6 +49,8 @@ MAX_SUBJECT = 200  # characters
 CHECKOUT_S = 120.0
 _OWN_COMMITS = 20
 _IMPORTS = "refs/heads/agent"
+#: What a salvage brought in whole, of an agent that is over: to be kept in the mirror, once there is room.
+_SALVAGED = "refs/salvage/brought"
 #: The name of an empty file.
 _NOTHING = "nothing"
 _CONFIG = (
@@ -174,6 +176,15 @@ class Quarantine:
         trees = await self.git.run("rev-parse", f"{commit}^{{tree}}", f"{self.base}^{{tree}}")
         candidate, base = trees.decode().split()
         return commit if candidate != base else None
+
+    def note_salvaged(self, commit: str) -> None:
+        """Remember what a salvage has brought in: nothing works on the files any more, so it is all."""
+        write_ref(self.directory, _SALVAGED, checked_commit(commit))
+
+    def salvaged(self) -> str | None:
+        """Return what an earlier salvage brought in, and could not keep."""
+        commit = Git(self._directory).read_ref(_SALVAGED)
+        return checked_commit(commit) if commit else None
 
     def note_message(self, message: str) -> None:
         """Remember a commit message of ours, so that it is not taken for the agent's."""

@@ -7,6 +7,7 @@ that everything under `mirrors`, `checkouts`, `workspaces` and `quarantine` is t
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -216,6 +217,11 @@ class Repositories:
         """Return the bytes on the disk of what an agent left."""
         name = room_name(agent_id, task_id)
         return await measure((self._agents / name, self._quarantine / name))
+
+    def free_bytes(self) -> int:
+        """Return how much room there is where agents' work is kept."""
+        disk = os.statvfs(self._quarantine)
+        return disk.f_bavail * disk.f_frsize
 
     async def reap(self, name: str) -> None:
         """Remove what a crash left under a name from `directories`."""

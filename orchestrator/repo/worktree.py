@@ -27,6 +27,7 @@ from orchestrator.repo.inside import COLLECT, LEFT_OUT, Claim, run_script, scrip
 from orchestrator.repo.moving import Place, move_files
 from orchestrator.repo.policy import Policy
 from orchestrator.repo.quarantine import MIRROR_AT, Origin, Quarantine
+from orchestrator.repo.removal import open_ways, remove_tree
 from orchestrator.repo.setups import name_of
 from orchestrator.repo.tenancy import Tenancy, keep_prompt, keep_setup, kept_prompt, move_in, remove_room
 from orchestrator.repo.workspace import (
@@ -51,6 +52,8 @@ _RECEIVED_S = 5.0
 _RESCUE_AT = "/rescue.git"
 #: How long a move that a crash cut off may take to be done again.
 _MOVE_S = 120.0
+#: What begins the name of a repository of ours in the room, by which the files alone are collected.
+_RESCUE = "rescue-"
 SALVAGED = "Work that was not landed"
 
 log = logging.getLogger(__name__)
@@ -197,7 +200,7 @@ class Worktree:
         binds: tuple[Bind, ...] = self.binds
         fresh = ""
         if rescue:
-            git = self._room / f"rescue-{secrets.token_hex(8)}"
+            git = self._room / f"{_RESCUE}{secrets.token_hex(8)}"
             origin = self._tools.origin
             write_private_git(git, origin.private_git_at(self.base.commit, self._alternates()), origin.user)
             binds += (Bind(git, _RESCUE_AT, writable=True),)
@@ -222,6 +225,11 @@ class Worktree:
         Only the files are taken, by a repository of ours: after its end nothing that the agent wrote (a
         filter, a hook) runs again. What can no longer be collected is salvaged as it was when last collected.
         """
+        ref, brought = salvage_ref(self._tools.label), self.quarantine.salvaged()
+        await self._drop_rescues()
+        if brought:  # each try anew would take as much room again
+            await self.base.mirror.adopt(self.quarantine.directory, brought, ref)
+            return ref
         candidate = self._candidate
         try:
             claim, found = await self._collect_once(limits, deadline_s, message, rescue=True)
@@ -234,9 +242,15 @@ class Worktree:
             log.debug("salvaged as last collected", extra={"agent_id": self._tools.label})
         if candidate is None:
             return None
-        ref = salvage_ref(self._tools.label)
+        self.quarantine.note_salvaged(candidate)
         await self.base.mirror.adopt(self.quarantine.directory, candidate, ref)
         return ref
+
+    async def _drop_rescues(self) -> None:
+        """Remove what earlier tries collected the files by: it takes as much room as they do."""
+        open_ways(self._room.parent, self._room.name)
+        for path in self._room.glob(f"{_RESCUE}*"):
+            await remove_tree(path)
 
 
 @dataclass(frozen=True, slots=True)

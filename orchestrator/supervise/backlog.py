@@ -18,6 +18,10 @@ MAX_BYTES = 8 * 2**30
 #: Between two tries, at first and at most.
 FIRST_S = 50.0
 LONGEST_S = 3600.0
+#: What was short of room when it failed is tried anew as soon as so much more of that is there: a salvage
+#: takes several times what is salvaged.
+MORE_BYTES = 32 * 2**20
+AMPLE_BYTES, AMPLE_TIMES = 512 * 2**20, 8
 
 
 @dataclass(slots=True)
@@ -30,6 +34,8 @@ class Waiting:
     tries: int
     #: On the monotonic clock: not before.
     again: float
+    #: How much room there was on the disk when it failed.
+    free: int
 
 
 class Backlog:
@@ -38,18 +44,31 @@ class Backlog:
     def __init__(self) -> None:
         self._waiting: dict[AgentId, Waiting] = {}
 
-    def is_due(self, agent_id: AgentId, now: float) -> bool:
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def is_due(self, agent_id: AgentId, now: float, free: int) -> bool:
         """Return whether an agent's work is to be tried now; `now` is of the monotonic clock."""
         waiting = self._waiting.get(agent_id)
-        return waiting is None or waiting.again <= now
+        if waiting is None or waiting.again <= now:
+            return True
+        was_short = waiting.free < AMPLE_BYTES + AMPLE_TIMES * waiting.bytes
+        return was_short and free >= waiting.free + MORE_BYTES
 
-    def put(self, agent: Agent, why: str, size: int, *, now: float, today: datetime) -> str | None:
+    def tell(self) -> str:
+        """Return in words what waits, and why the first of it does."""
+        first = next(iter(self._waiting.values()), None)
+        return f"work of {len(self._waiting)} ended agents waits to be kept: {first.why if first else ''}"[
+            :1000
+        ]
+
+    def put(self, agent: Agent, why: str, size: int, *, now: float, today: datetime, free: int) -> str | None:
         """Note that it failed; return why it is given up, or None where it is tried again."""
         before = self._waiting.get(agent.id)
         tries = before.tries + 1 if before else 1
         pause_s = min(LONGEST_S, FIRST_S * 2.0 ** min(tries - 1, 10))
         ended = agent.completed_at or today
-        self._waiting[agent.id] = Waiting(why, ended, size, tries, now + pause_s)
+        self._waiting[agent.id] = Waiting(why, ended, size, tries, now + pause_s, free)
         if today - ended >= KEEP:
             return f"given up {KEEP.total_seconds() / 3600:g} h after its end"
         total = sum(waiting.bytes for waiting in self._waiting.values())

@@ -73,6 +73,7 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
     stays = isinstance(ending, Interrupted | Postponed) or unkept
     if stays:
         await leave(run, keep, aftermath)
+        _put_off(live, aftermath, ledger)
     else:
         await remove(run, keep, aftermath)
     if isinstance(ending, Failed) and isinstance(live.end, Killed):  # up to the last moment a kill wins
@@ -81,6 +82,15 @@ async def finish(live: Live, ending: Ending, keep: AsyncExitStack, ledger: Ledge
         await _journal_end(live, ending, ledger)
     if not stays:
         await ledger.store.record(aftermath.event(run))
+
+
+def _put_off(live: Live, aftermath: Aftermath, ledger: Ledger) -> None:
+    """Leave what could not be salvaged to the reaper, who tries again as soon as that may help."""
+    tools, agent = live.run.tools, live.run.agent
+    if aftermath.unsalvaged and not live.salvaging.cancelled_caught:
+        free, today = tools.repositories.free_bytes(), ledger.clock()
+        tools.backlog.put(agent, aftermath.unsalvaged, 0, now=trio.current_time(), today=today, free=free)
+        tools.reaper_bell.ring()
 
 
 async def _settle_debts(live: Live, ledger: Ledger) -> None:

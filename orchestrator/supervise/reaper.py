@@ -40,6 +40,10 @@ log = logging.getLogger(__name__)
 
 #: Between two passes.
 EVERY_S = 60.0
+#: The same, while work waits to be salvaged: as soon as there is room for it.
+SOON_S = 10.0
+#: What `system.degraded` and `system.recovered` call that.
+PART = "salvage"
 #: How long killed processes may take to be gone; the kernel needs milliseconds.
 KILL_S = 5.0
 
@@ -81,6 +85,7 @@ class Reaper:
         self._at_work = trio.Lock()
         #: Agents that the last pass found active without a run: they may just have been assigned.
         self._suspects: frozenset[AgentId] = frozenset()
+        self._told = False
 
     async def recover(self) -> Recovered:
         """Heal what the last process left, as far as the API must wait for it, and journal the sum."""
@@ -111,7 +116,7 @@ class Reaper:
                 raise
             except (OrchestratorError, SandboxError, OSError) as error:
                 log.warning("a pass of the reaper failed", extra={"error": failure_of(error).error})
-            with trio.move_on_after(EVERY_S):
+            with trio.move_on_after(SOON_S if self._tools.backlog else EVERY_S):
                 await self._tools.reaper_bell.wait()
 
     async def collect_garbage(self, dry_run: bool) -> GarbageReport:
@@ -145,7 +150,19 @@ class Reaper:
         await self._tidy(done)
         await self.keepsakes.expire()
         await self._tell(done)
+        await self._tell_of_backlog()
         return done
+
+    async def _tell_of_backlog(self) -> None:
+        """Say once that work waits to be salvaged, and once that none does any more."""
+        waits = bool(self._tools.backlog)
+        if waits == self._told or self._store.room.scarce:  # on a full disk there is room for ends alone
+            return
+        self._told = waits
+        detail = self._tools.backlog.tell()
+        await self._store.record(
+            e.SystemDegraded(part=PART, detail=detail) if waits else e.SystemRecovered(part=PART)
+        )
 
     async def _tell(self, done: Recovered) -> None:
         if done != Recovered():
@@ -224,7 +241,8 @@ class Reaper:
         task = await self._store.find_task(agent.task_id) if agent else None
         if agent is None or task is None or agent_id in self._running():
             return
-        if not self._tools.backlog.is_due(agent_id, trio.current_time()):
+        free = self._repositories.free_bytes()
+        if not self._tools.backlog.is_due(agent_id, trio.current_time(), free):
             return
         run = Run(agent, task.spec, Tree(self._backend), self._tools, Progress())
         url = task.spec.context.repository
@@ -247,7 +265,12 @@ class Reaper:
         agent = run.agent
         size = await self._repositories.measure(agent.id, agent.task_id)
         given_up = self._tools.backlog.put(
-            agent, aftermath.unsalvaged or "", size, now=trio.current_time(), today=self._clock()
+            agent,
+            aftermath.unsalvaged or "",
+            size,
+            now=trio.current_time(),
+            today=self._clock(),
+            free=self._repositories.free_bytes(),
         )
         if given_up:
             aftermath.note(run, f"salvage: {given_up}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import RoomUnusable
+from orchestrator.errors import GitFailed, RoomUnusable
 from orchestrator.repo.renewal import BaseGone
 from orchestrator.repo.worktree import Worktree
 from sandbox.base import Layers, Limits
@@ -236,3 +236,23 @@ async def test_the_agents_cannot_write_what_vouches_for_them(stage: Stage) -> No
         await stage.act(worktree, script)
         assert await stage.collect(worktree) is None
         assert path.read_text() == before
+
+
+async def test_a_salvage_that_is_tried_again_takes_no_more_room(stage: Stage) -> None:
+    async with stage.open_worktree() as worktree:
+        await stage.must(worktree, "head -c 3000000 /dev/urandom > large")
+        obstacle = worktree.base.mirror.directory / "refs" / "salvage" / "a1" / "in-the-way"
+        obstacle.parent.mkdir(parents=True)
+        obstacle.touch()
+        taken = []
+        for _ in range(3):
+            with pytest.raises(GitFailed):
+                await worktree.salvage(limits=Limits(), deadline_s=20)
+            taken.append(await stage.repositories.measure("a1", "T-1"))
+        assert taken[0] > taken[1] + 2_000_000, "what the first try collected the files by is gone"
+        assert taken[2] <= taken[1]
+        obstacle.unlink()
+        obstacle.parent.rmdir()
+        assert await worktree.salvage(limits=Limits(), deadline_s=20) == "refs/salvage/a1"
+    patch = await stage.repositories.diff(stage.url, stage.main, "refs/salvage/a1", max_bytes=10_000)
+    assert b"large" in patch

@@ -14,15 +14,20 @@ from orchestrator.core import commands as c
 from orchestrator.core.model import Agent, AgentStatus, Reason
 from orchestrator.core.recovery import directory_of
 from orchestrator.journal.store import utc_now
-from orchestrator.supervise.backlog import FIRST_S, KEEP, MAX_BYTES, Backlog
+from orchestrator.supervise.backlog import FIRST_S, KEEP, MAX_BYTES, MORE_BYTES, Backlog
 from orchestrator.supervise.garbage import collect_garbage
 from orchestrator.supervise.gear import Tools
+from orchestrator.supervise.reaper import Reaper
 from sandbox.base import Limits, Sandbox, SandboxLaunchFailed, Spec, User
 from sandbox.trusted import ProcessBackend
 from tests.core.ledger import Ledger
 from tests.kit.plane import Plane, open_plane
 from tests.kit.remote import make_remote
 from tests.kit.until import seen
+from tests.supervise.test_damaged_copy import told
+
+#: More room than any salvage here is short of.
+AMPLE = 2**60
 
 
 class Short(ProcessBackend):
@@ -78,6 +83,36 @@ async def test_work_that_could_not_be_salvaged_stays_is_told_of_and_salvaged_lat
             assert plane.repositories.directories() == []
 
 
+async def test_work_is_salvaged_without_a_restart_once_it_can_be_and_both_are_told(
+    reachable_path: Path, ordinary_user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, remote = reachable_path / "home", make_remote(reachable_path)
+    backend = Short(ordinary_user, path="/usr/bin:/bin")
+    monkeypatch.setattr("orchestrator.supervise.backlog.FIRST_S", 0.0)
+    monkeypatch.setattr("orchestrator.supervise.reaper.SOON_S", 0.05)
+    with trio.fail_after(50):
+        async with (
+            open_plane(home, user=ordinary_user, roots=reachable_path, backend=backend) as plane,
+            trio.open_nursery() as passes,
+        ):
+            agent = await plane.submit(remote, "echo 7 > value; exec sleep 1000", "kept")
+            files = home / "workspaces" / directory_of(agent, "kept")
+            await seen(lambda: [*files.glob("*/value")], "the work")
+            live = plane.supervisor.live(agent)
+            assert live is not None
+            passes.start_soon(Reaper(live.run.tools, backend, running=plane.supervisor.running).run)
+            backend.short = True
+            await plane.supervisor.kill(agent, actor="tester")
+            while ("system.degraded", "salvage") not in await told(plane):
+                await plane.store.wait_past(plane.store.state.seq)
+            assert not await cleanups(plane, agent)
+            backend.short = False
+            while ("system.recovered", "salvage") not in await told(plane):
+                await plane.store.wait_past(plane.store.state.seq)
+            assert f"refs/salvage/{agent}" in str(await cleanups(plane, agent))
+            passes.cancel_scope.cancel()
+
+
 async def test_work_that_can_never_be_salvaged_is_given_up_in_the_end_and_that_is_told(
     reachable_path: Path, ordinary_user: User
 ) -> None:
@@ -123,18 +158,31 @@ def test_tries_become_rarer_and_the_oldest_goes_where_all_takes_too_much_room() 
     assert new.completed_at
     assert old.completed_at < new.completed_at
     today, pauses, now = new.completed_at, [], 0.0
-    assert backlog.is_due(old.id, now)
+    assert backlog.is_due(old.id, now, AMPLE)
     for _ in range(12):
-        assert backlog.put(old, "short", MAX_BYTES, now=now, today=today) is None
+        assert backlog.put(old, "short", MAX_BYTES, now=now, today=today, free=AMPLE) is None
         waits = backlog.find(old.id)
         assert waits
-        assert not backlog.is_due(old.id, now)
-        assert backlog.is_due(old.id, waits.again)
+        assert not backlog.is_due(old.id, now, 2 * AMPLE), "it was not for want of room"
+        assert backlog.is_due(old.id, waits.again, AMPLE)
         pauses.append(waits.again - now)
         now = waits.again
     assert (pauses[0], pauses[1], pauses[-1]) == (FIRST_S, 2 * FIRST_S, 3600)
-    assert backlog.put(new, "short", 1, now=now, today=today) is None, "it is the younger"
-    assert "more than" in (backlog.put(old, "short", MAX_BYTES, now=now, today=today) or "")
+    assert backlog.put(new, "short", 1, now=now, today=today, free=AMPLE) is None, "it is the younger"
+    assert "more than" in (backlog.put(old, "short", MAX_BYTES, now=now, today=today, free=AMPLE) or "")
     backlog.drop(old.id)
-    assert backlog.put(new, "short", 1, now=now, today=today) is None
-    assert backlog.put(new, "short", 1, now=now, today=today + KEEP)
+    assert backlog.put(new, "short", 1, now=now, today=today, free=AMPLE) is None
+    assert backlog.put(new, "short", 1, now=now, today=today + KEEP, free=AMPLE)
+
+
+def test_what_was_short_of_room_is_due_as_soon_as_there_is_more_and_not_before() -> None:
+    ledger, backlog = Ledger(), Backlog()
+    agent = killed(ledger, "filled")
+    assert agent.completed_at
+    for _ in range(8):
+        backlog.put(agent, "no space", 100 * 2**20, now=0.0, today=agent.completed_at, free=2**20)
+    assert not backlog.is_due(agent.id, 60.0, 2**20)
+    assert backlog.is_due(agent.id, 60.0, 2**20 + MORE_BYTES)
+    assert "work of 1 ended agents waits to be kept: no space" in backlog.tell()
+    backlog.drop(agent.id)
+    assert not backlog
