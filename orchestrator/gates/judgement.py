@@ -71,14 +71,15 @@ def find_loss(trial: Trial, ran_on_base: int | None) -> Fault | None:
     """Return why a run that passed is a rejection beside that of the base, or None where it is none."""
     if not ran_on_base:
         return None
-    if trial.ran is None:
+    if trial.proved is None:
         return Fault(f"the tests told how many ran on the base ({ran_on_base}), and do not any more")
-    if trial.ran < ran_on_base:
-        skipped = trial.count("skipped")
-        beside = f" ({skipped} skipped)" if skipped else ""
+    if trial.proved < ran_on_base:
+        words = {"skipped": "skipped", "deselected": "deselected", "xfailed": "expected to fail"}
+        more = [f"{number} {word}" for key, word in words.items() if (number := trial.count(key))]
+        beside = f" ({', '.join(more)})" if more else ""
         return Fault(
-            f"tests are lost: {ran_on_base} ran on the base, and {trial.ran} here{beside}; bring them back, "
-            "or others in their place"
+            f"tests are lost: {ran_on_base} ran on the base, and {trial.proved} here{beside}; bring them "
+            "back, or others in their place"
         )
     return None
 

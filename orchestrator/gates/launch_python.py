@@ -84,7 +84,7 @@ class Books:
 
     def __init__(self, key: str) -> None:
         self._key = key
-        self.counts = dict.fromkeys(("ran", "skipped", "failed", "deselected"), 0)
+        self.counts = dict.fromkeys(("ran", "skipped", "xfailed", "failed", "deselected"), 0)
         self.failures: set[str] = set()
         self.facts: dict[str, Any] = {}
         self.broken: str | None = None
@@ -116,6 +116,7 @@ class Books:
         known = hash(name)
         if when == "call" and outcome != "skipped":
             self._ran.add(known)
+            self.counts["xfailed"] += outcome == "xfailed"
         elif outcome == "skipped":
             self.counts["skipped"] += 1
         if when == "teardown":

@@ -83,7 +83,7 @@ class Silenced(Exception):
 
 
 class _Counts:
-    """How many tests ran on each base: found out once, however many candidates ask at the same time."""
+    """How many tests proved something on each base: found out once, however many ask at the same time."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, int | None] = OrderedDict()
@@ -98,7 +98,7 @@ class _Counts:
                 await exhibit.output("system", f"gate: {' '.join(definition.shown)} on the base")
                 trial = Trial(definition)
                 await run_trial(trial, exhibit, exhibit.open_base(), limit_s)
-                self._known[base] = trial.ran if trial.exit is not None else None
+                self._known[base] = trial.proved if trial.exit is not None else None
             found = self._known.get(base)
         if not lock.statistics().tasks_waiting:
             self._locks.pop(base, None)

@@ -74,6 +74,11 @@ class Trial:
         return self.definition.counted and self.definition.nonce is None and self.tally.cut_short
 
     @property
+    def proved(self) -> int | None:
+        """How many tests ran that were not expected to fail, where that is known."""
+        return None if self.ran is None else self.ran - min(self.ran, self.count("xfailed") or 0)
+
+    @property
     def coverage(self) -> float | None:
         """The share of the code that the tests reached, in percent, where that is known."""
         if self.definition.kind is not Kind.COVERAGE:

@@ -194,7 +194,7 @@ def watching(pytest: Any, tell: Any) -> Any:
             if report.failed:
                 tell("failed", report.nodeid[:200])
             ran = report.when == "call" and (not report.skipped or hasattr(report, "wasxfail"))
-            outcome = "skipped" if report.skipped and not ran else "ran"
+            outcome = "ran" if not report.skipped else "xfailed" if ran else "skipped"
             tell("test", report.nodeid[:4000], report.when, outcome)
 
         def pytest_collectreport(self, report: Any) -> None:
@@ -249,7 +249,9 @@ class UnittestRun:
         result = unittest.TextTestRunner(stream=sys.stderr, verbosity=1).run(self._suite())
         failed = len(result.failures) + len(result.errors) + len(result.unexpectedSuccesses)
         ran = max(0, result.testsRun - len(result.skipped))
-        tell("counts", {"ran": ran, "skipped": len(result.skipped), "failed": failed})
+        expected = len(result.expectedFailures)
+        skipped = len(result.skipped)
+        tell("counts", {"ran": ran, "skipped": skipped, "xfailed": expected, "failed": failed})
         return 0 if result.wasSuccessful() else 1
 
     def _suite(self) -> unittest.TestSuite:

@@ -34,6 +34,14 @@ def test_seek():
             print("REFUSED", place)
     assert False
 """
+WRITER = """
+import os
+for number in range(3, 64):
+    try:
+        os.write(number, b'["", "status", 0]\\n')
+    except OSError:
+        pass
+"""
 FORKER = """
 import os
 
@@ -76,6 +84,14 @@ GAMES = {
         {"tests/test_app.py": TESTS.replace("def test_half", "@pytest.mark.skip\ndef test_half")},
         "tests are lost: 3 ran on the base, and 2 here (1 skipped)",
     ),
+    "test expected to fail": Game(
+        "tests",
+        {
+            "app.py": WRONG,
+            "tests/test_app.py": TESTS.replace("def test_half", "@pytest.mark.xfail\ndef test_half"),
+        },
+        "tests are lost: 3 ran on the base, and 2 here (1 expected to fail)",
+    ),
     "exit in conftest": Game(
         "tests", {"conftest.py": "import sys\nsys.exit(0)\n"}, "the tests ended before their summary"
     ),
@@ -96,6 +112,11 @@ GAMES = {
         "1 of 3 tests failed",
     ),
     "report forged": Game("tests", {"app.py": WRONG + FORGER}, "the tests ended before their summary"),
+    "report written into": Game(
+        "tests",
+        {"app.py": CODE + WRITER},
+        "the tests cannot be believed: somebody else wrote into their report",
+    ),
     "session run twice": Game(
         "tests", {"tests/test_fork.py": FORKER}, "the tests ended before their summary"
     ),
