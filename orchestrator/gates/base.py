@@ -18,7 +18,7 @@ import trio
 from orchestrator.core.model import Verdict
 from orchestrator.core.spec import GateProfile, TaskSpec
 from orchestrator.errors import FieldRefused
-from orchestrator.gates.definition import Base, Undefined, Unrunnable
+from orchestrator.gates.definition import Base, Undefined, Unrunnable, remembered
 from orchestrator.gates.exhibit import Checkout, Exhibit, Gate, Output
 from orchestrator.gates.mechanical import MechanicalGate
 
@@ -118,7 +118,7 @@ class Gates:
         A gate that it does not define is left out where only the profile asks for it, except the tests: with
         nothing proven at all, nothing is approved.
         """
-        plan = self.plan(profile, gates)
+        plan, base = self.plan(profile, gates), remembered(base)
         run: list[str] = []
         skipped, refused = list(plan.skipped), list(plan.refused)
         sources: dict[str, None] = {}

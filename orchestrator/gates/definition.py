@@ -78,6 +78,18 @@ class Base:
     names_in: ListBase
 
 
+def remembered(base: Base) -> Base:
+    """Return the base, whose files are each read once: many gates ask for the same, each by a process."""
+    known: dict[str, bytes | None] = {}
+
+    async def read(path: str) -> bytes | None:
+        if path not in known:
+            known[path] = await base.read(path)
+        return known[path]
+
+    return Base(base.names, read, base.names_in)
+
+
 #: From the input of a command and the lines that the candidate adds, by file, to the input with them.
 Amend = Callable[[bytes, Mapping[str, Mapping[int, str]]], bytes]
 

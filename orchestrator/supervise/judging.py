@@ -115,8 +115,10 @@ async def plan_gates(run: Run, worktree: Worktree) -> Plan:
     """Return the gates of the task on its base; raise `RunFailed` where no candidate could pass them."""
     if run.tools.yolo:
         return Plan(())
-    if not run.tools.judges.local:  # the coordinator may have what this host lacks
-        return run.tools.gates.plan(run.spec.profile, run.spec.gates)
+    asked = run.tools.gates.plan(run.spec.profile, run.spec.gates)
+    # The coordinator may have what this host lacks; who asks for nothing need not wait for the base's answer.
+    if not run.tools.judges.local or not asked.run:
+        return asked
     quarantine = worktree.quarantine
     base = Base(await quarantine.list_base(), quarantine.read_base, quarantine.list_base)
     plan = await run.tools.gates.plan_on(run.spec.profile, run.spec.gates, base)
