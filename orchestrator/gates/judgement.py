@@ -36,6 +36,9 @@ _ABSENT = re.compile(
     r"|the artifact ([\w.:-]{1,200}) has not been downloaded",
     re.MULTILINE,
 )
+_NOTHING = "no test ran: a suite without tests proves nothing"
+#: What the launcher of Node reports where the runner wrote no results; some say that they found no test.
+NO_RESULTS = "no results"
 _COMPLAINT = re.compile(r"^orchestrator: (.{1,300})$", re.MULTILINE)
 
 
@@ -113,7 +116,9 @@ def _tests(trial: Trial, ended: Exit) -> str | None:
     report, ran = trial.report or {}, trial.ran
     reported = trial.definition.nonce is not None
     complaint = None
-    if reported and (not report or "broken" in report):
+    if report.get("broken") == NO_RESULTS and trial.tally.ran == 0:
+        complaint = _NOTHING
+    elif reported and (not report or "broken" in report):
         complaint = f"the tests ended before their summary ({ended})"
     elif unsound := report.get("unsound"):
         complaint = f"the tests cannot be believed: {str(unsound)[:200]}"
@@ -121,7 +126,7 @@ def _tests(trial: Trial, ended: Exit) -> str | None:
         what = f"{failed} of {ran} tests failed" if ran else f"the tests could not be loaded: {failed} errors"
         complaint = f"{what} ({ended})"
     elif ran == 0 and ended.code in {0, _NO_TESTS}:
-        complaint = "no test ran: a suite without tests proves nothing"
+        complaint = _NOTHING
     elif ended.ok and trial.cut_short:
         complaint = f"the tests ended before their summary ({ended})"
     elif not ended.ok:

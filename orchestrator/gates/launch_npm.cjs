@@ -57,6 +57,7 @@ function results() {
     const { passes, failures, pending } = told.stats ?? {};
     return { ran: passes + failures, failed: failures, skipped: pending };
   }
+  if (told.numTotalTestSuites === 0) return { broken: "no results" };
   const ran = told.numPassedTests + told.numFailedTests;
   // A file that cannot be loaded has no failed test.
   const unloaded = told.success === false && told.numFailedTests === 0 && told.numFailedTestSuites > 0;

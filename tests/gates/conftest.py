@@ -134,7 +134,7 @@ def with_cargo(shared_path: Path) -> Toolchain:
 @pytest.fixture(scope="session")
 def with_node_tools(shared_path: Path) -> tuple[Toolchain, Files]:
     """Return a toolchain with TypeScript's tools, and the `node_modules` that a set-up would make."""
-    installed = Path(".venv/node-tools/node_modules").absolute()
+    installed = Path(__file__).parents[2] / ".venv/node-tools/node_modules"
     if shutil.which("node", path=SYSTEM_PATH) is None or not (installed / ".bin/vitest").exists():
         pytest.skip("TypeScript's tools are not installed: .ci/node-tools needs npm")
     root = installed

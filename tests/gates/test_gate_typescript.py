@@ -92,7 +92,7 @@ FAULTS: dict[str, tuple[str, Changes, str, str]] = {
     "tests that are all gone": (
         "tests",
         {"src/price.test.ts": None, **scripts(test="vitest run --passWithNoTests")},
-        "the tests ",
+        "no test ran: a suite without tests proves nothing",
         "No test files found",
     ),
     "a test that ends the process": (
