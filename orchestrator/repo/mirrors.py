@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import secrets
 import shutil
@@ -26,7 +25,7 @@ from orchestrator.repo.access import Access, Gateway
 from orchestrator.repo.bare import HEAD, make_directory, write_bare
 from orchestrator.repo.git import NOTHING, REMOTE_S, Extra, Git, complaint
 from orchestrator.repo.single_flight import Flights
-from orchestrator.repo.soundness import Seen
+from orchestrator.repo.soundness import Seen, got_anything
 from orchestrator.repo.squatter import clear_place
 from orchestrator.repo.unmoved import stands_at
 from orchestrator.repo.url import Remote
@@ -295,13 +294,3 @@ def _is_spoilt(mirror: Path) -> bool:
     except OSError:  # it cannot be looked at now
         return False
     return found != [HEAD.encode(), _CONFIG.encode()]
-
-
-def got_anything(mirror: Path) -> bool:
-    """Return whether a mirror keeps any commit: a branch's, or what was salvaged."""
-    for kind in ("base", "salvage"):
-        gone = contextlib.suppress(FileNotFoundError, NotADirectoryError)
-        with gone, os.scandir(mirror / "refs" / kind) as names:
-            if any(not entry.name.endswith(".lock") for entry in names):
-                return True
-    return False

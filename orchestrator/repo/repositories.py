@@ -32,7 +32,7 @@ from orchestrator.repo.renewal import Renewals, damage_of, examine, examine_base
 from orchestrator.repo.setups import SetupLayer
 from orchestrator.repo.shelf import Mirrors
 from orchestrator.repo.strays import end_strays
-from orchestrator.repo.survey import survey
+from orchestrator.repo.survey import Surveys
 from orchestrator.repo.tenancy import kept_setup, read_tenancy, remove_room, room_name
 from orchestrator.repo.url import UrlRules, parse_url
 from orchestrator.repo.waste import Waste, litter, measure
@@ -41,7 +41,6 @@ from sandbox.base import Backend, User
 
 _SALVAGE_REF = re.compile(r"refs/salvage/[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _REF = re.compile(r"refs/[A-Za-z0-9._/+@#=-]+")
-_MAX_SURVEYS = 256
 #: Characters that an overlay's options cannot hold.
 _UNMOUNTABLE = set(',:\\"\n')
 
@@ -82,7 +81,7 @@ class Repositories:
         self._policy = policy or Policy()
         self._mirrors = Mirrors(self._mirrors_at, self._gateway, user)
         self._renewals = Renewals()
-        self._surveys: dict[str, Survey] = {}
+        self._surveys = Surveys()
 
     def check_url(self, url: str) -> None:
         """Raise `UrlRefused` for a URL that no task may name; asks no network."""
@@ -103,13 +102,7 @@ class Repositories:
 
     async def survey(self, base: Base) -> Survey:
         """Return what the names in the base commit tell; asked for once a commit, mostly."""
-        if (known := self._surveys.get(base.commit)) is not None:
-            return known
-        found = await survey(base)
-        while len(self._surveys) >= _MAX_SURVEYS:
-            del self._surveys[next(iter(self._surveys))]
-        self._surveys[base.commit] = found
-        return found
+        return await self._surveys.of(base)
 
     def damage(self, url: str) -> str | None:
         """Return why our copy of a repository is to be made anew, where that is known or seen at once."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from orchestrator.repo.access import Gateway
-from orchestrator.repo.mirrors import GONE, Mirror, got_anything
+from orchestrator.repo.mirrors import GONE, Mirror
 from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.renewal import ANEW, ASIDE, asides_of, has_lost
+from orchestrator.repo.soundness import got_anything
 from orchestrator.repo.squatter import squatter
 from orchestrator.repo.url import Remote
 from sandbox.base import User

@@ -8,6 +8,7 @@ disk, a walk that takes too long) is no flaw. Caller: `renewal`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -169,3 +170,13 @@ def _is_named_by_content(file: BinaryIO, path: Path) -> bool:
     except zlib.error:
         return False
     return inflate.eof and found.hexdigest() == path.parent.name + path.name
+
+
+def got_anything(mirror: Path) -> bool:
+    """Return whether a mirror keeps any commit: a branch's, or what was salvaged."""
+    for kind in ("base", "salvage"):
+        gone = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with gone, os.scandir(mirror / "refs" / kind) as names:
+            if any(not entry.name.endswith(".lock") for entry in names):
+                return True
+    return False

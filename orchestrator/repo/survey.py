@@ -24,6 +24,7 @@ MAX_ENTRIES = 50_000
 MAX_TREE_BYTES = 4 * MIB
 #: How long a look may take on a busy host.
 LOOK_S = 10.0
+_MAX_KNOWN = 256
 _REGULAR = (0o100644, 0o100755)
 
 
@@ -86,3 +87,20 @@ async def read_texts(base: Base, paths: Sequence[str], *, max_bytes: int) -> dic
             except ObjectTooLarge:
                 continue  # with a new reader, and the next path
     return found
+
+
+class Surveys:
+    """What was found out about the last commits."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Survey] = {}
+
+    async def of(self, base: Base) -> Survey:
+        """Return what the names in a commit tell, from memory where it was asked for lately."""
+        if (known := self._known.get(base.commit)) is not None:
+            return known
+        found = await survey(base)
+        while len(self._known) >= _MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+        self._known[base.commit] = found
+        return found

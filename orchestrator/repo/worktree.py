@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import copy
 import logging
-import secrets
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +20,13 @@ import trio
 
 from orchestrator.errors import ImportRefused, RepositoryError
 from orchestrator.repo import outbox
-from orchestrator.repo.bare import salvage_ref, write_private_git
+from orchestrator.repo.bare import salvage_ref
 from orchestrator.repo.base import Base
-from orchestrator.repo.inside import COLLECT, LEFT_OUT, Claim, run_script, script_spec
+from orchestrator.repo.collecting import Collector
+from orchestrator.repo.inside import LEFT_OUT, Claim, run_script
 from orchestrator.repo.moving import Place, move_files
 from orchestrator.repo.policy import Policy
 from orchestrator.repo.quarantine import MIRROR_AT, Origin, Quarantine
-from orchestrator.repo.removal import open_ways, remove_tree
 from orchestrator.repo.setups import name_of
 from orchestrator.repo.tenancy import Tenancy, keep_prompt, keep_setup, kept_prompt, move_in, remove_room
 from orchestrator.repo.workspace import (
@@ -49,11 +48,8 @@ REMOVE_S = 30.0
 _FIRST_SHARE = 0.6
 #: How long the receiving end may take to end once the sending end is gone.
 _RECEIVED_S = 5.0
-_RESCUE_AT = "/rescue.git"
 #: How long a move that a crash cut off may take to be done again.
 _MOVE_S = 120.0
-#: What begins the name of a repository of ours in the room, by which the files alone are collected.
-_RESCUE = "rescue-"
 SALVAGED = "Work that was not landed"
 
 log = logging.getLogger(__name__)
@@ -68,7 +64,7 @@ class Worktree:
         room: Path,
         workspace: Layers | Directory,
         quarantine: Quarantine,
-        tools: _Tools,
+        tools: Collector,
         *,
         tenancy: Tenancy,
     ) -> None:
@@ -182,7 +178,8 @@ class Worktree:
         near, far = socket.socketpair()
         with near, far:
             ref, receiving = self.quarantine.open_import(near.fileno())
-            spec, mark = self._collect_spec(limits, message, ref, far.fileno(), rescue=rescue)
+            spec = Spec(self._tools.label, (), self.workspace, binds=self.binds, limits=limits)
+            spec, mark = self._tools.order(self.base, spec, message, ref, far.fileno(), rescue=rescue)
             async with receiving as receiver:
                 near.close()
                 claim = await run_script(
@@ -194,31 +191,6 @@ class Worktree:
                     receiver.release_nowait()
         return claim, await self.quarantine.imported(ref)
 
-    def _collect_spec(
-        self, limits: Limits, message: str, ref: str, fd: int, *, rescue: bool
-    ) -> tuple[Spec, str]:
-        binds: tuple[Bind, ...] = self.binds
-        fresh = ""
-        if rescue:
-            git = self._room / f"{_RESCUE}{secrets.token_hex(8)}"
-            origin = self._tools.origin
-            write_private_git(git, origin.private_git_at(self.base.commit, self._alternates()), origin.user)
-            binds += (Bind(git, _RESCUE_AT, writable=True),)
-            fresh = self._tools.backend.seen(git, _RESCUE_AT)
-        env = {
-            **self._tools.origin.identity.environment(),
-            "BASE": self.base.commit,
-            "MESSAGE": message,
-            "FRESH": fresh,
-            "REF": ref,
-            "FD": str(fd),
-        }
-        spec = Spec(self._tools.label, (), self.workspace, binds=binds, limits=limits, pass_fds=(fd,))
-        return script_spec(spec, COLLECT, env)
-
-    def _alternates(self) -> tuple[str, ...]:
-        return (self._tools.backend.seen(self.base.mirror.objects, MIRROR_AT),)
-
     async def salvage(self, *, limits: Limits, deadline_s: float, message: str = SALVAGED) -> str | None:
         """Keep the work as `refs/salvage/<agentId>` in the mirror; return the ref, or None for no work.
 
@@ -226,7 +198,7 @@ class Worktree:
         filter, a hook) runs again. What can no longer be collected is salvaged as it was when last collected.
         """
         ref, brought = salvage_ref(self._tools.label), self.quarantine.salvaged()
-        await self._drop_rescues()
+        await self._tools.drop_rescues()
         if brought:  # each try anew would take as much room again
             await self.base.mirror.adopt(self.quarantine.directory, brought, ref)
             return ref
@@ -246,21 +218,6 @@ class Worktree:
         await self.base.mirror.adopt(self.quarantine.directory, candidate, ref)
         return ref
 
-    async def _drop_rescues(self) -> None:
-        """Remove what earlier tries collected the files by: it takes as much room as they do."""
-        open_ways(self._room.parent, self._room.name)
-        for path in self._room.glob(f"{_RESCUE}*"):
-            await remove_tree(path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tools:
-    """What a worktree works with."""
-
-    backend: Backend
-    origin: Origin
-    label: str
-
 
 @asynccontextmanager
 async def open_worktree(
@@ -279,7 +236,7 @@ async def open_worktree(
     Leaving the block removes both, also when cancelled, unless `Worktree.kept` says that they stay. One that
     cannot be taken up (`RoomUnusable`) stays where it is.
     """
-    tools = _Tools(backend, origin, label)
+    tools = Collector(backend, origin, label, room)
     objects = backend.seen(base.mirror.objects, MIRROR_AT)
     git = origin.private_git((objects,), base.branch)
     user, layered, shared, made = origin.user, origin.layered, origin.shared, origin.made_at
