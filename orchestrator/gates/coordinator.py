@@ -75,6 +75,7 @@ class Coordinator:
         *,
         confidential: bool = True,
         chance: Callable[[], float] = random.random,
+        pause: Callable[[int, float, float | None], float | None] = pause_s,
     ) -> None:
         """`confidential` says that nobody on the way can read what is sent: only then are candidates."""
         headers = {"Accept-Encoding": "identity", "User-Agent": "orchestrator", "Accept": "application/json"}
@@ -84,6 +85,7 @@ class Coordinator:
         self._address = Address(url, None, headers)
         self._confidential = confidential
         self._chance = chance
+        self._pause = pause
         self._seen: tuple[float, Health] | None = None
         #: When the first and the last question of this silence went unanswered.
         self._silent: tuple[float, float] | None = None
@@ -129,7 +131,7 @@ class Coordinator:
                 raise CoordinatorAnswerBad(f"coordinator_bad_answer: {error.detail}") from None
             except _Passing as error:
                 failures += 1
-                wait_s = pause_s(failures, self._chance(), error.retry_after_s)
+                wait_s = self._pause(failures, self._chance(), error.retry_after_s)
                 if wait_s is None:
                     why = escaped(f"{error}")[:500]
                     told = f"coordinator_unavailable: asked {failures} times; at last: {why}"

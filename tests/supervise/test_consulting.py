@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from orchestrator.core import events as e
 from orchestrator.gates.coordinator import Coordinator
 from orchestrator.gates.judges import Judges
@@ -13,6 +15,9 @@ from tests.kit.coordinator import APPROVES, running
 from tests.kit.plane import open_plane
 from tests.kit.remote import branches, make_remote
 
+#: Who waits for another machine does so for some seconds.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
 
 async def test_finished_work_waits_for_a_coordinator_and_lands_without_another_turn(
     reachable_path: Path, ordinary_user: User
@@ -20,10 +25,9 @@ async def test_finished_work_waits_for_a_coordinator_and_lands_without_another_t
     remotes = reachable_path / "remotes"
     remotes.mkdir()
     remote = make_remote(remotes)
-    with running(*[kit.hangs_up] * 5, APPROVES) as coordinator:
-        judges = Judges(
-            local=False, coordinator=Coordinator(coordinator.url, chance=lambda: 0.0), patience_s=60
-        )
+    with running(kit.hangs_up, APPROVES) as coordinator:
+        impatient = Coordinator(coordinator.url, pause=lambda *_: None)
+        judges = Judges(local=False, coordinator=impatient, patience_s=60)
         async with open_plane(
             reachable_path / "home", user=ordinary_user, roots=remotes, judges=judges
         ) as plane:

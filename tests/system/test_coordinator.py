@@ -18,6 +18,9 @@ from tests.kit.service import Service
 from tests.kit.until import until
 from tests.system.conftest import shared_root
 
+#: A body that drips is given half a minute.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
 STANDARD = {"gateProfile": "standard", "gates": ["tests"]}
 
 

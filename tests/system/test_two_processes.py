@@ -19,6 +19,8 @@ from tests.kit.service import STOP_S, Service, free_port
 from tests.kit.until import until
 from tests.system.conftest import shared_root
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
 TOKEN = "a-token-between-the-two"
 
 
