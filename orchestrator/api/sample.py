@@ -66,6 +66,7 @@ STATUS = {
         "watched": ["disk_mb", "memory_mb"],
     },
     "gates": [GATE],
+    "aiShare": 1.0,
 }
 KILLED = {
     "agentId": AGENT_ID,
@@ -129,6 +130,7 @@ FROZEN = {
 VERDICTS = {
     "agentId": AGENT_ID,
     "gates": [{**GATE, "testsBase": 11, "command": ["pytest"], "outputTail": "12 passed in 1.9s"}],
+    "aiShare": 1.0,
 }
 EVENT = {
     "seq": 17,

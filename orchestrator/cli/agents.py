@@ -51,6 +51,7 @@ def show_status(session: Session, answer: Answer) -> None:
             ("branch", answer.get("branch")),
             ("commit", answer.get("commit")),
             ("pull request", answer.get("pullRequest")),
+            ("by agents", None if (share := answer.get("aiShare")) is None else f"{share:.0%} of its lines"),
             ("spawned", answer.get("spawnedAt")),
             ("started", answer.get("startedAt")),
             ("ended", answer.get("completedAt")),

@@ -137,7 +137,7 @@ def _path(names: bytes) -> str:
     first, second = _unquoted(first), _unquoted(second)
     if not first.startswith(b"a/") or not second.startswith(b"b/") or first[2:] != second[2:]:
         raise PatchMalformed("the head of a file has two names")
-    return _shown(first[2:])
+    return _shown(first[2:], keep="")
 
 
 def _unquoted(name: bytes) -> bytes:
@@ -153,5 +153,5 @@ def _unquoted(name: bytes) -> bytes:
     return _ESCAPE.sub(plain, name[1:-1])
 
 
-def _shown(raw: bytes) -> str:
-    return escaped(raw.decode("utf-8", "backslashreplace"), keep="\t")
+def _shown(raw: bytes, keep: str = "\t") -> str:
+    return escaped(raw.decode("utf-8", "backslashreplace"), keep=keep)

@@ -36,8 +36,6 @@ __all__ = [
 ]
 
 _NOT_HERE = "this host does not have this gate of the profile"
-
-
 #: The gates that run nothing of the project's.
 AI_REVIEW, AI_SHARE = "ai-review", "ai-share"
 
@@ -97,6 +95,10 @@ class Gates:
         """Take the gates, and the names of those that every task gets but one that names all of its own."""
         self._always = frozenset(always)
         self._gates: Mapping[str, Gate] = MappingProxyType({gate.name: gate for gate in gates})
+
+    def named(self, name: str) -> Gate | None:
+        """Return the gate of that name, where this host has it whatever the base says."""
+        return self._gates.get(name)
 
     def plan(self, profile: GateProfile, gates: Sequence[str] | None) -> Plan:
         """Return the gates of the profile and those named beside it, each once, in `KNOWN_GATES`' order.

@@ -21,12 +21,12 @@ def checked_commit(text: str) -> str:
 
 
 async def read_diff(
-    git: Git, base: str, commit: str, *, max_bytes: int, paths: tuple[str, ...] = ()
+    git: Git, base: str, commit: str, *, max_bytes: int, paths: tuple[str, ...] = (), context: int = 3
 ) -> bytes:
     """Return the change between two commits as a patch, cut with a mark at `max_bytes`."""
     patch, cut = await git.read_start(
         *("diff-tree", "-r", "-p", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv"),
-        *("--ignore-submodules=all", "--full-index", base, commit, "--", *paths),
+        *("--ignore-submodules=all", "--full-index", f"--unified={context}", base, commit, "--", *paths),
         max_bytes=max_bytes,
         extra=Extra(prefix=BOUNDED),
     )

@@ -229,9 +229,12 @@ class Quarantine:
         """Return whether a commit's subject is ours rather than the agent's."""
         return _subject(subject) in self._own_subjects
 
-    async def diff(self, commit: str, *, max_bytes: int, paths: tuple[str, ...] = ()) -> bytes:
+    async def diff(
+        self, commit: str, *, max_bytes: int, paths: tuple[str, ...] = (), context: int = 3
+    ) -> bytes:
         """Return the change over the base as a patch, cut with a mark at `max_bytes`; of some paths only."""
-        return await read_diff(self.git, self.base, checked_commit(commit), max_bytes=max_bytes, paths=paths)
+        pair = (self.base, checked_commit(commit))
+        return await read_diff(self.git, *pair, max_bytes=max_bytes, paths=paths, context=context)
 
     async def changed(self, commit: str) -> tuple[str, ...]:
         """Return the paths that a commit adds, changes or removes over the base."""

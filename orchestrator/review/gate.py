@@ -32,10 +32,10 @@ from orchestrator.core.review import (
     told,
 )
 from orchestrator.core.text import escaped
+from orchestrator.gates.base import AI_REVIEW
 from orchestrator.gates.exhibit import Ask, Exhibit
 from orchestrator.review.prompt import MAX_CHANGE_BYTES, Unseen, question, read_changes
 
-AI_REVIEW = "ai-review"
 #: The most that a review takes, of its agent's time.
 REVIEW_S = 600.0
 #: The most tokens of an answer, with what the model thinks before it.
@@ -44,6 +44,7 @@ MAX_TOKENS = 16_000
 MAX_QUESTIONS = 2
 BYTES_A_TOKEN = 2
 
+_THOUGHTS = {"thinking", "redacted_thinking"}
 _CUT = {"max_tokens", "model_context_window_exceeded"}
 
 
@@ -122,9 +123,11 @@ async def _converse(talk: _Talk, changes: Sequence[FileChange]) -> Review:
             if not left:
                 raise NoReview(f"the reviewer's answer cannot be used: {wrong}") from None
             mend = f"That answer cannot be used: {wrong}. Answer the question again, as one JSON object."
-        if message.content:
+        if any(block.get("type") not in _THOUGHTS for block in message.content):
             talk.messages.append({"role": "assistant", "content": message.content})
-        talk.messages.append({"role": "user", "content": mend})
+            talk.messages.append({"role": "user", "content": mend})
+        else:  # what says nothing is taken back by no provider
+            talk.messages[0]["content"] += f"\n{mend}\n"
     raise AssertionError
 
 

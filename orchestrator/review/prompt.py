@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.agents.fence import Untrusted
+from orchestrator.agents.fence import MAX_CODE, Untrusted
 from orchestrator.agents.prompt import environment
 from orchestrator.core.patch import FileChange, PatchMalformed, Row, parse_patch
 from orchestrator.core.review import CONFIDENT, MAX_FINDINGS
@@ -42,6 +42,8 @@ def read_changes(patch: bytes) -> tuple[FileChange, ...]:
     if hidden := [change.path for change in changes if change.binary and not change.removed]:
         more = f" and {len(hidden) - 5} more" if len(hidden) > 5 else ""
         raise Unseen(f"binary files cannot be reviewed: {', '.join(hidden[:5])}{more}")
+    if long := [change.path for change in changes if len(change.path) > MAX_CODE]:
+        raise Unseen(f"names of more than {MAX_CODE} characters cannot be reviewed: {long[0][:60]}...")
     return changes
 
 

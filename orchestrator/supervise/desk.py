@@ -17,10 +17,11 @@ from orchestrator.core.model import Agent, AgentId
 from orchestrator.core.protected import guard_of
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import FieldRefused, RepositoryError, RuntimeUnknown, UrlRefused
-from orchestrator.gates.base import Gates
+from orchestrator.gates.base import AI_REVIEW, Gates
 from orchestrator.gates.judges import Judges
 from orchestrator.journal.store import Store
 from orchestrator.repo.repositories import Repositories
+from orchestrator.review.gate import ReviewGate
 from orchestrator.supervise.supervisor import Supervisor
 from sandbox.base import Usage
 
@@ -75,8 +76,15 @@ class Desk:
     def _check_price(self, spec: TaskSpec) -> None:
         """Refuse a model that nobody knows the price of, where a budget counts money."""
         model = spec.options.model
-        if model and self.purse.counts_money(spec.options.budget) and self.purse.prices.find(model) is None:
+        if not self.purse.counts_money(spec.options.budget):
+            return
+        if model and self.purse.prices.find(model) is None:
             raise FieldRefused("options.model", unpriced(model))
+        reviewer = self.gates.named(AI_REVIEW)
+        if isinstance(reviewer, ReviewGate) and AI_REVIEW in self.gates.plan(spec.profile, spec.gates).run:
+            model = reviewer.model_of()
+            if self.purse.prices.find(model) is None:
+                raise FieldRefused("gates", f"the reviewer (REVIEW_MODEL): {unpriced(model)}")
 
     async def diff(self, agent: Agent) -> bytes | None:
         """Return the agent's candidate as a diff against its base, or None where there is none to see."""

@@ -19,7 +19,7 @@ from orchestrator.errors import RepositoryError
 from orchestrator.gates.base import AI_REVIEW, Base, Exhibit, Phase, Plan
 from orchestrator.gates.protected import RULE, protected
 from orchestrator.journal.store import AuditEntry
-from orchestrator.repo.quarantine import Sealed
+from orchestrator.repo.quarantine import Quarantine, Sealed
 from orchestrator.repo.share import count_share
 from orchestrator.repo.worktree import Worktree
 from orchestrator.secrets.scan import Extent
@@ -31,6 +31,8 @@ from orchestrator.supervise.radar import scan
 from orchestrator.supervise.recording import find_violations, seal
 
 GATE_S = 900.0
+#: Lines around each change where the whole of it is read.
+CONTEXT = 10
 #: Violations of the policy that are told to the agent and journaled, of each round.
 MAX_VIOLATIONS = 20
 MAX_SHOWN_PATH = 300  # characters
@@ -216,7 +218,7 @@ def _exhibit(run: Run, worktree: Worktree, sealed: Sealed, number: int, share: S
         base=worktree.base.commit,
         read_base=quarantine.read_base,
         names_base=quarantine.list_base,
-        read_diff=lambda max_bytes, *paths: quarantine.diff(sealed.commit, max_bytes=max_bytes, paths=paths),
+        read_diff=partial(_read_diff, quarantine, sealed),
         open_checkout=lambda: quarantine.open_checkout(sealed.commit, backend=run.tree),
         backend=run.backend,
         limits=limits_for(run.spec, run.tools.default_limits),
@@ -227,3 +229,9 @@ def _exhibit(run: Run, worktree: Worktree, sealed: Sealed, number: int, share: S
         ask=partial(run.meter.ask, prompt=None) if run.meter else None,
         share=share,
     )
+
+
+async def _read_diff(quarantine: Quarantine, sealed: Sealed, max_bytes: int, *paths: str) -> bytes:
+    """Return the candidate's change; the whole of it, which is read by a mind, with more around each."""
+    context = 3 if paths else CONTEXT
+    return await quarantine.diff(sealed.commit, max_bytes=max_bytes, paths=paths, context=context)

@@ -46,7 +46,7 @@ def git_raw(place: Path) -> str:
 def test_every_file_is_there_with_the_lines_that_are_shown(patch: bytes) -> None:
     changes = {(change.path, change.removed): change for change in parse_patch(patch)}
     assert {name for name, _ in changes} == {
-        "a b", "gone", "bin", "kind", "empty", 'ü"\\x0a\t', "\\xff",
+        "a b", "gone", "bin", "kind", "empty", 'ü"\\x0a\\x09', "\\xff",
     }  # fmt: skip
     odd = changes["a b", False]
     assert odd.notes == ("old mode 100644", "new mode 100755")

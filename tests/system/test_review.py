@@ -53,7 +53,8 @@ def service(api: ScriptedApi) -> Iterator[Service]:
 
 def settings_of(api: ScriptedApi) -> dict[str, str]:
     """Return what a supervisor is set to that has a reviewer."""
-    return {"CLAUDE_API_KEY": "k", "ANTHROPIC_BASE_URL": api.url, "REVIEW_MODEL": MODEL}
+    provider = {"CLAUDE_API_KEY": "k", "ANTHROPIC_BASE_URL": api.url, "REVIEW_MODEL": MODEL}
+    return {**provider, "AI_SHARE_MAX": "0.5"}
 
 
 def answers(api: ScriptedApi, *steps: dict[str, Any], to_eval: dict[str, Any] | None = None) -> None:
@@ -162,7 +163,7 @@ def test_review_that_a_crash_cut_off_is_held_anew(own_service: Service, api: Scr
     service.kill9()
     answers(api, says(APPROVAL))
     service.start()
-    end = service.wait(agent)
+    end = service.wait(agent, within_s=90)
     assert (end["status"], end["reason"], len(end["gates"])) == ("completed", "done", 1), end
     assert git("show", f"agent/{task}:f.py", cwd=remote) == "1\n"
 
@@ -182,3 +183,33 @@ def test_budget_that_is_used_up_by_a_review_ends_the_agent_with_its_work_kept(
     service.wait_phase(agent, None)
     assert service.task_events(task)[-1]["data"]["salvage"] == f"refs/salvage/{agent}"
     assert branches(remote).keys() == {"main"}
+
+
+def test_agents_may_write_half_of_a_branch_that_people_work_on_and_no_more(service: Service) -> None:
+    remote = make_remote(service.remotes, fresh_mark("repo"))
+    people = remote.with_suffix(".seed")
+    git("checkout", "-qb", "feature", cwd=people)
+    (people / "people").write_text("line\n" * 10)
+    git("add", "-A", cwd=people)
+    git("commit", "-qm", "what people wrote", cwd=people)
+    git("push", "-q", str(remote), "feature", cwd=people)
+
+    def work(lines: int, branch: str) -> dict[str, Any]:
+        task = fresh_mark("share")
+        script = f"seq {lines} > agents"
+        context, landing = {"branch": branch}, {"landing": {"target": "main"}}
+        gates = ["ai-share"]
+        return service.wait(
+            service.spawn(remote, script, task, gates=gates, context=context, options=landing)
+        )
+
+    few, many, alone = work(5, "feature"), work(20, "feature"), work(1, "main")
+    assert (few["reason"], few["aiShare"]) == ("done", pytest.approx(1 / 3)), few
+    assert (
+        few["gates"][0]["message"]
+        == "agents wrote 5 of the 15 lines that it adds (33%); AI_SHARE_MAX allows 50%"
+    )
+    assert (many["reason"], many["aiShare"], len(many["gates"])) == ("gate_rejected", pytest.approx(2 / 3), 3)
+    # Of a branch that an agent alone has written it cannot make less than all: it is told so at once.
+    assert (alone["reason"], alone["aiShare"], len(alone["gates"])) == ("gate_rejected", 1.0, 1)
+    assert "the agent could not change this" in alone["error"]
