@@ -30,7 +30,7 @@ def test_work_that_landed_is_done_although_its_time_ran_out(own_service: Service
     service.start()
     remote = make_remote(service.remotes)
     waiting_hook(service, remote)
-    agent = service.spawn(remote, "echo 1 > a", "late", options={"timeout": 2, "maxRetries": 2})
+    agent = service.spawn(remote, "echo 1 > a", "late", options={"timeout": 5, "maxRetries": 2})
     end = service.wait(agent)
     (service.root / "go").touch()
     assert (end["status"], end["reason"], end["attempt"]) == ("completed", "done", 1), end
