@@ -28,7 +28,7 @@ from orchestrator.api.services import Services
 from orchestrator.config import Settings
 from orchestrator.core import events as e
 from orchestrator.core.watermark import WATERMARKS
-from orchestrator.fitting import admin_token, open_repositories, open_tools
+from orchestrator.fitting import admin_token, keep_secrets, open_repositories, open_tools
 from orchestrator.isolation import find_own_claude, open_backend
 from orchestrator.journal.store import Store, open_store
 from orchestrator.logline import set_up_logging
@@ -98,16 +98,12 @@ async def _serve_on(
     ready: Callable[[Address], None] | None,
 ) -> None:
     """Recover, then run the supervisor and the API until a signal."""
+    scanner, redactor = keep_secrets(settings, store)
     repositories = open_repositories(settings, backend)
-    tools = open_tools(settings, store, repositories, await find_own_claude(settings, backend))
+    tools = open_tools(settings, store, repositories, scanner, await find_own_claude(settings, backend))
+    timeout_s, takes_work = settings.agent_timeout_s, settings.enable_queue_processor
     supervisor = Supervisor(
-        store,
-        tools,
-        backend,
-        timeout_s=settings.agent_timeout_s,
-        takes_work=settings.enable_queue_processor,
-        clock=utc_now,
-        new_id=new_id,
+        store, tools, backend, timeout_s=timeout_s, takes_work=takes_work, clock=utc_now, new_id=new_id
     )
     reaper = Reaper(tools, backend, running=supervisor.running)
     await reaper.recover()
@@ -123,7 +119,9 @@ async def _serve_on(
     )
     hold_s = await hold_back(store, crashed, utc_now(), settings.restart_hold_s)
     desk = _open_desk(settings, tools, supervisor)
-    app = create_app(_services(settings, backend, store, supervisor, desk, reaper=reaper))
+    app = create_app(
+        _services(settings, backend, store, supervisor, desk, reaper=reaper, redact=redactor.text)
+    )
     listeners = open_listeners(settings.host, settings.port, settings.socket_path)
     port = listeners[0].getsockname()[1]
     address = Address(f"http://{_bracketed(settings.host)}:{port}", settings.socket_path, backend.name)
@@ -165,6 +163,7 @@ def _services(
     desk: Desk,
     *,
     reaper: Reaper,
+    redact: Callable[[str], str],
 ) -> Services:
     async def readiness() -> dict[str, str]:
         short = store.state.control.short
@@ -196,6 +195,7 @@ def _services(
         allowed_origins=settings.allowed_origins,
         api_key=admin_token(settings),
         yolo=settings.yolo_mode,
+        redact=redact,
         version=VERSION,
         new_id=new_id,
         clock=utc_now,

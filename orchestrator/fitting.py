@@ -6,7 +6,6 @@ Called by `assembly`, and by the coordinator, which has some of the same parts.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from functools import partial
 
@@ -29,7 +28,8 @@ from orchestrator.repo.bare import Identity
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.url import UrlRules
 from orchestrator.review.registry import make_reviewer
-from orchestrator.secrets.held import held_values, installation_key
+from orchestrator.secrets.held import held_values, installation_key, make_once
+from orchestrator.secrets.redactor import Redactor
 from orchestrator.secrets.scan import Scanner
 from orchestrator.supervise.gear import Tools
 from sandbox.base import MIB, Backend, Limits
@@ -39,7 +39,17 @@ log = logging.getLogger(__name__)
 MIN_TOKEN_LENGTH = 16
 
 
-def open_tools(settings: Settings, store: Store, repositories: Repositories, own: Program | None) -> Tools:
+def keep_secrets(settings: Settings, store: Store) -> tuple[Scanner, Redactor]:
+    """Return what lets no secret leave, and what lets none of ours be written: journal and logs have it."""
+    held = held_values(settings, admin_token(settings))
+    redactor = Redactor(held)
+    redactor.guard(store)
+    return Scanner(held, installation_key(settings.home)), redactor
+
+
+def open_tools(
+    settings: Settings, store: Store, repositories: Repositories, scanner: Scanner, own: Program | None
+) -> Tools:
     """Return what all runs work with."""
     if settings.yolo_mode:
         log.warning("YOLO_MODE: quality gates disabled")
@@ -61,7 +71,7 @@ def open_tools(settings: Settings, store: Store, repositories: Repositories, own
         ),
         purse=open_purse(settings),
         egress=Rules.of(settings.sandbox_egress, Allowance(settings.egress_up_mb, settings.egress_down_mb)),
-        scanner=Scanner(held_values(settings, admin_token(settings)), installation_key(settings.home)),
+        scanner=scanner,
         patience=Patience(settings.agent_boot_s, settings.agent_turn_s, settings.agent_stall_s),
         setup_timeout_s=settings.setup_timeout_s,
     )
@@ -102,15 +112,7 @@ def admin_token(settings: Settings) -> str:
     if settings.api_key is not None:
         return settings.api_key.get_secret_value()
     path = settings.token_path
-    if not path.exists():
-        # Linked into place when it is whole: a crash in between leaves no empty token.
-        made = path.with_name(f"token.{secrets.token_hex(8)}")
-        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-            file.flush()
-            os.fsync(descriptor)
-        made.rename(path)
+    if make_once(path, f"{secrets.token_urlsafe(32)}\n".encode()):
         log.info("made an admin token", extra={"path": str(path)})
     token = path.read_text().strip()
     if len(token) < MIN_TOKEN_LENGTH:

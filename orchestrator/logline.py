@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from orchestrator.core.moment import iso
@@ -16,6 +17,13 @@ from orchestrator.core.text import escaped
 
 #: The attributes that every record has; what is beyond them was given as `extra`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def redact_log(redact: Callable[[str], str]) -> None:
+    """Let no line of the log hold what `redact` takes out of a text."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, Line):
+            handler.formatter.redact = redact
 
 
 def set_up_logging(level: str, form: str) -> None:
@@ -33,7 +41,13 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     return {name: value for name, value in vars(record).items() if name not in _PLAIN}
 
 
-class JsonLine(logging.Formatter):
+class Line(logging.Formatter):
+    """A record as one line that holds nothing that nobody may read."""
+
+    redact: Callable[[str], str] = staticmethod(str)
+
+
+class JsonLine(Line):
     """A record as one line of JSON, which escapes every control character by itself but one: DEL."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -42,22 +56,23 @@ class JsonLine(logging.Formatter):
             "time": iso(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
-            **_fields(record),
+            "message": self.redact(record.getMessage()),
+            **{name: self.redact(v) if isinstance(v, str) else v for name, v in _fields(record).items()},
         }
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
+            line["error"] = self.redact(self.formatException(record.exc_info))
         return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
-class ConsoleLine(logging.Formatter):
+class ConsoleLine(Line):
     """A record as one line for a person."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, its control characters escaped: a line feed would make two records of one."""
         moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
         fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
-        text = escaped(f"{moment} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip())
+        said = self.redact(f"{record.getMessage()} {fields}".rstrip())
+        text = escaped(f"{moment} {record.levelname.lower():7} {said}".rstrip())
         if record.exc_info:
-            text += "\n" + escaped(self.formatException(record.exc_info), keep="\n\t")
+            text += "\n" + escaped(self.redact(self.formatException(record.exc_info)), keep="\n\t")
         return text

@@ -35,7 +35,7 @@ NOBODY = Principal("nobody", Scope.READ)
 
 def create_app(services: Services) -> QuartTrio:
     """Return the ASGI application."""
-    app, streams = new_app(services)
+    app, streams = new_app(services, services.redact)
     shared = Shared(services, streams, Keys())
     for route in make_routes(services.version):
         make_call = partial(_make_call, shared, route)
@@ -48,15 +48,18 @@ def create_app(services: Services) -> QuartTrio:
     return app
 
 
-def new_app(house: House) -> tuple[QuartTrio, Streams]:
-    """Return an application without routes behind the door, which answers errors as problem documents."""
+def new_app(house: House, redact: Callable[[str], str]) -> tuple[QuartTrio, Streams]:
+    """Return an application without routes behind the door, which answers errors as problem documents.
+
+    `redact` takes out of what they say whatever nobody may read.
+    """
     app = QuartTrio("orchestrator.api", static_folder=None, template_folder=None)
     # Nothing but the routes: no redirects, no automatic OPTIONS.
     app.url_map.merge_slashes = False
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.config["MAX_CONTENT_LENGTH"] = house.limits.body_bytes
     streams = app.extensions["orchestrator.streams"] = Streams()
-    app.register_error_handler(OrchestratorError, _refuse)
+    app.register_error_handler(OrchestratorError, partial(_refuse, redact=redact))
     app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _refuse_unforeseen)
     app.asgi_app = Door(cast("App", app.asgi_app), house)  # type: ignore[assignment,method-assign]
@@ -113,11 +116,11 @@ def _socket_view(serve: SocketEndpoint, make_call: MakeCall) -> Callable[..., Aw
 # Quart runs a plain function in a thread, so these are coroutines.
 
 
-async def _refuse(error: OrchestratorError) -> Response:
+async def _refuse(error: OrchestratorError, redact: Callable[[str], str]) -> Response:
     await trio.lowlevel.checkpoint()
     if error.status >= 500 and not error.retryable:
         log.error("a request failed: %s: %s", type(error).__name__, error.detail)
-    return refusal(error)
+    return refusal(error, redact)
 
 
 async def _refuse_http(error: HTTPException) -> Response:

@@ -8,6 +8,7 @@ by every module of the API.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -270,18 +271,18 @@ def title_of(kind: type[OrchestratorError]) -> str:
     return " ".join((kind.__doc__ or "Something went wrong in the orchestrator.").split())
 
 
-def render(error: OrchestratorError) -> bytes:
-    """Return the problem document."""
+def render(error: OrchestratorError, redact: Callable[[str], str] = str) -> bytes:
+    """Return the problem document; `redact` takes out what nobody may read."""
     document: dict[str, object] = {
         "type": f"urn:orchestrator:problem:{error.code}",
         "title": title_of(type(error)),
         "status": error.status,
         "code": error.code,
-        "detail": detail_of(error),
+        "detail": redact(detail_of(error)),
     }
     if error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
         document["errors"] = [
-            {"field": each.field, "message": each.message[:MAX_TEXT]} for each in fields_of(error)
+            {"field": each.field, "message": redact(each.message)[:MAX_TEXT]} for each in fields_of(error)
         ]
     return json.dumps(document).encode()
 

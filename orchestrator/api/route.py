@@ -170,6 +170,6 @@ def json_bytes(body: bytes, status: int = HTTPStatus.OK) -> Response:
     return Response(body, status, content_type=JSON)
 
 
-def refusal(error: OrchestratorError) -> Response:
+def refusal(error: OrchestratorError, redact: Callable[[str], str] = str) -> Response:
     """Return the problem document of an error."""
-    return Response(problem.render(error), error.status, headers=problem.headers_of(error))
+    return Response(problem.render(error, redact), error.status, headers=problem.headers_of(error))

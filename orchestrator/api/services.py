@@ -153,4 +153,6 @@ class Services:
     clock: Callable[[], datetime]
     #: When the process started, by `trio.current_time`.
     started: float
+    #: Takes out of a text what nobody may read.
+    redact: Callable[[str], str] = str
     limits: Limits = field(default_factory=Limits)

@@ -243,6 +243,18 @@ def unused_settings(settings: Settings) -> list[Check]:
     return [Check("setting", "warning", f"{name} is set", fix) for name in settings.unused]
 
 
+def short_secrets(settings: Settings) -> list[Check]:
+    """Name the secrets of the settings that are too short to be looked for in what agents write."""
+    from orchestrator.secrets.forms import MIN_BYTES  # noqa: PLC0415 - as in `doctor`
+    from orchestrator.secrets.held import held_values, too_short  # noqa: PLC0415 - the same
+
+    fix = f"use one of at least {MIN_BYTES} characters: a shorter one is looked for nowhere"
+    return [
+        Check("secret", "warning", f"{name} is too short to be looked for", fix)
+        for name in too_short(held_values(settings))
+    ]
+
+
 def port_free(host: str, port: int) -> Check:
     """Check that a supervisor could listen, where none runs."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

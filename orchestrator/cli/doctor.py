@@ -79,6 +79,7 @@ async def _examine(session: Session) -> list[Check]:
     findings += checks.unused_settings(settings)
     if settings.yolo_mode:
         findings.append(checks.Check("gates", "warning", "YOLO_MODE: quality gates disabled", NO_YOLO))
+    findings += checks.short_secrets(settings)
     probed, found = await _sandbox(settings)
     findings += found
     findings += checks.state_directory(settings, probed.backend.user if probed else None)

@@ -44,12 +44,14 @@ class Rooms:
     allowed_origins: tuple[str, ...]
     api_key: str
     version: str
+    #: Takes out of a text what nobody may read.
+    redact: Callable[[str], str] = str
     limits: Limits = field(default_factory=lambda: Limits(body_bytes=BODY_BYTES))
 
 
 def create_app(rooms: Rooms) -> QuartTrio:
     """Return the ASGI application."""
-    app, _ = new_app(rooms)
+    app, _ = new_app(rooms, rooms.redact)
 
     async def health() -> Response:
         await trio.lowlevel.checkpoint()

@@ -29,6 +29,8 @@ from orchestrator.fitting import admin_token, ceilings, open_repositories
 from orchestrator.gates.registry import make_gates
 from orchestrator.isolation import open_backend
 from orchestrator.logline import set_up_logging
+from orchestrator.secrets.held import held_values
+from orchestrator.secrets.redactor import Redactor
 from orchestrator.version import VERSION
 from sandbox.spawn import stand_firm
 
@@ -95,6 +97,7 @@ async def serve(
                 allowed_origins=own.allowed_origins,
                 api_key=admin_token(own),
                 version=VERSION,
+                redact=Redactor(held_values(own, admin_token(own))).text,
             )
             await _serve_on(own, rooms, signals, ready)
     log.info("stopped")

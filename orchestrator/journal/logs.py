@@ -108,6 +108,8 @@ class LogBook:
         }
         self._batches = 0
         self._failing = False
+        #: Takes out of a batch of rows, as JSON, what must not be kept; set by the assembly, run in a thread.
+        self.redacted: Callable[[str], str] = str
 
     def write_nowait(self, agent_id: str, stream: str, content: str) -> None:
         """Append a line to the agent's log; one that finds no room is dropped, counted and marked."""
@@ -256,7 +258,7 @@ class LogBook:
         if self._writer.in_transaction:  # of one that failed to its very end
             self._writer.execute("ROLLBACK")
         with self._writer:  # rolled back on an error, and may be tried again: no promise hangs on it
-            self._writer.execute(_INSERT, (lines,))
+            self._writer.execute(_INSERT, (self.redacted(lines),))
             self._writer.execute(_TOTALS, (totals,))
 
 

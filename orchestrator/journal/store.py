@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -74,6 +74,7 @@ class Store(Archive):
         self.dispatched: Callable[[str], bool] | None = None
         self._attempts = Attempts(files.writer)
         self._recent_keys: Recent[str, None] = Recent()
+        self.redacted: Callable[[Iterable[Event]], Iterable[Event]] = list  #: Set by the assembly.
 
     async def submit(
         self,
@@ -142,7 +143,7 @@ class Store(Archive):
     ) -> tuple[Group, list[Recorded]]:
         """Evolve the head and join the next group, or raise and change nothing."""
         now = whole_ms(self._clock())
-        steps, head, heads = take_steps(events, self._head, self._heads, now, self._new_id)
+        steps, head, heads = take_steps(self.redacted(events), self._head, self._heads, now, self._new_id)
         all_recorded = [step.recorded for step in steps]
         receipt = receipt(all_recorded) if callable(receipt) else receipt
         if receipt is not None and receipt.key in self._recent_keys:

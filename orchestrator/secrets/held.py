@@ -70,16 +70,23 @@ def _parts(name: str, text: str) -> list[tuple[str, str]]:
 def installation_key(home: Path) -> bytes:
     """Return the key by which this installation knows a value again, from its state directory; made once."""
     path = home / "fingerprint.key"
-    if not path.exists():
-        # Linked into place when it is whole: a crash in between leaves no empty key.
-        made = path.with_name(f"fingerprint.{secrets.token_hex(8)}")
-        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
-            file.flush()
-            os.fsync(descriptor)
-        made.rename(path)
+    make_once(path, secrets.token_bytes(KEY_BYTES))
     key = path.read_bytes()
     if len(key) != KEY_BYTES:
         raise SettingsError(f"{path} holds no key: remove it, and a new one is made at the next start")
     return key
+
+
+def make_once(path: Path, content: bytes) -> bool:
+    """Make a file that only we can read, where there is none; return whether there was none."""
+    if path.exists():
+        return False
+    # Moved into place when it is whole: a crash in between leaves no empty file.
+    made = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    made.rename(path)
+    return True

@@ -163,3 +163,9 @@ def test_limits_that_the_kernel_does_not_keep_are_named() -> None:
         == "the kernel enforces those of processes; memory, disk are measured; not of CPU"
     )
     assert found["kill"].detail == "by pid-namespace; no cgroup: none is ours"
+
+
+def test_secrets_that_are_too_short_to_be_looked_for_are_named(reachable_path: Path) -> None:
+    settings = load_settings({"ORCHESTRATOR_HOME": str(reachable_path), "GITHUB_TOKEN": "short"}, uid=1000)
+    [check] = checks.short_secrets(settings)
+    assert (check.state, check.detail) == ("warning", "GITHUB_TOKEN is too short to be looked for")

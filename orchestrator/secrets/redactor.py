@@ -1,0 +1,120 @@
+"""What is written or shown holds none of the values that we hold: each is replaced by a mark.
+
+One Aho-Corasick pass over a whole batch says whether any form of any value stands in it; only then is the
+batch taken apart. The invariant: what comes out is as well formed as what came in. Callers: the process's
+log, the agents' logs, the journal and problem documents, which are all given it by `assembly`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from datetime import date, datetime
+from enum import Enum
+from functools import cache
+from typing import Any, get_args
+
+from ahocorasick_rs import MATCHKIND_LEFTMOST_LONGEST, BytesAhoCorasick
+
+from orchestrator.core.events import Event, SayingEvent, TaskSubmitted
+from orchestrator.core.turns import said as words_of
+from orchestrator.journal.encoding import dump, encode_payload
+from orchestrator.journal.store import Store
+from orchestrator.logline import redact_log
+from orchestrator.secrets.held import HeldValue
+
+MARK = "[redacted]"
+_NO_WORDS = frozenset({int, float, bool, datetime, date, type(None)})
+
+
+class Redactor:
+    """Takes the values out of texts; one that knows none returns them as they are."""
+
+    def __init__(self, held: Collection[HeldValue] = ()) -> None:
+        forms = _escaped({form for each in held for form in each.forms})
+        self._forms = BytesAhoCorasick(sorted(forms), MATCHKIND_LEFTMOST_LONGEST) if forms else None
+        # As they stand in a JSON string, in which a quote or a backslash of a form is escaped once more.
+        self._written = BytesAhoCorasick(sorted(_escaped(forms))) if forms else None
+
+    def guard(self, store: Store) -> None:
+        """Stand before all that is written for long: the journal, the agents' logs, the process's own log."""
+        store.redacted, store.logs.redacted = self.events, self.rows
+        redact_log(self.text)
+
+    def text(self, text: str) -> str:
+        """Return the text with each value, in whatever form, replaced."""
+        if self._forms is None:
+            return text
+        data = text.encode(errors="surrogatepass")
+        found = self._forms.find_matches_as_indexes(data)
+        if not found:
+            return text
+        parts: list[bytes] = []
+        at = 0
+        for _, start, end in found:
+            parts += (data[at:start], MARK.encode())
+            at = end
+        return b"".join([*parts, data[at:]]).decode(errors="replace")
+
+    def rows(self, rows: str) -> str:
+        """Return a JSON document with each value in its strings replaced."""
+        return dump(self._inside(json.loads(rows))) if self._holds(rows) else rows
+
+    def events(self, events: Iterable[Event]) -> list[Event]:
+        """Return the events with each value in their strings replaced; what a task says stays as it is."""
+        return [self._event(event) for event in events]
+
+    def _event(self, event: Event) -> Event:
+        if self._written is None or not _has_words(type(event)):
+            return event
+        said = getattr(event, "content", None) or ""
+        if not self._holds(encode_payload(event)) and not self._holds(said):
+            return event
+        clean = type(event).model_validate(self._inside(event.model_dump(mode="json")))
+        if not isinstance(clean, SayingEvent) or not said:
+            return clean
+        return clean.model_copy(update=words_of(self._words(said)))
+
+    def _words(self, said: str) -> str:
+        try:
+            return self.rows(said)
+        except ValueError:
+            return self.text(said)
+
+    def _holds(self, text: str) -> bool:
+        """Return whether any form may stand in the text, which is JSON."""
+        if self._written is None:
+            return False
+        return bool(self._written.find_matches_as_indexes(text.encode(errors="surrogatepass")))
+
+    def _inside(self, value: Any) -> Any:  # noqa: ANN401 - any JSON
+        match value:
+            case str():
+                return self.text(value)
+            case list():
+                return [self._inside(each) for each in value]
+            case dict():
+                return {name: self._inside(each) for name, each in value.items()}
+        return value
+
+
+@cache
+def _has_words(kind: type[Event]) -> bool:
+    """Return whether an event of the kind may say what others wrote; most kinds only name and count."""
+    fields = {name: field.annotation for name, field in kind.model_fields.items()}
+    return kind is not TaskSubmitted and any(
+        _is_words(annotation) for name, annotation in fields.items() if name not in {"task_id", "agent_id"}
+    )
+
+
+def _is_words(annotation: object) -> bool:
+    if inside := get_args(annotation):
+        return any(_is_words(each) for each in inside)
+    if isinstance(annotation, type):
+        return annotation not in _NO_WORDS and not issubclass(annotation, Enum)
+    return not isinstance(annotation, str | int)  # of a Literal
+
+
+def _escaped(forms: set[bytes]) -> set[bytes]:
+    """Return the forms, also as they stand in a JSON string."""
+    return forms | {json.dumps(form.decode("latin-1"))[1:-1].encode() for form in forms}

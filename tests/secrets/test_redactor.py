@@ -1,0 +1,102 @@
+"""What is written or shown holds none of the values that we hold."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+import trio
+
+from orchestrator.api.problem import render
+from orchestrator.core import events as e
+from orchestrator.core.turns import said
+from orchestrator.errors import RepositoryUnreachable
+from orchestrator.journal.store import open_store
+from orchestrator.logline import JsonLine
+from orchestrator.secrets.held import HeldValue
+from orchestrator.secrets.redactor import MARK, Redactor
+from tests.secrets.planted import chance
+
+VALUE = 'se"c\\r/' + chance("redacted", 20)
+REDACTOR = Redactor([HeldValue("GITEA_TOKEN", VALUE.encode()), HeldValue("SHORT", b"abc")])
+FORMS = {
+    "raw": VALUE,
+    "base64": base64.b64encode(f"x{VALUE}y".encode()).decode(),
+    "hex": VALUE.encode().hex(),
+    "json": json.dumps(VALUE),
+    "twice": json.dumps(json.dumps(VALUE)),
+    "percent": "".join(c if c.isalnum() else f"%{ord(c):02X}" for c in VALUE),
+}
+
+
+def test_every_form_is_taken_out_of_a_text_and_nothing_else() -> None:
+    for form in ("raw", "base64", "hex", "json", "percent"):
+        clean = REDACTOR.text(f"before é {FORMS[form]} after abc")
+        assert MARK in clean
+        assert chance("redacted", 20) not in clean
+        assert clean.startswith("before é ")
+        assert clean.endswith(" after abc")
+    assert Redactor().text(VALUE) == VALUE
+
+
+def test_rows_stay_well_formed_whatever_stands_around_a_value() -> None:
+    # JSON writes a line feed as `\n`: as bytes, a value that begins with n would begin in the middle of it.
+    redactor = Redactor([HeldValue("A", b"nothing-of-this")])
+    rows = json.dumps(
+        [[1, "a", "\nothing-of-this"], [2, "b", "x nothing-of-this y"], [3, "c", "\\nothing-of-this"]]
+    )
+    clean = json.loads(redactor.rows(rows))
+    assert [row[2] for row in clean] == ["\nothing-of-this", f"x {MARK} y", f"\\{MARK}"]
+
+
+async def test_journal_messages_and_logs_hold_no_value(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    ids = {"task_id": "t", "agent_id": "a"}
+    async with (
+        open_store(home, home / "orchestrator.db") as store,
+        trio.open_nursery() as nursery,
+    ):
+        await nursery.start(store.run)
+        REDACTOR.guard(store)
+        fact = e.SystemStarted(
+            version="1", sandbox=f"box {VALUE}", max_agents=1, queue_concurrency=1, max_queued=1
+        )
+        [recorded] = await store.record(fact)
+        assert isinstance(recorded.event, e.SystemStarted)
+        assert recorded.event.sandbox == f"box {MARK}"
+        for form in FORMS.values():
+            await store.logs.write("a", "stdout", f"it is {form}")
+        await store.logs.wait_written()
+        lines = [line.content for line in await store.logs.read("a")]
+        assert len(lines) == len(FORMS)
+        assert all(MARK in line for line in lines)
+        nursery.cancel_scope.cancel()
+    written = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
+    assert chance("redacted", 20).encode() not in written
+    turn = e.AgentTurn(
+        **ids,
+        turn=1,
+        stop_reason="end",
+        duration_ms=1.0,
+        text=VALUE,
+        **said(json.dumps([{"text": FORMS["raw"]}])),
+    )
+    [clean] = REDACTOR.events([turn])
+    assert isinstance(clean, e.AgentTurn)
+    assert clean.text == MARK
+    assert clean.content == json.dumps([{"text": MARK}], separators=(",", ":"))
+    assert clean.content_hash != turn.content_hash
+
+
+def test_problem_documents_and_the_own_log_hold_no_value() -> None:
+    document = json.loads(render(RepositoryUnreachable(f"https://x:{VALUE}@host"), REDACTOR.text))
+    assert document["detail"] in {f"https://x:{MARK}@host", document["title"]}
+    line = JsonLine()
+    line.redact = REDACTOR.text
+    record = logging.makeLogRecord({"msg": f"failed with {VALUE}", "remote": VALUE, "created": 0})
+    shown = json.loads(line.format(record))
+    assert (shown["message"], shown["remote"]) == (f"failed with {MARK}", MARK)
+    assert datetime.fromisoformat(shown["time"]) == datetime.fromtimestamp(0, UTC)
