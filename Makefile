@@ -25,7 +25,7 @@ help:
 	@echo "make test    install what the tests need, and run them all with branch coverage"
 	@echo "make check   lint, format, types, architecture, dependencies"
 	@echo "make bench   every bench, one JSON line a figure"
-	@echo "make soak    kill the supervisor KILLS=10000 times under load, check, and print figures"
+	@echo "make soak    kill agents and the supervisor KILLS=10000 times under load, check, print figures"
 	@echo "make mutations  take out one mitigation at a time, and see its test fail"
 	@echo "make image   build the image that agents run in with podman, pinned and checked, as agent.tar"
 	@echo "make clean   remove the virtual environment and every cache"

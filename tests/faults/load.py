@@ -15,7 +15,7 @@ import httpx2
 from tests.kit.evidence import Outcome, Told
 from tests.kit.plane import SECOND_THOUGHTS
 from tests.kit.service import ENDED, Service
-from tests.kit.until import until
+from tests.kit.until import pause, until
 
 #: What agents do, and whether a gate judges them.
 SCRIPTS = {
@@ -28,7 +28,12 @@ SCRIPTS = {
         "(setsid sh -c 'trap \"\" TERM; sleep 1000' >/dev/null 2>&1 &); echo 5 > value; sleep 0.1",
         False,
     ),
+    "idles": ("exec sleep 1000", False),
 }
+#: What would never end by itself.
+ENDLESS = ("sleeps", "idles")
+#: The longest that an agent is left alone before it is killed: as long as one takes to land on a busy host.
+LEFT_ALONE_S = 1.5
 
 
 @dataclass
@@ -40,6 +45,8 @@ class LoadClient:
     chance: random.Random
     told: list[Told] = field(default_factory=list)
     tasks: dict[str, str] = field(default_factory=dict)  # to the agent, where it is known
+    #: Before the names of its tasks, where there are several clients.
+    name: str = ""
     _unsure: list[tuple[str, dict[str, object], str]] = field(default_factory=list)
 
     def act(self) -> None:
@@ -54,7 +61,7 @@ class LoadClient:
     def spawn(self, kind: str) -> None:
         """Hand a task over under a fresh key."""
         script, gated = SCRIPTS[kind]
-        task = f"{kind}-{len(self.tasks) + len(self._unsure)}-{self.chance.randrange(10**6)}"
+        task = f"{kind}-{self.name}{len(self.tasks) + len(self._unsure)}-{self.chance.randrange(10**6)}"
         over: dict[str, object] = {"gateProfile": "minimal", "gates": None} if gated else {}
         options = {"maxRetries": 1}
         body = self.service.request_body(
@@ -69,6 +76,15 @@ class LoadClient:
             self.tasks[task] = answer["agentId"]
         elif outcome == "unknown":
             self._unsure.append((task, body, key))
+
+    def strike(self) -> bool:
+        """Spawn an agent, kill it at a random step of its life, and return whether the supervisor lives."""
+        self.spawn(self.chance.choice([*SCRIPTS, *["idles"] * 6]))
+        if self.told[-1].outcome != "ok":
+            return self.told[-1].outcome == "refused"
+        pause(LEFT_ALONE_S * self.chance.random() ** 2)
+        self.kill(self.told[-1].answer["agentId"])
+        return self.told[-1].outcome != "unknown"
 
     def kill(self, agent: str) -> None:
         """Kill an agent, which may have ended already."""
@@ -92,16 +108,18 @@ class LoadClient:
             for task, body, key in waiting:
                 self._spawn(task, body, key)
         for task, agent in self.tasks.items():
-            if task.startswith("sleeps"):
+            if task.startswith(ENDLESS):
                 self.kill(agent)
+        waiting = list(self.tasks)
 
         def over() -> bool:
-            for task in list(self.tasks):
-                state = self.service.call("GET", f"/tasks/{task}")[1]
+            while waiting:
+                state = self.service.call("GET", f"/tasks/{waiting[-1]}")[1]
                 if state["status"] not in {"completed", "failed", "cancelled"}:
-                    if task.startswith("sleeps"):  # its first attempt was cut; the kill met the second
+                    if waiting[-1].startswith(ENDLESS):  # its first attempt was cut; the kill met the second
                         self.kill(state["attempts"][-1]["agentId"])
                     return False
+                waiting.pop()
             agents = self.service.call("GET", "/agents?limit=1000")[1]["agents"]
             return all(agent["status"] in ENDED for agent in agents)
 
