@@ -200,10 +200,7 @@ async def test_go_main_that_runs_no_test_is_rejected(judge: Judge) -> None:
     need("go")
     main = 'package x\n\nimport (\n\t"os"\n\t"testing"\n)\n\nfunc TestMain(m *testing.M) {\n\tos.Exit(0)\n}\n'
     verdict = await judge(GO, {"main_test.go": main})
-    assert verdict.message in {
-        "no test ran: a suite without tests proves nothing",
-        "the tests told no summary, so none may have run",
-    }
+    assert verdict.message == "the tests ended before their summary (exit status 0)"
 
 
 @pytest.mark.slow
