@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ImportRefused, RepositoryError
-from orchestrator.repo.candidate import bundle, changed_files
+from orchestrator.repo.candidate import bundle
 from orchestrator.repo.handing import base_on, take_in
 from tests.kit.remote import git
 from tests.repo.stage import Stage
@@ -46,7 +46,7 @@ async def test_bundle_brings_the_very_commit_and_nothing_before_it(stage: Stage,
     async with stage.open_worktree("receiver") as worktree:
         await take_in(worktree.quarantine, packed, commit)
         assert await worktree.quarantine.judge(commit) == []
-        assert await changed_files(worktree.quarantine, commit, most=2, chars=5) == ("READM", "new.t")
+        assert await worktree.quarantine.changed(commit) == ("README.md", "new.txt", "odd name")
         assert await stage.look(worktree, commit, "cat new.txt; ls") == "new\nnew.txt\nodd name\nsrc\n"
 
 

@@ -37,9 +37,9 @@ class History:
     def head(self) -> str:
         return git("rev-parse", "HEAD", cwd=self.place).strip()
 
-    async def share(self, base: str, target: str) -> Share | str:
-        """Return the share where HEAD is the candidate."""
-        sealed = Sealed(self.head(), 1, additions=7, deletions=0)
+    async def share(self, base: str, target: str, *chain: str) -> Share | str:
+        """Return the share where HEAD is the candidate, or the last of a chain of commits of one agent."""
+        sealed = Sealed(self.head(), 1, additions=7, deletions=0, base=base, chain=chain)
         return await count_share(self, sealed, base, target)  # type: ignore[arg-type] - all it asks for
 
 
