@@ -50,7 +50,9 @@ async def count_share(quarantine: Quarantine, sealed: Sealed, base: str, target:
                 return Share(sealed.additions, sealed.additions)
             if log.count(b"\0") > MAX_COMMITS:
                 return f"the branch is more than {MAX_COMMITS} commits ahead of its target"
-            return await _blame(git, sealed.commit, target, agents_among(log) | {sealed.commit})
+            return await _blame(
+                git, sealed.commit, target, agents_among(log) | {sealed.commit, *sealed.chain}
+            )
     except (GitFailed, GitTimeout) as error:
         return error.detail
     return f"it could not be counted within {COUNT_S:g} s"

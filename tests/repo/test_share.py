@@ -74,6 +74,14 @@ async def test_lines_of_people_and_of_earlier_agents_are_told_apart(history: His
     assert await history.share(base, target) == Share(3, 6)
 
 
+async def test_all_commits_that_an_agent_kept_are_its_own(history: History) -> None:
+    target = history.head()
+    base = history.commit("a person's", mine="m\n")
+    first = history.commit("kept", new="x\n" * 8)
+    last = history.commit("and the last", new="x\n" * 8 + "y\n")
+    assert await history.share(base, target, first, last) == Share(9, 10)
+
+
 async def test_what_a_merge_brings_from_the_target_is_nobodys_and_from_a_side_branch_its_authors(
     history: History,
 ) -> None:
