@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import trio
+from pydantic import ValidationError
 
-from orchestrator.api.problem import FieldError, Invalid, RateLimited
+from orchestrator.api.problem import FieldError, Invalid, RateLimited, invalid
 from orchestrator.core.model import Verdict
 from orchestrator.core.quality import COORDINATOR, MAX_BUNDLE_BYTES, QualityCheck, answer_of
 from orchestrator.core.spec import Context, TaskSpec
@@ -90,7 +91,8 @@ class Bench:
         if check.bundle is None:
             return [_rejected(check, f"the change is larger than {MAX_BUNDLE_BYTES >> 20} MiB packed")]
         bundle = _decoded(check.bundle)
-        base = await base_on(self.repositories, check.repository, check.branch, check.base)
+        where = (self.repositories, check.repository, check.branch, check.base)
+        base = await base_on(*where, landing=check.landing_branch)
         label = self._new_id()
         async with self.repositories.open_worktree(
             base, agent_id=label, task_id=check.task_id, backend=self._backend
@@ -143,10 +145,14 @@ async def _nothing(_verdict: Verdict) -> None:
 
 
 def _spec_of(check: QualityCheck) -> TaskSpec:
-    context = Context(repository=check.repository, branch=check.branch)
-    return TaskSpec(
-        task_id=check.task_id, gate_profile=check.gate_profile, gates=check.gates, context=context
-    )
+    """Return the task as far as its gates need it; raises `Invalid` where no task is such."""
+    try:
+        context = Context(repository=check.repository, branch=check.branch)
+        return TaskSpec(
+            task_id=check.task_id, gate_profile=check.gate_profile, gates=check.gates, context=context
+        )
+    except ValidationError as error:
+        raise invalid(error) from None
 
 
 def _decoded(bundle: str) -> bytes:

@@ -14,10 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
 
 from orchestrator.core.model import Verdict
-from orchestrator.core.spec import GATE_NAME, PRINTABLE, TASK_ID, BranchName, GateProfile, Wire
+from orchestrator.core.spec import (
+    GATE_NAME,
+    PRINTABLE,
+    TASK_ID,
+    BranchName,
+    GateProfile,
+    Wire,
+    branch_trouble,
+)
 from orchestrator.core.strict_json import Json, NotJson, parse_object
 from orchestrator.core.text import cleaned
 from orchestrator.errors import OrchestratorError
@@ -87,13 +95,21 @@ class QualityCheck(Wire):
     diff_summary: DiffSummary
     ai_share: Annotated[float, Field(ge=0, le=1)] | None
     #: Told only to a coordinator that says by its `/health` that it takes them: the commit that the candidate
-    #: grew from, and the candidate itself.
+    #: grew from, where it would land, as that commit may be there, and the candidate itself.
     base: CommitId | None = None
+    landing_branch: BranchName | None = None
     bundle: Annotated[str, StringConstraints(max_length=MAX_BUNDLE_BYTES * 4 // 3 + 4)] | None = None
+
+    @field_validator("branch", "landing_branch")
+    @classmethod
+    def _plain_branch(cls, value: str | None) -> str | None:
+        if value is not None and (trouble := branch_trouble(value)):
+            raise ValueError(trouble)
+        return value
 
     def body(self) -> bytes:
         """Return the question as it is sent."""
-        extra = {name for name in ("base", "bundle") if getattr(self, name) is None}
+        extra = {name for name in ("base", "landing_branch", "bundle") if getattr(self, name) is None}
         return self.model_dump_json(exclude=extra).encode()
 
 

@@ -2,7 +2,7 @@
 
 The invariant: what is in the bundle is as hostile as what an agent pushes, and is taken in as that is: by one
 `git receive-pack` of ours with checks on every object, its ceilings, and one ref that it can set. Nothing of
-it is unpacked anywhere else, and it stands on a commit that our own mirror has under the branch that it
+it is unpacked anywhere else, and it stands on a commit that our own mirror has under a branch that it
 names. Caller: `orchestrator.coordinator`.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import replace
 import trio
 
 from orchestrator.core.text import cleaned
-from orchestrator.errors import ImportRefused, RepositoryError
+from orchestrator.errors import BranchMissing, ImportRefused, RepositoryError
 from orchestrator.repo.quarantine import Quarantine, checked_commit
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.worktree import Base
@@ -29,19 +29,32 @@ _HEAD = re.compile(rb"# v2 git bundle\n-([0-9a-f]{40})[^\n]*\n([0-9a-f]{40}) ref
 _CLAIM = re.compile(r"(?:unpack|ng \S+) (?!ok\n)([^\n]{1,300})")
 
 
-async def base_on(repositories: Repositories, url: str, branch: str, commit: str) -> Base:
-    """Return the base that a candidate names, with its objects here; it must be on the remote's branch.
+async def base_on(
+    repositories: Repositories, url: str, branch: str, commit: str, *, landing: str | None = None
+) -> Base:
+    """Return the base that a candidate names, with its objects here.
 
-    Raises what `Repositories.resolve` does, and `RepositoryError` for any other commit.
+    It must be on the remote's branch, or on the one that the candidate would land on, which may have been
+    there before. Raises what `Repositories.resolve` does, and `RepositoryError` for any other commit.
     """
     tip = await repositories.resolve(url, branch)
+    if await _has(tip, commit):
+        return replace(tip, commit=commit)
+    if landing is not None and landing != branch:
+        with suppress(BranchMissing):
+            tip = await repositories.resolve(url, landing)
+            if await _has(tip, commit):
+                return replace(tip, commit=commit)
+    raise RepositoryError(f"{commit[:12]} is no commit of the branch {branch} of {tip.url}")
+
+
+async def _has(tip: Base, commit: str) -> bool:
+    """Return whether a branch has the commit."""
     if checked_commit(commit) == tip.commit:
-        return tip
+        return True
     with tip.mirror.hold():
         done = await tip.mirror.git.attempt("merge-base", "--is-ancestor", commit, tip.commit)
-    if not done.exit.ok:
-        raise RepositoryError(f"{commit[:12]} is no commit of the branch {branch} of {tip.url}")
-    return replace(tip, commit=commit)
+    return done.exit.ok
 
 
 async def take_in(quarantine: Quarantine, bundle: bytes, commit: str) -> None:

@@ -48,7 +48,7 @@ async def consult(
         return (clock.now() - began) * 1000
 
     async def enrich(question: QualityCheck) -> QualityCheck:
-        return await _with_candidate(question, worktree, sealed)
+        return await _with_candidate(question, run.spec.landing_branch, worktree, sealed)
 
     trouble: CoordinatorUnavailable | CoordinatorAnswerBad | None = None
     try:
@@ -93,8 +93,12 @@ async def _question(run: Run, worktree: Worktree, sealed: Sealed, phase: Phase) 
     )
 
 
-async def _with_candidate(question: QualityCheck, worktree: Worktree, sealed: Sealed) -> QualityCheck:
+async def _with_candidate(
+    question: QualityCheck, landing: str, worktree: Worktree, sealed: Sealed
+) -> QualityCheck:
     """Return the question with the commit itself, where it is not too large to be sent."""
     packed = await bundle(worktree.quarantine, sealed.commit, max_bytes=MAX_BUNDLE_BYTES)
     text = None if packed is None else base64.b64encode(packed).decode()
-    return question.model_copy(update={"base": worktree.base.commit, "bundle": text})
+    return question.model_copy(
+        update={"base": worktree.base.commit, "landing_branch": landing, "bundle": text}
+    )

@@ -60,7 +60,8 @@ def test_question_has_the_fields_of_the_contract_and_no_other() -> None:
         "diffSummary": {"files": 1, "additions": 3, "deletions": 1},
         "aiShare": 1.0,
     }
-    assert json.loads(question(base="b" * 40, bundle="AA==").body())["bundle"] == "AA=="
+    more = json.loads(question(base="b" * 40, landing_branch="work", bundle="AA==").body())
+    assert (more["base"], more["landingBranch"], more["bundle"]) == ("b" * 40, "work", "AA==")
 
 
 def test_sound_answer_is_taken_as_it_is() -> None:

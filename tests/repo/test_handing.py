@@ -114,4 +114,14 @@ async def test_base_must_be_on_the_branch(stage: Stage) -> None:
     await stage.repositories.resolve(stage.url, "aside")
     for wrong in (aside, "1" * 40, "main", "--all"):
         with pytest.raises(RepositoryError):
-            await base_on(stage.repositories, stage.url, "main", wrong)
+            await base_on(stage.repositories, stage.url, "main", wrong, landing="no-such-branch")
+
+
+async def test_base_may_be_on_the_branch_that_the_work_lands_on(stage: Stage) -> None:
+    work = stage.advance("theirs\n", branch="work")
+    tip = stage.advance("theirs, too\n", branch="work")
+    for commit in (work, tip, stage.main):
+        found = await base_on(stage.repositories, stage.url, "main", commit, landing="work")
+        assert found.commit == commit
+    with pytest.raises(RepositoryError, match="is no commit of the branch main"):
+        await base_on(stage.repositories, stage.url, "main", "1" * 40, landing="work")
