@@ -14,7 +14,7 @@ def object_of(content: bytes) -> Json:
     """Return the object that an answer is; raises `Unreachable` where it is none."""
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unreachable("what answers is no orchestrator: its answer is no JSON") from error
     if not isinstance(value, dict):
         raise Unreachable("what answers is no orchestrator: its answer is no JSON object")

@@ -13,10 +13,11 @@ import logging
 import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import trio
 
-from orchestrator.client import Client, ClientError, Unreachable
+from orchestrator.client import PASSING, Client, ClientError, Unreachable
 from orchestrator.coordinator.ledger import Dispatch, Ledger, State
 from orchestrator.core.policy import backoff_s
 from orchestrator.core.spec import TaskSpec
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 #: The longest between two tries.
 MAX_PAUSE_S = 60.0
+MAX_AGENT_ID = 128  # characters
 #: Refusals that an operator puts right, and that are no task's fault.
 _DOOR = frozenset({401, 403, 404, 405, 429})
 
@@ -130,15 +132,14 @@ class Dispatcher:
             return await self._later(entry, f"pre-check: {error.detail}")
         try:
             async with self._open_client() as client:
-                answer = await client.spawn(json.loads(entry.spec), idempotency_key=entry.key)
+                agent_id = _agent_of(await client.spawn(json.loads(entry.spec), idempotency_key=entry.key))
         except Unreachable as error:
             return await self._later(entry, error.detail)
         except ClientError as error:
-            if error.status >= 500 or error.status in _DOOR or error.retryable:
+            if error.status >= 500 or error.status in _DOOR or error.retryable or error.code in PASSING:
                 return await self._later(entry, f"{error.code}: {error.detail}", error.retry_after_s)
             await self._settle(entry, State.FAILED, error)
             return None
-        agent_id = str(answer.get("agentId", ""))[:128]
         await self._ledger.settle(entry.task_id, State.DISPATCHED, agent_id=agent_id)
         log.info("dispatched", extra={"task_id": entry.task_id, "agent_id": agent_id})
         return None
@@ -150,6 +151,14 @@ class Dispatcher:
     async def _settle(self, entry: Dispatch, state: State, error: OrchestratorError) -> None:
         await self._ledger.settle(entry.task_id, state, error=f"{error.code}: {error.detail}")
         log.warning("not dispatched", extra={"task_id": entry.task_id, "state": state, "why": error.detail})
+
+
+def _agent_of(answer: dict[str, Any]) -> str:
+    """Return the agent that an answer names; raises `Unreachable` where it names none, and so took no task."""
+    agent_id = answer.get("agentId")
+    if not isinstance(agent_id, str) or not 0 < len(agent_id) <= MAX_AGENT_ID:
+        raise Unreachable("what answers is no orchestrator: it names no agent")
+    return agent_id
 
 
 def _spec_of(entry: Dispatch) -> TaskSpec:
