@@ -174,8 +174,10 @@ async def connect(address: Address) -> trio.abc.Stream:
     try:
         with trio.move_on_after(CONNECT_S):
             return await _connect(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a name that can be no host's
         raise Broken(str(error), refused=_nobody(error)) from error
+    except trio.BrokenResourceError as error:
+        raise Broken(str(error.__cause__ or error) or "the connection broke") from error
     raise Broken(f"no connection within {CONNECT_S:g} s")
 
 
@@ -185,8 +187,21 @@ async def _connect(address: Address) -> trio.abc.Stream:
     parts = urlsplit(address.url)
     host = parts.hostname or ""
     if parts.scheme == "https":
-        return await trio.open_ssl_over_tcp_stream(host, parts.port or 443, ssl_context=_trusting())
+        stream = await trio.open_ssl_over_tcp_stream(host, parts.port or 443, ssl_context=_trusting())
+        return await _shaken(stream)
     return await trio.open_tcp_stream(host, parts.port or 80)
+
+
+async def _shaken(stream: trio.SSLStream[trio.SocketStream]) -> trio.abc.Stream:
+    """Shake hands before anything is sent: only so is it told what is wrong with a certificate."""
+    done = False
+    try:
+        await stream.do_handshake()
+        done = True
+    finally:
+        if not done:
+            close_nowait(stream)
+    return stream
 
 
 @functools.cache

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
 import pytest
 import trio
 
@@ -12,6 +16,8 @@ from sandbox.clock import RunningClock, StoppableClock
 from tests.core.test_quality import question
 from tests.kit import coordinator as kit
 from tests.kit.coordinator import APPROVES, REJECTS, answer, running
+from tests.kit.messages.certificate import make_certificate
+from tests.kit.messages.connection import tls_of
 from tests.kit.until import seen
 
 SOUND = {"approved": True, "gate": "quality", "message": "fine"}
@@ -115,6 +121,29 @@ async def test_plain_http_where_tls_was_named_is_no_answer() -> None:
     with running(APPROVES) as coordinator, pytest.raises(CoordinatorUnavailable):
         await ask(coordinator.url.replace("http:", "https:"), deadline_s=90)
     assert not coordinator.asked
+
+
+async def test_certificate_that_nobody_vouches_for_is_told_and_gets_no_token(tmp_path: Path) -> None:
+    server, _ = make_certificate(tmp_path)
+    heard = bytearray()
+
+    async def listen(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        with suppress(trio.BrokenResourceError, OSError):
+            heard.extend(await stream.receive_some(1000))
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_ssl_over_tcp, listen, 0, tls_of(str(server)), host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        port = listener.transport_listener.socket.getsockname()[1]
+        with pytest.raises(CoordinatorUnavailable, match="certificate verify failed"):
+            await ask(f"https://127.0.0.1:{port}", token="a-token-of-ours")
+        nursery.cancel_scope.cancel()
+    assert not heard
+
+
+async def test_name_that_no_host_has_is_unavailable() -> None:
+    with pytest.raises(CoordinatorUnavailable, match="label empty or too long"):
+        await ask(f"http://{'a' * 70}.example")
 
 
 async def test_no_try_is_made_while_the_tree_stands_still() -> None:
