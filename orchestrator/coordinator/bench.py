@@ -70,7 +70,7 @@ class Bench:
         if self._places.statistics().tasks_waiting >= MAX_WAITING:
             raise RateLimited(BUSY_S)
         async with self._places:
-            verdicts = await self._judge(check, spec)
+            verdicts, plan = await self._judge(check, spec)
         log.info(
             "judged",
             extra={
@@ -80,16 +80,17 @@ class Bench:
                 "approved": all(verdict.approved for verdict in verdicts),
             },
         )
-        return answer_of(verdicts)
+        return answer_of(verdicts, _left_out(plan, Phase(check.phase)))
 
-    async def _judge(self, check: QualityCheck, spec: TaskSpec) -> list[Verdict]:
-        if not self.gates.plan(spec.profile, spec.gates).of(Phase(check.phase)):
-            return []
+    async def _judge(self, check: QualityCheck, spec: TaskSpec) -> tuple[list[Verdict], Plan]:
+        plan = self.gates.plan(spec.profile, spec.gates)
+        if not plan.of(Phase(check.phase)):
+            return [], plan
         if check.base is None:
             why = "is needed: send it, with the bundle, to a coordinator that runs the gates itself"
             raise Invalid([FieldError("base", why)])
         if check.bundle is None:
-            return [_rejected(check, f"the change is larger than {MAX_BUNDLE_BYTES >> 20} MiB packed")]
+            return [_rejected(check, f"the change is larger than {MAX_BUNDLE_BYTES >> 20} MiB packed")], plan
         bundle = _decoded(check.bundle)
         where = (self.repositories, check.repository, check.branch, check.base)
         base = await base_on(*where, landing=check.landing_branch)
@@ -100,11 +101,12 @@ class Bench:
             await take_in(worktree.quarantine, bundle, check.commit)
             if violations := await worktree.quarantine.judge(check.commit):
                 told = (f"{each.rule}: {each.path}: {each.detail}" for each in violations[:MAX_VIOLATIONS])
-                return [_rejected(check, "policy " + "; ".join(told))]
-            names = (await self._plan(spec, worktree.quarantine)).of(Phase(check.phase))
+                return [_rejected(check, "policy " + "; ".join(told))], plan
+            plan = await self._plan(spec, worktree.quarantine)
+            names = plan.of(Phase(check.phase))
             exhibit = self._exhibit(check, spec, worktree, label)
             verdicts = await self.gates.run(names, exhibit, deadline_s=GATE_S, judged=_nothing)
-        return list(verdicts)
+        return list(verdicts), plan
 
     async def _plan(self, spec: TaskSpec, quarantine: Quarantine) -> Plan:
         """Return the gates of the task on its base; raise `FieldRefused` where no candidate could pass."""
@@ -136,7 +138,14 @@ class Bench:
             round=1,
             changed=lambda: quarantine.changed(commit),
             open_base=lambda: quarantine.open_checkout(worktree.base.commit, backend=self._backend),
+            share="who asks does not know it" if check.ai_share is None else check.ai_share,
         )
+
+
+def _left_out(plan: Plan, phase: Phase) -> dict[str, str]:
+    """Return the gates of the profile that a phase should have had and that were not run, and why."""
+    names = Plan(tuple(gate.gate for gate in plan.skipped)).of(phase)
+    return {gate.gate: gate.reason for gate in plan.skipped if gate.gate in names}
 
 
 async def _nothing(_verdict: Verdict) -> None:

@@ -154,7 +154,7 @@ class Dispatcher:
 
 
 def _agent_of(answer: dict[str, Any]) -> str:
-    """Return the agent that an answer names; raises `Unreachable` where it names none, and so took no task."""
+    """Return the agent that an answer names; raises `Unreachable` where it names none: no task was taken."""
     agent_id = answer.get("agentId")
     if not isinstance(agent_id, str) or not 0 < len(agent_id) <= MAX_AGENT_ID:
         raise Unreachable("what answers is no orchestrator: it names no agent")

@@ -78,7 +78,7 @@ async def serve(
             await repositories.sweep()
             for name in repositories.directories():
                 await repositories.reap(name)
-            gates = make_gates()
+            gates = make_gates(ai_share_max=own.ai_share_max)
             dispatcher = Dispatcher(ledger, PreCheck(repositories, gates), orchestrator.open)
             await dispatcher.recover()
             bench = Bench(

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
@@ -212,14 +213,21 @@ def refused(error: str, *, commit: str, number: int, duration_ms: float) -> Verd
     )
 
 
-def answer_of(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Return the answer that verdicts come to; a rejection speaks for all."""
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def answer_of(verdicts: Sequence[Verdict], left_out: Mapping[str, str] = _NOTHING) -> dict[str, Any]:
+    """Return the answer that verdicts come to; a rejection speaks for all.
+
+    `left_out` says why a gate of the profile was not run, by its name.
+    """
     refusals = [verdict for verdict in verdicts if not verdict.approved]
-    answer = {"approved": not refusals, "gate": COORDINATOR, "confidence": 1.0, "details": {}}
+    details: dict[str, Any] = {gate: f"not run: {why}" for gate, why in left_out.items()}
+    answer = {"approved": not refusals, "gate": COORDINATOR, "confidence": 1.0, "details": details}
     if not verdicts:
         return {**answer, "message": "this phase has no gate for this task"}
     spokesman = (refusals or list(verdicts))[0]
-    details: dict[str, Any] = {verdict.gate: verdict.message for verdict in verdicts}
+    details |= {verdict.gate: verdict.message for verdict in verdicts}
     if any(verdict.lasting for verdict in refusals):
         details["lasting"] = True
     if spokesman.output_tail:

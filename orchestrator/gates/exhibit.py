@@ -83,8 +83,9 @@ class Exhibit:
     open_base: Callable[[], AbstractAsyncContextManager[Checkout]] | None = None
     #: The way to a model, where there is one.
     ask: Ask | None = None
-    #: How much of what would land agents wrote, or why that is not known.
-    share: Share | str = "nobody has counted it"
+    #: How much of what would land agents wrote, the part alone where others have counted, or why that is not
+    #: known.
+    share: Share | float | str = "nobody has counted it"
 
 
 class Gate(Protocol):

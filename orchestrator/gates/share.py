@@ -27,12 +27,16 @@ class ShareGate:
         """Compare what was counted with what is allowed."""
         await trio.lowlevel.checkpoint()
         share, allowed = exhibit.share, f"AI_SHARE_MAX allows {self._most:.0%}"
-        if isinstance(share, Share):
-            approved, lasting = share.value <= self._most, share.agent_lines == share.lines
-            message = f"{share}; {allowed}"
-        else:
+        if isinstance(share, str):
             approved, lasting = False, True
             message = f"how much agents wrote is not known: {share}; {allowed}"
+        else:
+            value = share.value if isinstance(share, Share) else share
+            approved, lasting = value <= self._most, value == 1.0
+            told = (
+                f"{share}" if isinstance(share, Share) else f"agents wrote {value:.0%} of the lines it adds"
+            )
+            message = f"{told}; {allowed}"
         return Verdict(
             gate=self.name,
             approved=approved,

@@ -56,7 +56,9 @@ async def tried_once(home: Path, manner: kit.Manner) -> Dispatch:
 
 def refusal(status: int, code: str) -> kit.Manner:
     """Return the manner of an orchestrator that refuses a task."""
-    return answer({"status": status, "code": code, "detail": "why", "title": "t", "type": "t"}, f"{status} No")
+    return answer(
+        {"status": status, "code": code, "detail": "why", "title": "t", "type": "t"}, f"{status} No"
+    )
 
 
 PASSES = {
