@@ -28,8 +28,8 @@ from orchestrator.coordinator.ledger import open_ledger
 from orchestrator.fitting import admin_token, ceilings, open_repositories
 from orchestrator.gates.registry import make_gates
 from orchestrator.isolation import open_backend
-from orchestrator.logline import set_up_logging
-from orchestrator.secrets.held import held_values
+from orchestrator.logline import redact_log, set_up_logging
+from orchestrator.secrets.held import HeldValue, held_values
 from orchestrator.secrets.redactor import Redactor
 from orchestrator.version import VERSION
 from sandbox.spawn import stand_firm
@@ -62,6 +62,12 @@ def own_settings(settings: Settings) -> Settings:
     )
 
 
+def redactor(settings: Settings, *tokens: str | None) -> Redactor:
+    """Return what takes out of a text the secrets of the settings and the tokens of either door."""
+    opening = tuple(HeldValue("token", token.encode()) for token in tokens if token)
+    return Redactor((*held_values(settings), *opening))
+
+
 async def serve(
     settings: Settings, orchestrator: Orchestrator, *, ready: Callable[[str], None] | None = None
 ) -> None:
@@ -74,6 +80,8 @@ async def serve(
             open_ledger(own.home, clock=utc_now, new_id=new_id) as ledger,
             open_backend(own) as backend,  # after the ledger, which holds the directory's lock
         ):
+            redact = redactor(settings, admin_token(own), orchestrator.token).text
+            redact_log(redact)
             repositories = open_repositories(own, backend)
             await repositories.sweep()
             for name in repositories.directories():
@@ -97,7 +105,7 @@ async def serve(
                 allowed_origins=own.allowed_origins,
                 api_key=admin_token(own),
                 version=VERSION,
-                redact=Redactor(held_values(own, admin_token(own))).text,
+                redact=redact,
             )
             await _serve_on(own, rooms, signals, ready)
     log.info("stopped")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.api.problem import Invalid, RateLimited
+from orchestrator.config import read_settings
 from orchestrator.coordinator import bench as subject
 from orchestrator.coordinator.bench import Bench
+from orchestrator.coordinator.service import redactor
 from orchestrator.core.quality import DiffSummary, QualityCheck
 from orchestrator.errors import FieldRefused, RepositoryError
 from orchestrator.gates.registry import make_gates
+from orchestrator.logline import redact_log, set_up_logging
 from orchestrator.repo.candidate import bundle
 from sandbox.base import Limits, User
 from sandbox.trusted import ProcessBackend
@@ -116,3 +120,20 @@ async def test_too_many_that_wait_are_sent_away(stage: Stage, monkeypatch: pytes
     monkeypatch.setattr(subject, "MAX_WAITING", 0)
     with pytest.raises(RateLimited):
         await bench_on(stage).judge(question)
+
+
+def test_log_of_a_coordinator_holds_no_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path))
+    monkeypatch.setenv("ORCHESTRATOR_API_KEY", "the-key-of-the-orchestrator")
+    before = logging.getLogger().handlers[:], logging.getLogger().level
+    try:
+        set_up_logging("debug", "json")
+        tokens = ("the-token-of-the-judge", "the-token-of-the-agents")
+        redact_log(redactor(read_settings(), *tokens, None).text)
+        logging.getLogger("judge").info("read %s", " ".join((*tokens, "the-key-of-the-orchestrator")))
+    finally:
+        logging.getLogger().handlers[:], _ = before
+        logging.getLogger().setLevel(before[1])
+    assert '"read [redacted] [redacted] [redacted]"' in capsys.readouterr().err
