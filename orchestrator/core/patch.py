@@ -17,6 +17,11 @@ from orchestrator.core.text import escaped
 _HUNK = re.compile(rb"@@ -\d{1,9}(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
 _ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
 _PLAIN = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13}
+#: Letters, marks and spaces that show as nothing or as a blank: names and whole payloads are made of them.
+_BLANK = re.compile(
+    "[\u00a0\u034f\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200a\u202f\u205f\u2800\u3000\u3164"
+    "\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 #: What says that a file came, went, or has another mode.
 _TOLD = (b"new file mode ", b"deleted file mode ", b"old mode ", b"new mode ")
 
@@ -154,4 +159,10 @@ def _unquoted(name: bytes) -> bytes:
 
 
 def _shown(raw: bytes, keep: str = "\t") -> str:
-    return escaped(raw.decode("utf-8", "backslashreplace"), keep=keep)
+    text = escaped(raw.decode("utf-8", "backslashreplace"), keep=keep)
+    return text if text.isascii() else _BLANK.sub(_as_escape, text)
+
+
+def _as_escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -62,6 +62,18 @@ def test_every_file_is_there_with_the_lines_that_are_shown(patch: bytes) -> None
     assert changes["\\xff", False].hunks[0][0].text == "\\xff\\x1b[31m"
 
 
+@pytest.mark.parametrize("unseen", ["\u3164", "\ufe01", "\U000e0145", "\u2800", "\u00a0", "\u115f", "\u202e"])
+def test_what_shows_as_nothing_is_shown_as_an_escape(unseen: str) -> None:
+    name = f"a{unseen}b".encode()
+    patch = b"diff --git a/%s b/%s\n@@ -0,0 +1 @@\n+const %s = 1\n" % (name, name, unseen.encode())
+    (change,) = parse_patch(patch)
+    ((row,),) = change.hunks
+    shown = row.text.removeprefix("const ").removesuffix(" = 1")
+    assert shown.encode().decode("unicode_escape") == unseen
+    assert shown.isascii()
+    assert change.path == f"a{shown}b"
+
+
 def test_no_change_is_no_file() -> None:
     assert parse_patch(b"") == ()
     with pytest.raises(PatchMalformed):
