@@ -98,7 +98,10 @@ class _Counts:
                 await exhibit.output("system", f"gate: {' '.join(definition.shown)} on the base")
                 trial = Trial(definition)
                 await run_trial(trial, exhibit, exhibit.open_base(), limit_s)
-                self._known[base] = trial.proved if trial.exit is not None else None
+                ended = trial.exit
+                # What the ceilings of one task cut short says nothing to the others.
+                if ended is not None and ended.code is not None and not ended.oom_killed:
+                    self._known[base] = trial.proved
             found = self._known.get(base)
         if not lock.statistics().tasks_waiting:
             self._locks.pop(base, None)

@@ -1,0 +1,37 @@
+"""How many tests ran on a base, as it is remembered for all who are compared with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.gates import mechanical as subject
+from orchestrator.gates.definition import Definition, Kind
+from orchestrator.gates.exhibit import Exhibit
+from orchestrator.gates.trial import Trial
+from sandbox.base import Exit, Limits
+from sandbox.probe import default_user
+from sandbox.trusted import ProcessBackend
+from tests.gates.conftest import exhibit_of
+
+CUT = (None, Exit(signal=9), Exit(code=137, oom_killed=True))
+
+
+@pytest.mark.parametrize("cut", CUT, ids=str)
+async def test_base_that_one_tasks_ceilings_cut_short_is_counted_anew_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: Exit | None
+) -> None:
+    ends = [(cut, b""), (Exit(code=0), b"ok 1 - a\nok 2 - b\n1..2\n")]
+
+    async def run(trial: Trial, _exhibit: Exhibit, _opened: object, _limit_s: float) -> None:
+        trial.exit, said = ends.pop(0)
+        trial.tally.add("stdout", said)
+        trial.tally.finish()
+
+    monkeypatch.setattr(subject, "run_trial", run)
+    exhibit = exhibit_of({}, {}, tmp_path, ProcessBackend(default_user()), Limits(), compared=True)
+    definition = Definition(("sh", "test.sh"), ("sh", "test.sh"), kind=Kind.TESTS)
+    counts = subject._Counts()  # noqa: SLF001 - what all gates of a name share
+    await counts.count(exhibit, definition, 1.0)
+    assert await counts.count(exhibit, definition, 1.0) == 2
