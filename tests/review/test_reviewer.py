@@ -73,6 +73,7 @@ def test_budget_of_money_needs_the_price_of_the_reviewer_that_the_task_gets(
         make_runtimes(),
         Purse(read_prices()),
         make_gates(reviewer),
+        (),
         sandboxed=True,
         judges=Judges(),
     )
