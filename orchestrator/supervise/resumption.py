@@ -2,7 +2,7 @@
 
 Invariant: a turn that was finished is never taken again on the same worktree, and one that was cut is taken
 again with the same prompt and number. All that is known comes from the journal; the worktree is the agent's,
-whole, and on the journaled commit, or it is not used. Called by `run`.
+whole, and on a commit that was journaled for it, or it is not used. Called by `run`.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ async def open_kept(
         base = await repositories.find_kept(
             agent_id=agent.id, task_id=agent.task_id, backend=run.tree, shared=run.shared
         )
-        if base.commit != agent.base:
-            raise RoomUnusable("it does not stand on the journaled commit")
+        if base.commit != agent.base and base.commit not in await _stood_on(run):
+            raise RoomUnusable("it does not stand on a journaled commit")
         layer = await prepare(run, base, keep)
         await run.record(
             e.AgentPhase(
@@ -116,7 +116,8 @@ async def _give_up(run: Run, why: str) -> str | None:
 async def find_place(run: Run, task: str) -> Place:
     """Return what the agent is to do next on its worktree, where `task` was or is its first prompt."""
     agent = run.tools.store.state.agents[run.agent.id]
-    if agent.answered > agent.rejected:
+    # Also where it was cut between the word that its work is brought on and the bringing.
+    if agent.answered > agent.rejected or (agent.answered and agent.base != run.agent.base):
         return Place(agent.answered, None)
     if agent.rejected == 0:
         return Place(1, task)
@@ -149,6 +150,18 @@ async def recall(run: Run) -> list[str]:
         began = page[-1].seq
         told += [message.content for message in page]
     return told
+
+
+async def _stood_on(run: Run) -> set[str | None]:
+    """Return the commits that the agent's present worktree may stand on.
+
+    Its work is journaled over another before its files are there; where it fits, they never are.
+    """
+    bases: set[str | None] = set()
+    async for recorded in _phases(run):
+        if isinstance(recorded.event, e.AgentPhase):
+            bases = (set() if recorded.event.worktree == "new" else bases) | {recorded.event.base}
+    return bases
 
 
 async def _phases(run: Run) -> AsyncIterator[e.Recorded]:

@@ -14,7 +14,9 @@ import pytest
 import trio
 
 from orchestrator.core import events as e
-from orchestrator.core.model import Agent, Reason
+from orchestrator.core.commands import AssignAgent
+from orchestrator.core.model import Agent, Phase, Reason
+from orchestrator.journal.store import open_store
 from sandbox.base import User
 from tests.kit.plane import GATED, Plane, open_plane
 from tests.kit.remote import branches, count_pushes, git, hook, make_remote, pushes
@@ -46,6 +48,11 @@ async def told(plane: Plane, kind: str, agent: str | None = None) -> list[e.Even
     """Return the events of a kind, of one agent or of all."""
     found = await plane.store.events_after(0, types=[kind], limit=10_000)
     return [each.event for each in found if agent in {None, getattr(each.event, "agent_id", None)}]
+
+
+def store_at(root: Path) -> tuple[Path, Path]:
+    """Return where the journal of `planed` is."""
+    return root / "home", root / "home" / "orchestrator.db"
 
 
 def is_linear(remote: Path, branch: str) -> bool:
@@ -234,6 +241,37 @@ async def test_an_agent_that_is_cut_amid_a_conflict_goes_on_with_it_on_the_new_b
     assert (end.reason, end.base, end.conflicts) == (Reason.DONE, theirs, 1), end
     assert git("rev-parse", "together^", cwd=remote).strip() == theirs
     assert git("show", "together:log.txt", cwd=remote) == "theirs\nmine\n"
+
+
+@pytest.mark.parametrize("given_back", [False, True])
+async def test_an_agent_that_is_cut_before_its_files_are_on_its_new_base_keeps_its_work(
+    reachable_path: Path, ordinary_user: User, given_back: bool
+) -> None:
+    remote = make_remote(reachable_path, files=LOG)
+    hook(remote, "update", f"touch {reachable_path}/pushing; sleep 2; exit 1")
+    async with planed(reachable_path, ordinary_user) as plane:
+        first = "touch mine; while [ ! -e go ]; do sleep 0.05; done; rm go"
+        script = f"[ -e {reachable_path}/pushing ] && echo anew > mine || {{ {first}; echo 1 > mine; }}"
+        agent = await plane.submit(remote, script, "t")
+        await seen(lambda: list(reachable_path.glob("home/workspaces/*/*/mine")), "its work")
+        theirs = others_commit(remote, "theirs", "x")
+        let_go(reachable_path, "mine", "go")
+        await seen((reachable_path / "pushing").exists, "its push")
+    (remote / "hooks/update").unlink()
+    if given_back:  # as if the cut had come between the word to the agent and the move of its files
+        async with open_store(*store_at(reachable_path)) as store, trio.open_nursery() as services:
+            await services.start(store.run)
+            [cut] = store.state.agents.values()
+            ids = {"agent_id": cut.id, "task_id": cut.task_id}
+            back = {"rejected": 1, "complaints": ("conflict: x",), "conflicts": 1, "base": theirs}
+            await store.submit(AssignAgent(cut.id))
+            await store.record(e.AgentPhase(**ids, phase=Phase.WORKING, **back))
+            services.cancel_scope.cancel()
+    async with planed(reachable_path, ordinary_user) as plane:
+        end = await plane.over(agent)
+        turns = await told(plane, "agent.turn", agent)
+    assert (end.reason, end.base, len(turns)) == (Reason.DONE, theirs, 1), end
+    assert git("show", "agent/t:mine", cwd=remote) == "1\n"
 
 
 @pytest.mark.parametrize("explicit", [False, True])
