@@ -18,7 +18,7 @@ from orchestrator.core.policy import MAX_FOLLOWED, MAX_TRIES
 from orchestrator.core.protected import DEFAULT, guard_of
 from orchestrator.errors import BranchMissing, LeaseLost, PushRejected, RepositoryUnreachable
 from orchestrator.repo.base import Base
-from orchestrator.repo.landing import commits_between, is_below, land
+from orchestrator.repo.landing import commits_between, land
 from orchestrator.repo.merging import Brought
 from orchestrator.repo.quarantine import Quarantine, Sealed
 from orchestrator.repo.worktree import Worktree
@@ -117,8 +117,8 @@ async def _look(run: Run, worktree: Worktree, sealed: Sealed, *, follows: bool) 
             tip = (await repositories.resolve(base.url, base.branch)).commit
         except BranchMissing:  # it went meanwhile
             return _Seen(old, None)
-        behind = tip != sealed.base and not await is_below(base.mirror, tip, sealed.base)
-        return _Seen(old, tip if behind else None)
+        # Also where the branch was set back: what was taken off it must not come back with the work.
+        return _Seen(old, tip if tip != sealed.base else None)
 
 
 async def _is_joined(run: Run, base: Base, sealed: Sealed, old: str) -> bool:

@@ -243,6 +243,23 @@ async def test_an_agent_that_is_cut_amid_a_conflict_goes_on_with_it_on_the_new_b
     assert git("show", "together:log.txt", cwd=remote) == "theirs\nmine\n"
 
 
+async def test_what_was_taken_off_the_base_meanwhile_does_not_come_back_with_the_work(
+    reachable_path: Path, ordinary_user: User
+) -> None:
+    remote = make_remote(reachable_path, files=LOG)
+    before = branches(remote)["main"]
+    taken_off = others_commit(remote, "leaked", "a secret")
+    async with planed(reachable_path, ordinary_user) as plane:
+        script = "touch mine; while [ ! -e go ]; do sleep 0.05; done; rm go; echo 1 > mine"
+        agent = await plane.submit(remote, script, "t")
+        await seen(lambda: list(reachable_path.glob("home/workspaces/*/*/mine")), "its work")
+        git("update-ref", "refs/heads/main", before, taken_off, cwd=remote)
+        let_go(reachable_path, "mine", "go")
+        end = await plane.over(agent)
+    assert (end.reason, end.base) == (Reason.DONE, before), end
+    assert taken_off not in git("rev-list", "--all", cwd=remote)
+
+
 @pytest.mark.parametrize("given_back", [False, True])
 async def test_an_agent_that_is_cut_before_its_files_are_on_its_new_base_keeps_its_work(
     reachable_path: Path, ordinary_user: User, given_back: bool
