@@ -27,7 +27,7 @@ from sandbox.base import MIB, SandboxLaunchFailed
 
 log = logging.getLogger(__name__)
 
-#: Processes at once, whatever number of agents have something to be scanned.
+#: Scans at once, whatever number of agents have something to be scanned; each has one process at a time.
 MAX_PROCESSES = 2
 
 
@@ -157,13 +157,14 @@ class Scanner:
         """
         if not self._rules:
             self._rules = json.dumps(await trio.to_thread.run_sync(read_rules))
-        try:
-            with trio.fail_after(self._bounds.seconds):
+        found: list[Finding] = []
+        trouble = f"the scan for secrets did not end within {self._bounds.seconds} s"
+        async with self._places:  # whoever waits for its turn has all of its time yet
+            with trio.move_on_after(self._bounds.seconds):
                 found, trouble = await self._look(objects, (tip, f"^{base}", "--"), extent, None)
                 if found and not trouble:
+                    # Where this takes too long, what was found stands.
                     found = await self._without_known(objects, base, extent, found)
-        except trio.TooSlowError:
-            return Report((), f"the scan for secrets did not end within {self._bounds.seconds} s")
         return Report(tuple(found), trouble)
 
     async def _without_known(
@@ -188,7 +189,7 @@ class Scanner:
         """Let a process look through the objects; return what it found, and what was too much for it."""
         bounds = asdict(self._bounds)
         order = {"only": only, "extent": extent.value, "held": self._held, "key": self._key, "bounds": bounds}
-        async with self._places, objects(*revisions) as stream:
+        async with objects(*revisions) as stream:
             answer = await self._ask(json.dumps(order), stream.fd)
             if not answer:
                 return [], "something in the change was too much for the process that looks for secrets"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from orchestrator.errors import GitFailed
-from orchestrator.secrets.scan import Bounds, Scanner
+from orchestrator.secrets.scan import MAX_PROCESSES, Bounds, Scanner, Stream
 from tests.kit.remote import git
 from tests.kit.until import seen
 from tests.secrets.planted import PLANTED
@@ -69,6 +71,29 @@ async def test_a_scan_that_takes_too_long_blocks_and_its_process_is_ended(stand:
     scanner = Scanner(bounds=Bounds(seconds=1))
     report = await scanner.scan(silence, base=stand.base, tip=stand.base)
     assert "did not end within 1 s" in report.trouble
+
+
+async def test_who_waits_for_others_scans_has_all_of_its_own_time(stand: Stand) -> None:
+    stand.scanner = Scanner(bounds=Bounds(seconds=5))
+    good = stand.commit({"a.py": "a = 1\n"})
+    async with trio.open_nursery() as nursery:
+        for _ in range(MAX_PROCESSES):
+            nursery.start_soon(partial(stand.scanner.scan, silence, base=stand.base, tip=good))
+        await wait_all_tasks_blocked(0.1)
+        report = await stand.scan(good)
+        assert report.clean, report.trouble
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_was_found_is_told_also_where_the_base_takes_too_long(stand: Stand) -> None:
+    bad = stand.commit({"a.py": f"a = '{PLANTED['aws']}'\n"})
+    scanner = Scanner(bounds=Bounds(seconds=4))
+
+    def slow_base(*revisions: str) -> AbstractAsyncContextManager[Stream]:
+        return silence() if "--no-walk" in revisions else stand.opener(*revisions)
+
+    report = await scanner.scan(slow_base, base=stand.base, tip=bad)
+    assert [(found.path, found.line) for found in report.findings] == [("a.py", 1)]
 
 
 async def test_process_that_is_ready_serves_again_and_a_cancelled_scan_costs_only_it(
