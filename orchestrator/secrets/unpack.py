@@ -6,12 +6,12 @@ would go beyond it raises `TooMuch`, and what cannot be unpacked is looked at as
 
 from __future__ import annotations
 
-import base64
 import bz2
 import io
 import lzma
 import zipfile
 import zlib
+from binascii import a2b_base64
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ _ENCODED = compiled(r"[A-Za-z0-9+/_-]{20,}(?:\r?\n[ \t]{0,16}[A-Za-z0-9+/_-]{4,}
 _ESCAPED = compiled(r"[!-~]*(?:%[0-9A-Fa-f]{2}|\\x[0-9A-Fa-f]{2}|\\u00[0-9A-Fa-f]{2})[!-~]*")
 _ESCAPE = compiled(r"(?:%|\\x|\\u00)([0-9A-Fa-f]{2})")
 _STANDARD = bytes.maketrans(b"-_", b"+/")
-_HEX = b"0123456789abcdefABCDEF"
-#: What is no text: a decoded run that holds any of these was no encoded text (NUL is UTF-16's).
-_NO_TEXT = bytes(byte for byte in range(256) if not (32 <= byte < 127 or byte in b"\t\r\n\f\b\x1b\0"))
+_HEX_RUN = compiled(r"[0-9A-Fa-f]{20,}")
+#: Text in what was decoded; NUL is UTF-16's.
+_TEXT = compiled(r"[ -~\t\r\n\f\x08\x1b\x00]{15,}")
 
 
 @dataclass(slots=True)
@@ -98,23 +98,29 @@ def _collect(
 
 
 def _decoded(run: bytes) -> Iterator[bytes]:
-    """Yield what a run of base64 or hex stands for, where that is text or a known file."""
+    """Yield what a run of base64 or hex stands for, where that holds text or is a known file."""
     lines = run.split()
     for plain in [b"".join(lines), *(lines if len(lines) > 1 else ())]:
         digits = plain.rstrip(b"=")
         if len(digits) < MIN_RUN:
             continue
-        if not digits.translate(None, _HEX):
-            yield from _kept(bytes.fromhex(digits[: len(digits) // 2 * 2].decode()))
-        usable = digits[: len(digits) - (len(digits) % 4 == 1)].translate(_STANDARD)
-        yield from _kept(base64.b64decode(usable + b"=" * (-len(usable) % 4)))
+        for match in _HEX_RUN.finditer(digits):
+            for begin in (0, 1):
+                hexed = match.group()[begin:]
+                yield from _kept(bytes.fromhex(hexed[: len(hexed) // 2 * 2].decode()))
+        # A word may stand right before it, so that it begins at any of four places; no word is of one case.
+        mixed = not digits.islower() and not digits.isupper()
+        for begin in range(4) if mixed else (0,):
+            usable = digits[begin : len(digits) - ((len(digits) - begin) % 4 == 1)].translate(_STANDARD)
+            yield from _kept(a2b_base64(usable + b"=" * (-len(usable) % 4)))
 
 
 def _kept(plain: bytes) -> Iterator[bytes]:
+    """Yield the parts that are text, which chance does not make that long, or a known file."""
     if plain.startswith(_MAGIC):
         yield plain
-    elif len(plain.translate(None, _NO_TEXT)) * 10 >= len(plain) * 9:
-        yield plain.replace(b"\0", b"")
+    elif _TEXT.search(plain):
+        yield b"\n".join(match.group() for match in _TEXT.finditer(plain)).replace(b"\0", b"")
 
 
 def _unescaped(run: bytes) -> Iterator[bytes]:

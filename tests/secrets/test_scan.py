@@ -147,3 +147,17 @@ async def test_same_value_has_the_same_hmac_here_and_another_elsewhere(stand: St
     elsewhere = {found.hmac for found in (await stand.scan(tip)).findings}
     assert len(here) == len(elsewhere) == 1
     assert here != elsewhere
+
+
+async def test_encoded_secret_is_found_right_behind_a_word_and_amid_what_is_no_text(stand: Stand) -> None:
+    secret = PLANTED["aws"].encode()
+    noise = bytes(range(128, 256)) * 8
+    hidden: dict[str, str | bytes | None] = {
+        "path.txt": b"https://x.example/a/" + base64.urlsafe_b64encode(secret),
+        "word.txt": b"token_" + base64.b64encode(secret),
+        "letter.txt": b"x" + base64.b64encode(secret),
+        "binary.txt": base64.b64encode(noise + b" '" + secret + b"' " + noise),
+        "hex.txt": b"a" + (b" " + secret + b" ").hex().encode(),
+    }
+    report = await stand.scan(stand.commit(hidden))
+    assert sorted(found.path for found in report.findings) == sorted(hidden), report
