@@ -129,6 +129,7 @@ class Bench:
             commit=commit,
             base=worktree.base.commit,
             read_base=quarantine.read_base,
+            read_candidate=quarantine.over(commit).read_base,
             names_base=quarantine.list_base,
             read_diff=lambda max_bytes, *paths: quarantine.diff(commit, max_bytes=max_bytes, paths=paths),
             open_checkout=lambda: quarantine.open_checkout(commit, backend=self._backend),

@@ -34,8 +34,14 @@ command -v tar >/dev/null || complain "tar is missing: install it under /usr or 
 while [ "$1" != -- ]; do rm -rf -- "./$1" || complain "cannot restore $1"; shift; done
 shift
 tar -xf - --no-same-owner || complain "cannot restore the files that define the tests"
+nl='
+'
+made=$nl
+[ ! -f .git/info/made ] || while IFS= read -r name; do made=$made${name%/}$nl; done <.git/info/made
 while [ "$1" != -- ]; do
-  [ ! -e "./$1" ] || complain "the candidate adds $1, which would take the place of the test runner"
+  case $made in *"$nl$1$nl"*) shift; continue;; esac
+  [ ! -e "./$1" ] && [ ! -L "./$1" ] ||
+    complain "the candidate adds $1, which would take the place of the test runner"
   shift
 done
 shift
@@ -129,6 +135,10 @@ class Definition:
     amend: Amend | None = None
     #: Names of these files, as of a silence.
     amended_by: tuple[str, ...] = ()
+    #: Files that hold the settings of tools among other things, as the base has them, if it has them.
+    shared: Mapping[str, bytes | None] = field(default_factory=dict)
+    #: What is run where the candidate's settings in one of these are not the base's: the same, on the base's.
+    settled: Definition | None = None
 
 
 def restoring(

@@ -53,10 +53,6 @@ class ReadDiff(Protocol):
         ...
 
 
-async def _unknown() -> tuple[str, ...]:
-    return ()
-
-
 @dataclass(frozen=True, slots=True)
 class Exhibit:
     """A candidate, the base that it grew from, and the means to try it."""
@@ -68,6 +64,8 @@ class Exhibit:
     base: str
     #: The content of a file of the base commit, or None where it has no such file.
     read_base: Callable[[str], Awaitable[bytes | None]]
+    #: The content of a file of the candidate, or None; raises `RepositoryError` for one too large to be read.
+    read_candidate: Callable[[str], Awaitable[bytes | None]]
     #: The names in a directory of the base commit, of the top for an empty path; none where there is none.
     names_base: Callable[[str], Awaitable[tuple[str, ...]]]
     read_diff: ReadDiff
@@ -78,9 +76,9 @@ class Exhibit:
     #: How often this task's work has been judged, this time included.
     round: int
     #: The paths that the candidate adds, changes or removes.
-    changed: Callable[[], Awaitable[tuple[str, ...]]] = _unknown
-    #: A fresh checkout of the base, to be compared with; None where there is none to be had.
-    open_base: Callable[[], AbstractAsyncContextManager[Checkout]] | None = None
+    changed: Callable[[], Awaitable[tuple[str, ...]]]
+    #: A fresh checkout of the base, to be compared with; None where nothing is to be compared.
+    open_base: Callable[[], AbstractAsyncContextManager[Checkout]] | None
     #: The way to a model, where there is one.
     ask: Ask | None = None
     #: How much of what would land agents wrote, the part alone where others have counted, or why that is not

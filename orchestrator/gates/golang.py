@@ -22,7 +22,7 @@ from orchestrator.gates.definition import (
 
 #: What leads Go elsewhere, and what says what the linters look at.
 _GOLANGCI = tuple(f".golangci.{suffix}" for suffix in ("yml", "yaml", "toml", "json"))
-_CONFIGS = ("go.work", "go.work.sum", "go.env", *_GOLANGCI, "staticcheck.conf")
+CONFIGS = ("go.work", "go.work.sum", "go.env", *_GOLANGCI, "staticcheck.conf")
 #: The last line of `go tool cover -func`; what tests print is inside of JSON.
 _TOTAL = re.compile(rb"^total:[ \t]+\(statements\)[ \t]+(\d{1,3}(?:\.\d{1,6})?)%", re.MULTILINE)
 _COVERED = (
@@ -65,8 +65,8 @@ async def find_go(base: Base, gate: str) -> Definition | None:
     return restoring(
         shown=shown,
         command=command,
-        files=await read_all(base.read, (name for name in _CONFIGS if name in base.names)),
-        remove=_CONFIGS,
+        files=await read_all(base.read, (name for name in CONFIGS if name in base.names)),
+        remove=CONFIGS,
         env={
             # No cache on /tmp, which is memory.
             "GOCACHE": f"{{workspace}}/{OURS}/go-build",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.gates.definition import (
@@ -20,7 +21,6 @@ from orchestrator.gates.definition import (
     Unrunnable,
     plain_path,
     read_all,
-    restoring,
     scripts_named,
     shadows,
 )
@@ -30,6 +30,7 @@ from orchestrator.gates.make import find_make
 from orchestrator.gates.node import find_node
 from orchestrator.gates.python import find_python
 from orchestrator.gates.rust import find_rust
+from orchestrator.gates.settings import led_by_base
 
 OWN_WORD = "orchestrator.toml"
 
@@ -71,15 +72,17 @@ async def find_own_word(base: Base, gate: str) -> Definition | None:
     wanted = [*scripts_named(text)]
     if isinstance(command, list) and "/" in command[0] and (program := plain_path(command[0])):
         wanted.append(program)
-    return restoring(
+    definition = await led_by_base(
+        base,
         shown=(command,) if isinstance(command, str) else argv,
         command=argv,
         files=await read_all(base.read, wanted),
         forbidden=shadows(text, base.names),
-        timeout_s=timeout_s,
         kind=KIND_OF.get(gate, Kind.CHECK),
         sources=(OWN_WORD, *wanted),
     )
+    settled = definition.settled and replace(definition.settled, timeout_s=timeout_s)
+    return replace(definition, timeout_s=timeout_s, settled=settled)
 
 
 def _gate_table(content: bytes, gate: str) -> dict[str, Any] | None:

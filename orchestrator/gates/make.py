@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from orchestrator.gates.definition import (
     KIND_OF,
@@ -19,14 +20,17 @@ from orchestrator.gates.definition import (
     ReadBase,
     plain_path,
     read_all,
-    restoring,
     scripts_named,
     shadows,
 )
+from orchestrator.gates.settings import led_by_base
 from orchestrator.gates.tally import TOTALS
 
 _MAKEFILES = ("GNUmakefile", "makefile", "Makefile")  # in make's own order
 _INCLUDE = re.compile(r"^[ \t]*[-s]?include[ \t]+([^#\n]{1,2000})", re.MULTILINE)
+#: How a recipe asks make for another target.
+_MAKES = re.compile(r"\$[({]MAKE[)}]|\bmake\b")
+_MAX_TARGETS = 200
 _TARGETS = {
     "typecheck": ("typecheck", "types", "type-check"),
     "lint": ("lint",),
@@ -51,16 +55,46 @@ async def find_make(base: Base, gate: str) -> Definition | None:
     text = "\n".join(part.decode(errors="replace") for part in files.values())
     files |= await read_all(base.read, (path for path in scripts_named(text) if path not in files))
     kind = KIND_OF.get(gate, Kind.CHECK)
-    return restoring(
+    fresh = [name for name in targets_of(text, target) if await base.read(name) is None]
+    definition = await led_by_base(
+        base,
         shown=("make", target),
         command=("make", target),
         files=files,
         remove=_MAKEFILES,
-        forbidden=shadows(text, base.names),
+        forbidden=(*shadows(text, base.names), *(name for name in fresh if name not in base.names)),
         kind=kind,
-        minimum=MIN_COVERAGE if kind is Kind.COVERAGE else None,
-        percent=TOTALS if kind is Kind.COVERAGE else None,
     )
+    if kind is not Kind.COVERAGE:
+        return definition
+    settled = definition.settled and replace(definition.settled, minimum=MIN_COVERAGE, percent=TOTALS)
+    return replace(definition, minimum=MIN_COVERAGE, percent=TOTALS, settled=settled)
+
+
+def targets_of(text: str, target: str) -> tuple[str, ...]:
+    """Return what make would take for done, were there a file of that name: the target and what it needs.
+
+    Of a makefile's text; what it declares phony is made whatever there is.
+    """
+    needs: dict[str, dict[str, None]] = {}
+    current: list[str] = []
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.startswith("\t"):
+            if _MAKES.search(line):
+                for name in current:
+                    needs[name] |= dict.fromkeys(line.split())
+            continue
+        head, colon, tail = line.partition(":")
+        current = head.split() if colon and "=" not in head and not tail.startswith((":=", "=")) else []
+        for name in current:
+            needs.setdefault(name, {}).update(dict.fromkeys(tail.lstrip(":").partition("#")[0].split()))
+    found, pending = dict.fromkeys([target]), [target]
+    while pending and len(found) < _MAX_TARGETS:
+        fresh = [name for name in needs.get(pending.pop(), ()) if name in needs and name not in found]
+        found |= dict.fromkeys(fresh)
+        pending += fresh
+    phony = needs.get(".PHONY", {})
+    return tuple(name for name in found if name not in phony and plain_path(name) == name)
 
 
 def _has(text: str, target: str) -> bool:

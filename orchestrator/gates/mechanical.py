@@ -8,17 +8,20 @@ with what ran on the base, which is run once for each base. Caller: `gates.base`
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 
 import trio
 
 from orchestrator.core.model import Verdict
+from orchestrator.errors import RepositoryError
 from orchestrator.gates.additions import MAX_DIFF, TooLarge, read_additions, silenced
 from orchestrator.gates.definition import Base, Definition, Kind, Unrunnable
 from orchestrator.gates.exhibit import Exhibit
 from orchestrator.gates.judgement import Fault, find_fault, find_loss, praise
 from orchestrator.gates.local import find
 from orchestrator.gates.protected import protected
+from orchestrator.gates.settings import are_same
 from orchestrator.gates.trial import Trial, run_trial
 
 #: Bases whose tests are remembered by their number.
@@ -41,7 +44,9 @@ class MechanicalGate:
             definition = await self.find(await base_of(exhibit))
         except Unrunnable as reason:
             return verdict.model_copy(update={"message": str(reason), "lasting": True})
-        edits = protected(await exhibit.changed(), definition.sources)
+        changed = await exhibit.changed()
+        definition = await _settle(exhibit, definition, changed)
+        edits = protected(changed, definition.sources)
         own = [path for path in edits if path in definition.sources]
         verdict = verdict.model_copy(update={"command": definition.shown, "protected": tuple(own) or None})
         try:
@@ -76,6 +81,22 @@ class MechanicalGate:
         if definition.amend is None:
             return definition
         return replace(definition, stdin=definition.amend(definition.stdin, added))
+
+
+async def _settle(exhibit: Exhibit, definition: Definition, changed: Sequence[str]) -> Definition:
+    """Return the definition that leads the tools as the base does, whatever the candidate says to them."""
+    if definition.settled is None:
+        return definition
+    for path, content in definition.shared.items():
+        if path not in changed and not any(other.startswith(f"{path}/") for other in changed):
+            continue
+        try:
+            same = are_same(path, content, await exhibit.read_candidate(path))
+        except RepositoryError:
+            same = False
+        if not same:
+            return definition.settled
+    return definition
 
 
 class Silenced(Exception):

@@ -33,13 +33,14 @@ from orchestrator.gates.node_tools import BIOME, ESLINT, SILENCES, SUFFIXES, own
 from orchestrator.gates.tally import TOTALS
 
 #: The keys of package.json that say how the project is checked.
-_SETTINGS = (
+SETTINGS = (
     *("scripts", "jest", "mocha", "ava", "tap", "vitest", "c8", "nyc", "jasmine"),
-    *("eslintConfig", "eslintIgnore", "babel"),
+    *("eslintConfig", "eslintIgnore", "babel", "xo", "standard", "wireit"),
 )
 #: Files that say the same. What npm's own file says decides which shell runs the scripts.
-_CONFIGS = (
-    ".npmrc",
+CONFIGS = (
+    *(".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", "bunfig.toml"),
+    *("turbo.json", "nx.json", "lerna.json"),
     *(
         f"{name}.config.{suffix}"
         for name in ("jest", "vitest", "vite", "ava", "babel")
@@ -107,7 +108,7 @@ async def _definition(base: Base, kind: Kind, manifest: Mapping[str, Any], chose
         "runner": run.runner,
         "coverage": kind is Kind.COVERAGE,
         "has_modules": "node_modules" in base.names,
-        "settings": {key: manifest.get(key) for key in _SETTINGS},
+        "settings": {key: manifest.get(key) for key in SETTINGS},
     }
     text = "\n".join(scripts.values())
     ours = {f"{OURS}/order.json": json.dumps(order).encode()}
@@ -117,7 +118,7 @@ async def _definition(base: Base, kind: Kind, manifest: Mapping[str, Any], chose
         shown=("npm", "test") if name == "test" else _shown(name, manifest, scripts),
         command=("node", "-e", _LAUNCHER.read_text(encoding="utf-8"), run.text),
         files=await _files(base, text) | ours,
-        remove=_CONFIGS,
+        remove=CONFIGS,
         forbidden=shadows(text, base.names),
         counted=run.runner is not None,
         nonce=nonce,
@@ -148,7 +149,7 @@ async def _choose(
 
 async def _files(base: Base, scripts: str) -> dict[str, bytes]:
     """Return the base's files that say how the project is checked, with those that they are made of."""
-    named = [name for name in base.names if name in _CONFIGS or _TSCONFIG.fullmatch(name)]
+    named = [name for name in base.names if name in CONFIGS or _TSCONFIG.fullmatch(name)]
     found = await read_all(base.read, (*named, *scripts_named(scripts)))
     pending = [name for name in found if name in named]
     while pending:

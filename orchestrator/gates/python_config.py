@@ -38,6 +38,8 @@ MYPY = (("mypy.ini", ""), (".mypy.ini", ""), ("pyproject.toml", "mypy"), ("setup
 PYRIGHT = (("pyrightconfig.json", ""), ("pyproject.toml", "pyright"))
 RUFF = ((".ruff.toml", ""), ("ruff.toml", ""), ("pyproject.toml", "ruff"))
 FLAKE8 = ((".flake8", ""), ("setup.cfg", "flake8"), ("tox.ini", "flake8"))
+#: Every place in which one of these tools looks.
+ALL = (PYTEST, COVERAGE, MYPY, PYRIGHT, RUFF, FLAKE8)
 
 Places = tuple[tuple[str, str], ...]
 

@@ -23,7 +23,7 @@ from orchestrator.gates.definition import (
 )
 
 _FORMAT = ("rustfmt.toml", ".rustfmt.toml")
-_CONFIGS = (
+CONFIGS = (
     *(".cargo/config.toml", ".cargo/config", "rust-toolchain.toml", "rust-toolchain"),
     *("clippy.toml", ".clippy.toml", *_FORMAT),
 )
@@ -65,8 +65,8 @@ async def find_rust(base: Base, gate: str) -> Definition | None:
     return restoring(
         shown=shown,
         command=command,
-        files=await read_all(base.read, _CONFIGS),
-        remove=_CONFIGS,
+        files=await read_all(base.read, CONFIGS),
+        remove=CONFIGS,
         env={
             "CARGO_TARGET_DIR": f"{{workspace}}/{OURS}/target",
             "CARGO_NET_OFFLINE": "true",

@@ -217,6 +217,7 @@ def _exhibit(run: Run, worktree: Worktree, sealed: Sealed, number: int, share: S
         commit=sealed.commit,
         base=worktree.base.commit,
         read_base=quarantine.read_base,
+        read_candidate=quarantine.over(sealed.commit).read_base,
         names_base=quarantine.list_base,
         read_diff=partial(_read_diff, quarantine, sealed),
         open_checkout=lambda: quarantine.open_checkout(sealed.commit, backend=run.tree),

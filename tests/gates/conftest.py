@@ -249,6 +249,7 @@ def exhibit_of(
         commit="c" * 40,
         base="b" * 40,
         read_base=known.read,
+        read_candidate=base_with(candidate).read,
         names_base=known.names_in,
         read_diff=read_diff,
         open_checkout=open_checkout,

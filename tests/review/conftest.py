@@ -109,6 +109,7 @@ def judge(api: ScriptedApi, ordinary_user: User, tmp_path: Path) -> Judge:
             commit="c" * 40,
             base="b" * 40,
             read_base=nothing,
+            read_candidate=nothing,
             names_base=nothing,
             read_diff=read_diff,
             open_checkout=nothing,  # type: ignore[arg-type] - the same
@@ -116,6 +117,8 @@ def judge(api: ScriptedApi, ordinary_user: User, tmp_path: Path) -> Judge:
             limits=Limits(),
             output=output,
             round=2,
+            changed=nothing,
+            open_base=None,
             ask=ask,
         )
         upstream = Upstream(api.url, SecretStr("k"))
