@@ -30,7 +30,8 @@ _MAKEFILES = ("GNUmakefile", "makefile", "Makefile")  # in make's own order
 _INCLUDE = re.compile(r"^[ \t]*[-s]?include[ \t]+([^#\n]{1,2000})", re.MULTILINE)
 #: How a recipe asks make for another target.
 _MAKES = re.compile(r"\$[({]MAKE[)}]|\bmake\b")
-_MAX_TARGETS = 200
+#: Bounds on what is followed: targets, and those that one rule makes.
+_MAX_TARGETS, _MAX_HEADS = 200, 50
 _TARGETS = {
     "typecheck": ("typecheck", "types", "type-check"),
     "lint": ("lint",),
@@ -76,25 +77,30 @@ def targets_of(text: str, target: str) -> tuple[str, ...]:
 
     Of a makefile's text; what it declares phony is made whatever there is.
     """
-    needs: dict[str, dict[str, None]] = {}
+    needs: dict[str, list[list[str]]] = {}
     current: list[str] = []
     for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("\t"):
             if _MAKES.search(line):
+                words = line.split()
                 for name in current:
-                    needs[name] |= dict.fromkeys(line.split())
+                    needs[name].append(words)
             continue
         head, colon, tail = line.partition(":")
-        current = head.split() if colon and "=" not in head and not tail.startswith((":=", "=")) else []
+        rule = colon and "=" not in head and not tail.startswith((":=", "="))
+        current = head.split()[:_MAX_HEADS] if rule else []
+        words = tail.lstrip(":").partition("#")[0].split()
         for name in current:
-            needs.setdefault(name, {}).update(dict.fromkeys(tail.lstrip(":").partition("#")[0].split()))
+            needs.setdefault(name, []).append(words)
     found, pending = dict.fromkeys([target]), [target]
     while pending and len(found) < _MAX_TARGETS:
-        fresh = [name for name in needs.get(pending.pop(), ()) if name in needs and name not in found]
-        found |= dict.fromkeys(fresh)
+        named = (name for words in needs.get(pending.pop(), ()) for name in words)
+        fresh = dict.fromkeys(name for name in named if name in needs and name not in found)
+        found |= fresh
         pending += fresh
-    phony = needs.get(".PHONY", {})
-    return tuple(name for name in found if name not in phony and plain_path(name) == name)
+    phony = {name for words in needs.get(".PHONY", ()) for name in words}
+    whole = tuple(found)[:_MAX_TARGETS]
+    return tuple(name for name in whole if name not in phony and plain_path(name) == name)
 
 
 def _has(text: str, target: str) -> bool:

@@ -96,3 +96,11 @@ async def test_new_dependency_and_version_stay_the_candidates_behind_make(judge:
     }
     verdict = await judge(base, good)
     assert verdict.approved, verdict
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "text", ["test " * 100_000 + ": " + "a " * 200_000, "a " * 200_000 + ":\n" + "\tmake\n" * 90_000]
+)
+def test_targets_of_a_hostile_makefile_are_found_in_bounded_time(text: str) -> None:
+    assert targets_of(text, "test") == ("test",)
