@@ -1,7 +1,7 @@
 """Have a checkout's Python tests run by a child, keep its books, and report: it runs inside a sandbox.
 
-`gates.python` hands its text to `python3 -I -c`, so it stands on the standard library of any Python 3.8. The
-invariant: what the report says is counted here, in a process that imports nothing of the checkout, lets
+`gates.python` hands its text to `python3 -I -S -c`, so it stands on the standard library of any Python 3.8.
+The invariant: what the report says is counted here, in a process that imports nothing of the checkout, lets
 nobody read its memory, and alone knows the secret that the report bears: the child was forked before it came.
 So code under test cannot write a report, and where it ends its process, replays it, or keeps tests from being
 run, the books do not close. What it can do, with effort, is to lie to the runner in its own process
@@ -19,6 +19,8 @@ import shutil
 import sys
 from typing import Any
 
+from orchestrator.gates.launch_site import open_site
+
 UNHEALTHY = 3
 #: No line of a child's book is longer, and no child says more than this in all.
 MAX_LINE = 16 * 1024
@@ -28,6 +30,7 @@ PR_SET_DUMPABLE = 4
 
 def main() -> int:
     """Do as standard input says; return the exit status."""
+    left = open_site()
     if importlib.util.find_spec("pytest") is None:
         go_where_pytest_is()
     ordered, order_in = os.pipe()
@@ -37,7 +40,7 @@ def main() -> int:
         os.close(order_in)
         os.close(book)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os._exit(work(ordered, book_in))
+        os._exit(work(ordered, book_in, left))
     os.close(ordered)
     os.close(book_in)
     close_to_others()
@@ -67,7 +70,7 @@ def go_where_pytest_is() -> None:
     """Become the interpreter that the `pytest` on PATH belongs to, where there is one."""
     script = shutil.which("pytest")
     text = getattr(sys, "orig_argv", [])
-    if script is None or len(text) != 4:
+    if script is None or len(text) != 5:
         return
     with open(script, "rb") as file:  # noqa: PTH123
         first = file.readline(4096)
@@ -169,10 +172,11 @@ def exit_of(code: int) -> int:
     return os.WEXITSTATUS(code) if os.WIFEXITED(code) else -os.WTERMSIG(code)
 
 
-def work(ordered: int, book: int) -> int:
+def work(ordered: int, book: int, left: list[str]) -> int:
     """Carry out the order that comes: the one thing the child does. Return the exit status."""
     with open(ordered, "rb") as file:
         order = json.loads(file.read())
+    order["left"] = left
     program: dict[str, Any] = {"__name__": "orchestrator_work"}
     exec(compile(order.pop("program"), "<orchestrator>", "exec"), program)  # noqa: S102 - our own
     return int(program["work"](order, book))

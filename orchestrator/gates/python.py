@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.gates.additions import Additions, commented
 from orchestrator.gates.definition import KIND_OF, MIN_COVERAGE, OURS, Base, Definition, Unrunnable
 from orchestrator.gates.python_checks import find_build, find_lint, find_typecheck
-from orchestrator.gates.python_config import COVERAGE, PYTEST, Config, find_config, mentions
+from orchestrator.gates.python_config import COVERAGE, PYTEST, Config, find_config, mentions, program
 
 _MARKS = frozenset({*(name for name, _ in PYTEST), "setup.py", "conftest.py"})
 _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py")
@@ -34,7 +34,6 @@ _OMIT = (
     "*/conftest.py",
     "setup.py",
 )
-_LAUNCHER = Path(__file__).with_name("launch_python.py")
 _PROGRAM = Path(__file__).with_name("work_python.py")
 
 
@@ -94,7 +93,7 @@ def _definition(
     }
     return Definition(
         shown=shown,
-        argv=("python3", "-I", "-c", _LAUNCHER.read_text(encoding="utf-8")),
+        argv=("python3", "-I", "-S", "-c", program("launch_python")),
         stdin=json.dumps(order).encode(),
         nonce=nonce,
         counted=True,

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 import tomllib
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from orchestrator.gates.definition import (
     OURS,
@@ -23,10 +23,8 @@ from orchestrator.gates.definition import (
     read_all,
     restoring,
 )
-from orchestrator.gates.python_config import FLAKE8, MYPY, PYRIGHT, RUFF, Config, find_config
+from orchestrator.gates.python_config import FLAKE8, MYPY, PYRIGHT, RUFF, Config, find_config, program
 
-# A tool's own script on PATH, else the module of the first Python: neither looks into the checkout.
-_TOOL = 'if command -v "$0" >/dev/null; then exec "$0" "$@"; fi; exec python3 -I -m "$0" "$@"'
 _PYTHON = ("*.py", "*.pyi")
 # Each alone on its line, where the tools obey it for the whole file.
 _UNTYPED = Silence(
@@ -40,7 +38,6 @@ _UNLINTED = Silence(
     ),
     _PYTHON,
 )
-_BUILDER = Path(__file__).with_name("launch_build.py")
 
 
 async def find_typecheck(base: Base) -> Definition | None:
@@ -104,7 +101,8 @@ def _check(
 ) -> Definition:
     return restoring(
         shown=shown,
-        command=("/bin/sh", "-c", _TOOL, *command),
+        # The tool's own program on PATH, else the module of the first Python.
+        command=("python3", "-I", "-S", "-c", program("launch_tool"), *command),
         files=files,
         kind=Kind.CHECK,
         sources=(*config.sources, *(name for name in files if not name.startswith(".orchestrator-"))),
@@ -127,15 +125,17 @@ async def find_build(base: Base) -> Definition | None:
     path = system.get("backend-path", [])
     if not isinstance(backend, str) or not isinstance(path, list):
         raise Unrunnable("pyproject.toml in the base commit: build-system names no backend")
-    inside = [found for word in path if (found := plain_path(str(word)))]
+    inside = [found for word in path if (found := "." if word == "." else plain_path(str(word)))]
     module = backend.partition(":")[0].replace(".", "/")
     # A backend that the repository itself keeps is a part of the definition.
-    kept = [f"{folder}/{module}{end}" for folder in inside for end in (".py", "/__init__.py")]
+    kept = [
+        str(PurePosixPath(folder, f"{module}{end}")) for folder in inside for end in (".py", "/__init__.py")
+    ]
     files = await read_all(base.read, kept)
     order = json.dumps({"backend": backend, "path": inside, "ours": OURS})
     return restoring(
         shown=("python3", "-m", "build", "--wheel", "--no-isolation"),
-        command=("python3", "-I", "-c", _BUILDER.read_text(encoding="utf-8"), order),
+        command=("python3", "-I", "-S", "-c", program("launch_build"), order),
         files=files,
         kind=Kind.CHECK,
         sources=("pyproject.toml", *files),

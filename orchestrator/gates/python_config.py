@@ -41,6 +41,10 @@ FLAKE8 = ((".flake8", ""), ("setup.cfg", "flake8"), ("tox.ini", "flake8"))
 #: Every place in which one of these tools looks.
 ALL = (PYTEST, COVERAGE, MYPY, PYRIGHT, RUFF, FLAKE8)
 
+_HERE = Path(__file__)
+#: What a text that is put behind another has no need of, or no right to.
+_ONCE = re.compile(r"^from (?:__future__|orchestrator\.gates\.launch_site) import .*\n", re.MULTILINE)
+
 Places = tuple[tuple[str, str], ...]
 
 
@@ -78,6 +82,12 @@ class Config:
             raise Unrunnable(f"{self.name} in the base commit cannot be read: {error}") from error
         found = next((section for section in sections if parser.has_section(section)), None)
         return dict(parser.items(found)) if found else {}
+
+
+def program(name: str) -> str:
+    """Return the text of one of our programs for `python3 -I -S -c`, which starts without the checkout."""
+    first, own = (_HERE.with_name(f"{each}.py").read_text(encoding="utf-8") for each in ("launch_site", name))
+    return first + _ONCE.sub("", own)
 
 
 async def find_config(base: Base, places: Places) -> Config | None:

@@ -41,6 +41,8 @@ def work(order: dict[str, Any], book: int) -> int:
     root = Path.cwd()
     ours = root / order["ours"]
     sys.pycache_prefix = str(ours / "pycache")
+    if ours.is_symlink():
+        ours.unlink()
     shutil.rmtree(ours, ignore_errors=True)
     try:
         status = run(tell, root, order)
@@ -77,6 +79,7 @@ def run(tell: Any, root: Path, order: dict[str, Any]) -> int:
         runner = UnittestRun(tell, root, order)
     measure = Measure(root, measured) if measured is not None else None
     sys.path[:0] = [str(root), *([str(root / "src")] if (root / "src").is_dir() else [])]
+    sys.path += order["left"]  # where the environment leads to the checkout
     status = runner.run()
     if measure is not None:
         for word, number in measure.end().items():

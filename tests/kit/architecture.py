@@ -71,6 +71,10 @@ BANNED_BUT = {
         "os.environ": "the same",
     },
     "orchestrator/config.py": {"os.environ": "it is where settings come from"},
+    "orchestrator/gates/launch_build.py": {
+        "os.fork": "it runs inside a sandbox, by another Python, and looks at what its child has built",
+    },
+    "orchestrator/gates/launch_tool.py": {"os.execv": "it runs inside a sandbox, by another Python"},
     "orchestrator/gates/launch_python.py": {
         "os.execv": "it runs inside a sandbox, by another Python",
         "os.fork": "the same, and has no thread: its child must not know what it learns next",
