@@ -193,7 +193,8 @@ def test_it_edits_the_repository_and_holds_no_key(
     look = (
         "{ cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline; env; "
         f"/usr/bin/grep -rs -D skip {half} / --exclude-dir=sys --exclude-dir=usr --exclude-dir=proc "
-        "--exclude-dir=node_modules --exclude-dir=_bundled; } 2>/dev/null | tr '\\0' '\\n' > seen.txt; "
+        "--exclude-dir=node_modules --exclude-dir=_bundled; } 2>/dev/null | tr '\\0' '\\n' "
+        f"| grep -aoE 'PATH=|{half}.{{0,40}}' > seen.txt; "  # all of it would not be let out
         f"(exec 3<>/dev/tcp/127.0.0.1/{api.port}) 2> connect.txt; cut -d: -f1 /proc/net/dev > net.txt; true"
     )
     steps = (

@@ -27,7 +27,7 @@ BAD_FIELDS: list[tuple[str, Any, str]] = [
     ("priority", "5", "priority"),
     ("agentType", "boss", "agentType"),
     ("gateProfile", "lax", "gateProfile"),
-    ("gates", ["no-such-gate"], "gates"),
+    ("gates", ["ai-review"], "gates"),
     ("surprise", 1, "surprise"),
     ("context.repository", "ext::sh -c 'touch /tmp/owned'", "context.repository"),
     ("context.repository", "file:///etc", "context.repository"),

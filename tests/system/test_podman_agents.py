@@ -30,8 +30,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 CANARY = fresh_mark("sk-canary")
 MODEL = "claude-sonnet-5-5"
 #: What a model looks at: who it is, what there is of the host, and whether a key or a network is there.
+#: Half of it: the look itself must not be what is found; and all that it sees would not be let out.
+HALF = CANARY[: len(CANARY) // 2]
 LOOK = (
-    "{ cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline; env; } 2>/dev/null | tr '\\0' '\\n' > seen; "
+    "{ cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline; env; } 2>/dev/null | tr '\\0' '\\n' "
+    f"| grep -aoE 'HOME=/|{HALF}.{{0,40}}' > seen; "
     "{ id -u; cat /proc/1/comm; ls /sys | wc -l; sed -n 's/^ *\\([^:]*\\):.*/\\1/p' /proc/net/dev; } > where"
 )
 #: That is: the agents' uid, an init of podman's own, an empty /sys, and the loopback alone.
