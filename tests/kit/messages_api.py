@@ -28,6 +28,7 @@ from typing import Any, Self
 
 import trio
 
+from tests.kit.measured import unmeasured
 from tests.kit.messages import record
 from tests.kit.messages.certificate import make_certificate
 from tests.kit.messages.connection import tls_of
@@ -82,6 +83,7 @@ class ScriptedApi:
                     "--held",
                 ],
                 cwd=ROOT,
+                env=unmeasured(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=said,

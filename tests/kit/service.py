@@ -19,6 +19,7 @@ import httpx2
 
 from sandbox.delegation import CgroupsUnavailable, find_delegated, instance_of
 from sandbox.leaf import Leaf
+from tests.kit.measured import measured
 from tests.kit.until import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,9 +45,10 @@ class Service:
         self.log = root / "serve.log"
         port = free_port()
         key = "test-" + uuid.uuid4().hex
-        kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+        kept = ("PATH", "HOME", "LANG", "TMPDIR")
         self.env = {
             **{name: os.environ[name] for name in kept if name in os.environ},
+            **measured(),
             "PYTHONPATH": str(ROOT),
             "ORCHESTRATOR_HOME": str(self.home),
             "ORCHESTRATOR_PORT": str(port),

@@ -34,7 +34,7 @@ MODEL = "claude-sonnet-5-5"
 HALF = CANARY[: len(CANARY) // 2]
 LOOK = (
     "{ cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline; env; } 2>/dev/null | tr '\\0' '\\n' "
-    f"| grep -aoE 'HOME=/|{HALF}.{{0,40}}' > seen; "
+    f"| grep -aoE 'HOME=/|ANTHROPIC_BASE_URL=[^ ]*|{HALF}.{{0,40}}' > seen; "
     "{ id -u; cat /proc/1/comm; ls /sys | wc -l; sed -n 's/^ *\\([^:]*\\):.*/\\1/p' /proc/net/dev; } > where"
 )
 #: That is: the agents' uid, an init of podman's own, an empty /sys, and the loopback alone.
