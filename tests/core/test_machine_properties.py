@@ -308,7 +308,7 @@ class Lives(RuleBasedStateMachine):
                 self.ledger.submit(command)
             return
         self.ledger.submit(command)
-        if agent.crashes + crashed < MAX_CRASHES:
+        if agent.crashes + crashed < MAX_CRASHES or agent.push is not None:  # whose push is asked for first
             self.slotted.discard(agent.id)
             assert self.state.agents[agent.id].queued_seq == agent.queued_seq, (
                 "it keeps its place in the line"
