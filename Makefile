@@ -40,7 +40,7 @@ test: .venv/.test
 	@.ci/packages
 	@.ci/acp-agent
 	@.ci/node-tools
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 check: lint types architecture dependencies
 
