@@ -22,11 +22,11 @@ from orchestrator.core.model import Verdict
 from orchestrator.core.quality import COORDINATOR, MAX_BUNDLE_BYTES, QualityCheck, answer_of
 from orchestrator.core.spec import Context, TaskSpec
 from orchestrator.errors import FieldRefused
-from orchestrator.gates.base import Base, Exhibit, Gates, Phase, Plan
+from orchestrator.gates.base import Exhibit, Gates, Phase, Plan
 from orchestrator.repo.handing import base_on, take_in
 from orchestrator.repo.quarantine import Quarantine
 from orchestrator.repo.repositories import Repositories
-from orchestrator.repo.worktree import Worktree
+from orchestrator.supervise.exhibiting import base_of, show
 from sandbox.base import Backend, Limits
 
 log = logging.getLogger(__name__)
@@ -104,41 +104,34 @@ class Bench:
                 return [_rejected(check, "policy " + "; ".join(told))], plan
             plan = await self._plan(spec, worktree.quarantine)
             names = plan.of(Phase(check.phase))
-            exhibit = self._exhibit(check, spec, worktree, label)
+            exhibit = await self._exhibit(check, spec, worktree.quarantine, label)
             verdicts = await self.gates.run(names, exhibit, deadline_s=GATE_S, judged=_nothing)
         return list(verdicts), plan
 
     async def _plan(self, spec: TaskSpec, quarantine: Quarantine) -> Plan:
         """Return the gates of the task on its base; raise `FieldRefused` where no candidate could pass."""
-        base = Base(await quarantine.list_base(), quarantine.read_base, quarantine.list_base)
-        plan = await self.gates.plan_on(spec.profile, spec.gates, base)
+        plan = await self.gates.plan_on(spec.profile, spec.gates, await base_of(quarantine))
         if plan.refused:
             raise FieldRefused("gates", "; ".join(f"{gate.gate}: {gate.reason}" for gate in plan.refused))
         return plan
 
-    def _exhibit(self, check: QualityCheck, spec: TaskSpec, worktree: Worktree, label: str) -> Exhibit:
-        quarantine, commit = worktree.quarantine, check.commit
-
+    async def _exhibit(
+        self, check: QualityCheck, spec: TaskSpec, quarantine: Quarantine, label: str
+    ) -> Exhibit:
         async def output(stream: str, line: str) -> None:
             await trio.lowlevel.checkpoint()
             log.debug("%s", line, extra={"task_id": check.task_id, "stream": stream})
 
-        return Exhibit(
-            agent_id=label,
+        return show(
+            quarantine,
+            check.commit,
+            await quarantine.changed(check.commit),
             spec=spec,
-            commit=commit,
-            base=worktree.base.commit,
-            read_base=quarantine.read_base,
-            read_candidate=quarantine.over(commit).read_base,
-            names_base=quarantine.list_base,
-            read_diff=lambda max_bytes, *paths: quarantine.diff(commit, max_bytes=max_bytes, paths=paths),
-            open_checkout=lambda: quarantine.open_checkout(commit, backend=self._backend),
+            agent_id=label,
             backend=self._backend,
+            checkouts=self._backend,
             limits=self._limits,
             output=output,
-            round=1,
-            changed=lambda: quarantine.changed(commit),
-            open_base=lambda: quarantine.open_checkout(worktree.base.commit, backend=self._backend),
             share="who asks does not know it" if check.ai_share is None else check.ai_share,
         )
 

@@ -2,7 +2,7 @@
 
 The invariant: a gate learns what to do from the base commit (`read_base`, `names_base`) and does it to the
 candidate (`open_checkout`), never the other way round. Callers: `gates.base`, every gate, and
-`supervise.judging`, which fills the exhibit in.
+`supervise.exhibiting`, which fills the exhibit in.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Exhibit:
     #: How often this task's work has been judged, this time included.
     round: int
     #: The paths that the candidate adds, changes or removes.
-    changed: Callable[[], Awaitable[tuple[str, ...]]]
+    changed: tuple[str, ...]
     #: A fresh checkout of the base, to be compared with; None where nothing is to be compared.
     open_base: Callable[[], AbstractAsyncContextManager[Checkout]] | None
     #: The way to a model, where there is one.

@@ -8,7 +8,6 @@ with what ran on the base, which is run once for each base. Caller: `gates.base`
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
 
 import trio
@@ -44,9 +43,8 @@ class MechanicalGate:
             definition = await self.find(await base_of(exhibit))
         except Unrunnable as reason:
             return verdict.model_copy(update={"message": str(reason), "lasting": True})
-        changed = await exhibit.changed()
-        definition = await _settle(exhibit, definition, changed)
-        edits = protected(changed, definition.sources)
+        definition = await _settle(exhibit, definition)
+        edits = protected(exhibit.changed, definition.sources)
         own = [path for path in edits if path in definition.sources]
         verdict = verdict.model_copy(update={"command": definition.shown, "protected": tuple(own) or None})
         try:
@@ -83,12 +81,12 @@ class MechanicalGate:
         return replace(definition, stdin=definition.amend(definition.stdin, added))
 
 
-async def _settle(exhibit: Exhibit, definition: Definition, changed: Sequence[str]) -> Definition:
+async def _settle(exhibit: Exhibit, definition: Definition) -> Definition:
     """Return the definition that leads the tools as the base does, whatever the candidate says to them."""
     if definition.settled is None:
         return definition
     for path, content in definition.shared.items():
-        if path not in changed and not any(other.startswith(f"{path}/") for other in changed):
+        if not any(other == path or other.startswith(f"{path}/") for other in exhibit.changed):
             continue
         try:
             same = are_same(path, content, await exhibit.read_candidate(path))

@@ -37,10 +37,15 @@ CONSULT_S = 900.0
 
 
 async def consult(
-    run: Run, coordinator: Coordinator, worktree: Worktree, sealed: Sealed, *, phase: Phase, number: int
+    run: Run,
+    coordinator: Coordinator,
+    worktree: Worktree,
+    sealed: Sealed,
+    question: QualityCheck,
+    *,
+    number: int,
 ) -> Verdict:
     """Return the coordinator's verdict, journaled by then; raise where it came to none."""
-    question = await _question(run, worktree, sealed, phase)
     clock = run.tree.clock
     began = clock.now()
 
@@ -74,9 +79,9 @@ def _ending(
     return RunFailed(Reason.GATE_REJECTED, error.detail)
 
 
-async def _question(run: Run, worktree: Worktree, sealed: Sealed, phase: Phase) -> QualityCheck:
+def question_of(run: Run, sealed: Sealed, changed: tuple[str, ...], phase: Phase) -> QualityCheck:
+    """Return what is asked about a candidate, with the paths that it changes."""
     spec = run.spec
-    changed = await worktree.quarantine.changed(sealed.commit)
     summary = DiffSummary(files=sealed.files, additions=sealed.additions, deletions=sealed.deletions)
     return QualityCheck(
         task_id=run.agent.task_id,

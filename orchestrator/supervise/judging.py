@@ -16,23 +16,22 @@ from orchestrator.core.radar import MAX_FILES
 from orchestrator.core.share import Share
 from orchestrator.core.text import escaped
 from orchestrator.errors import RepositoryError
-from orchestrator.gates.base import AI_REVIEW, Base, Exhibit, Phase, Plan
+from orchestrator.gates.base import AI_REVIEW, Exhibit, Phase, Plan
 from orchestrator.gates.protected import RULE, protected
 from orchestrator.journal.store import AuditEntry
-from orchestrator.repo.quarantine import Quarantine, Sealed
+from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.share import count_share
 from orchestrator.repo.worktree import Worktree
 from orchestrator.secrets.scan import Extent
-from orchestrator.supervise.consulting import consult
+from orchestrator.supervise.consulting import consult, question_of
 from orchestrator.supervise.ending import RunFailed, patient
+from orchestrator.supervise.exhibiting import base_of, show
 from orchestrator.supervise.gear import Run, limits_for
 from orchestrator.supervise.message import SKIPPED
 from orchestrator.supervise.radar import scan
 from orchestrator.supervise.recording import find_violations, seal
 
 GATE_S = 900.0
-#: Lines around each change where the whole of it is read.
-CONTEXT = 10
 #: Violations of the policy that are told to the agent and journaled, of each round.
 MAX_VIOLATIONS = 20
 MAX_SHOWN_PATH = 300  # characters
@@ -69,7 +68,8 @@ async def judge(
     edits = protected(changed, plan.sources)
     if edits:
         await run.record(*(_edited(run, path) for path in edits[:MAX_VIOLATIONS]))
-    verdicts = await _run_gates(run, worktree, sealed, number, plan)
+    exhibit = await _show(run, worktree, sealed, changed, number)
+    verdicts = await _run_gates(run, worktree, sealed, exhibit, plan)
     complaints = [_complaint(verdict) for verdict in verdicts if not verdict.approved]
     if complaints and edits:
         complaints.append(f"your edits of these count for no gate ({_AS_BASE}): " + ", ".join(_named(edits)))
@@ -122,26 +122,45 @@ async def plan_gates(run: Run, worktree: Worktree) -> Plan:
     if not run.tools.judges.local or not asked.run:
         return asked
     quarantine = worktree.quarantine
-    base = Base(await quarantine.list_base(), quarantine.read_base, quarantine.list_base)
-    plan = await run.tools.gates.plan_on(run.spec.profile, run.spec.gates, base)
+    plan = await run.tools.gates.plan_on(run.spec.profile, run.spec.gates, await base_of(quarantine))
     if plan.refused:
         why = "; ".join(f"gate {gate.gate}: {gate.reason}" for gate in plan.refused)
         raise RunFailed(Reason.GATE_REJECTED, f"no work on this base could pass: {why}")
     return plan
 
 
-async def _run_gates(
-    run: Run, worktree: Worktree, sealed: Sealed, number: int, plan: Plan
-) -> tuple[Verdict, ...]:
-    """Return the verdicts of the first phase that rejects, or of all."""
+async def _show(
+    run: Run, worktree: Worktree, sealed: Sealed, changed: tuple[str, ...], number: int
+) -> Exhibit:
+    """Return the candidate as the gates are shown it."""
     await run.tree.wait_thawed()
     share = await _share(run, worktree, sealed)
     run.progress.ai_share = share.value if isinstance(share, Share) else None
+    return show(
+        worktree.quarantine,
+        sealed.commit,
+        changed,
+        spec=run.spec,
+        agent_id=run.agent.id,
+        backend=run.backend,
+        checkouts=run.tree,
+        limits=limits_for(run.spec, run.tools.default_limits),
+        output=run.output,
+        number=number,
+        share=share,
+        ask=partial(run.meter.ask, prompt=None) if run.meter else None,
+    )
+
+
+async def _run_gates(
+    run: Run, worktree: Worktree, sealed: Sealed, exhibit: Exhibit, plan: Plan
+) -> tuple[Verdict, ...]:
+    """Return the verdicts of the first phase that rejects, or of all."""
     if run.tools.yolo:
         await _own_up(run, sealed)
         return ()
     judges = run.tools.judges
-    if plan.skipped and number == 1 and judges.local:
+    if plan.skipped and exhibit.round == 1 and judges.local:
         skipped = (e.GateSkipped(**run.ids, gate=gate.gate, message=gate.reason) for gate in plan.skipped)
         await run.record(*skipped)
 
@@ -149,7 +168,6 @@ async def _run_gates(
         event = e.GatePassed if verdict.approved else e.GateRejected
         await run.record(event(**run.ids, verdict=verdict, ai_share=run.progress.ai_share))
 
-    exhibit = _exhibit(run, worktree, sealed, number, share)
     verdicts: tuple[Verdict, ...] = ()
     for phase in Phase:
         if judges.local:
@@ -157,9 +175,9 @@ async def _run_gates(
                 await run.record(e.AgentPhase(**run.ids, phase=Doing.REVIEWING))
             verdicts += await run.tools.gates.run(plan.of(phase), exhibit, deadline_s=GATE_S, judged=judged)
         if judges.coordinator and _asks_for_any(plan) and _approved(verdicts):
-            verdicts += (
-                await consult(run, judges.coordinator, worktree, sealed, phase=phase, number=number),
-            )
+            question = question_of(run, sealed, exhibit.changed, phase)
+            asked = consult(run, judges.coordinator, worktree, sealed, question, number=exhibit.round)
+            verdicts += (await asked,)
         if lasting := [verdict for verdict in verdicts if verdict.lasting and not verdict.approved]:
             why = "; ".join(_complaint(verdict) for verdict in lasting)
             raise RunFailed(Reason.GATE_REJECTED, f"the agent could not change this: {why}")
@@ -207,32 +225,3 @@ async def _share(run: Run, worktree: Worktree, sealed: Sealed) -> Share | str:
     except RepositoryError as error:
         return error.detail
     return await count_share(worktree.quarantine, sealed, base.commit, there.commit)
-
-
-def _exhibit(run: Run, worktree: Worktree, sealed: Sealed, number: int, share: Share | str) -> Exhibit:
-    quarantine = worktree.quarantine
-    return Exhibit(
-        agent_id=run.agent.id,
-        spec=run.spec,
-        commit=sealed.commit,
-        base=worktree.base.commit,
-        read_base=quarantine.read_base,
-        read_candidate=quarantine.over(sealed.commit).read_base,
-        names_base=quarantine.list_base,
-        read_diff=partial(_read_diff, quarantine, sealed),
-        open_checkout=lambda: quarantine.open_checkout(sealed.commit, backend=run.tree),
-        backend=run.backend,
-        limits=limits_for(run.spec, run.tools.default_limits),
-        output=run.output,
-        round=number,
-        changed=lambda: quarantine.changed(sealed.commit),
-        open_base=lambda: quarantine.open_checkout(worktree.base.commit, backend=run.tree),
-        ask=partial(run.meter.ask, prompt=None) if run.meter else None,
-        share=share,
-    )
-
-
-async def _read_diff(quarantine: Quarantine, sealed: Sealed, max_bytes: int, *paths: str) -> bytes:
-    """Return the candidate's change; the whole of it, which is read by a mind, with more around each."""
-    context = 3 if paths else CONTEXT
-    return await quarantine.diff(sealed.commit, max_bytes=max_bytes, paths=paths, context=context)

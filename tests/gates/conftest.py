@@ -240,9 +240,6 @@ def exhibit_of(
     async def read_diff(max_bytes: int, *paths: str) -> bytes:
         return patch_of(base, candidate, paths)
 
-    async def changed() -> tuple[str, ...]:
-        return tuple(path for path in {**base, **candidate} if base.get(path) != candidate.get(path))
-
     return Exhibit(
         agent_id="agent-that-is-judged",
         spec=TaskSpec.model_validate({"taskId": "T", "context": {"repository": "https://example.org/r"}}),
@@ -257,7 +254,7 @@ def exhibit_of(
         limits=limits,
         output=output,
         round=1,
-        changed=changed,
+        changed=tuple(path for path in {**base, **candidate} if base.get(path) != candidate.get(path)),
         open_base=partial(open_checkout, base) if compared else None,
     )
 

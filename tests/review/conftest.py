@@ -117,7 +117,7 @@ def judge(api: ScriptedApi, ordinary_user: User, tmp_path: Path) -> Judge:
             limits=Limits(),
             output=output,
             round=2,
-            changed=nothing,
+            changed=(),
             open_base=None,
             ask=ask,
         )
