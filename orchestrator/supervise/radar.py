@@ -80,8 +80,8 @@ class Scout:
         for live in self._lives():
             if (worktree := live.run.progress.worktree) is not None and not live.over:
                 seen[worktree.base.url].append(live)
-        for lives in seen.values():
-            if len(lives) > 1 or lives[0].run.tools.radar[_url(lives[0])].sightings:
+        for url, lives in seen.items():
+            if len(lives) > 1 or lives[0].run.tools.radar[url].sightings:
                 for live in lives:
                     await self._look_at(live)
 
@@ -97,11 +97,6 @@ class Scout:
                 await scan(live.run, worktree, names)
             except IllegalTransition:  # it has ended meanwhile
                 return
-
-
-def _url(live: Live) -> str:
-    worktree = live.run.progress.worktree
-    return worktree.base.url if worktree is not None else ""
 
 
 def _is_over(live: Live) -> bool:
