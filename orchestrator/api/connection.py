@@ -53,6 +53,9 @@ def make_config() -> Config:
 class _Http1(H11Protocol):
     """HTTP/1.1 that stays what it is."""
 
+    #: What waits for the body.
+    _head = b""
+
     async def _check_protocol(self, event: h11.Request) -> None:
         """Refuse HTTP/2 out of the blue; an offer to go over to it may be passed over, and is."""
         if event.method == b"PRI":
@@ -74,14 +77,22 @@ class _Http1(H11Protocol):
         await self._send_h11_event(h11.EndOfMessage())
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        """Send, unless the client has had the last word: a frame before its handshake was answered."""
+        """Send; the head of an answer of a known length goes out with its body, in one piece."""
         try:
-            await super()._send_h11_event(event)
+            data = self.connection.send(event)
         except h11.LocalProtocolError:
-            if not isinstance(self.connection, H11WSConnection):
+            if isinstance(self.connection, H11WSConnection):
+                # Its handshake was refused (400) while the application was accepting it.
+                await self.send(Closed())
+            elif self.connection.their_state is not h11.ERROR:
                 raise
-            # Its handshake was refused (400) while the application was accepting it.
-            await self.send(Closed())
+            return
+        if isinstance(event, h11.Response) and any(name == b"content-length" for name, _ in event.headers):
+            self._head = data
+            return
+        data, self._head = self._head + data, b""
+        if data:
+            await self.send(RawData(data=data))
 
 
 class Connection(TCPServer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,24 @@ async def test_idle_connections_are_closed_at_once(tmp_path: Path) -> None:
         served.shutdown.set()
         with trio.fail_after(5):
             await served.stopped.wait()
+
+
+async def test_an_answer_comes_in_one_piece(tmp_path: Path) -> None:
+    async with serve_api(tmp_path) as served, served.open_raw() as stream:
+        for path, method in (("/health", "GET"), ("/nowhere", "GET"), ("/health", "HEAD")):
+            before = data_segments(stream)
+            await stream.send_all(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{AUTH}\r\n\r\n".encode())
+            if method == "HEAD":
+                assert b"content-length" in await stream.receive_some()
+            else:
+                assert (await read_answer(stream)).body
+            assert data_segments(stream) == before + 1
+
+
+def data_segments(stream: trio.SocketStream) -> int:
+    """Return how many TCP segments with data have come: `tcpi_data_segs_in` of Linux's `tcp_info`."""
+    info = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+    return int(struct.unpack_from("I", info, 152)[0])
 
 
 async def test_nobody_can_connect_after_the_shutdown(tmp_path: Path) -> None:
