@@ -29,6 +29,7 @@ COMMANDS = {
     "transcript": Entry("orchestrator.cli.speech:transcript", "Print an agent's turns, and what was said."),
     "diff": Entry("orchestrator.cli.agents:diff", "Show what an agent changed."),
     "salvage": Entry("orchestrator.cli.salvage:salvage", "Look at work that did not land; get it back."),
+    "export": Entry("orchestrator.cli.export:export", "Write an agent's whole record to one archive."),
     "prompt": Entry("orchestrator.cli.prompt:prompt", "Print what an agent of a role is told."),
     "queue": Entry("orchestrator.cli.queue:queue", "Look at the queue, pause it, resume it."),
     "doctor": Entry("orchestrator.cli.doctor:doctor", "Say what works here, and what to do about the rest."),
