@@ -42,6 +42,7 @@ class Judge:
         self.http = httpx2.Client(
             base_url=f"http://127.0.0.1:{self.port}",
             headers={"Authorization": f"Bearer {TOKEN}"},
+            verify=False,
             limits=httpx2.Limits(max_keepalive_connections=0),
         )
         self.process: subprocess.Popen[bytes] | None = None
