@@ -162,10 +162,11 @@ class Door:
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """Return the whole body; past the limit, read on for a while so that the client sees the answer."""
         limit = self._limits.body_bytes
-        declared = _only(scope, b"content-length")
+        said = _only(scope, b"content-length")
+        declared = int(said[:20]) if said.isdigit() else 0
         body = bytearray()
         read, more = 0, True
-        with trio.move_on_after(self._limits.body_deadline_s) as deadline:
+        with trio.move_on_after(self._limits.body_s(declared)) as deadline:
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -180,7 +181,7 @@ class Door:
                     deadline.deadline = min(deadline.deadline, trio.current_time() + DRAIN_S)
                     if read > DRAIN_BYTES:
                         break
-        if read > limit or (declared.isdigit() and int(declared[:20]) > limit):
+        if max(read, declared) > limit:
             raise problem.BodyTooLarge(f"the body is larger than {limit} bytes")
         if more:
             raise problem.BodyLate

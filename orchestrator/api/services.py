@@ -6,6 +6,7 @@ it from a real store and a scripted kill switch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -109,12 +110,17 @@ class Limits:
     refusals_per_s: float = 20.0
     refusals_burst: int = 300
     body_bytes: int = 1024 * 1024
-    #: Seconds for a whole body to arrive.
+    #: Seconds for a whole body to arrive, and how many bytes of its length add a further one.
     body_deadline_s: float = 30.0
+    body_bytes_per_s: float = math.inf
     #: Events that a stream's reader may be behind before it gets a gap.
     stream_capacity: int = 1024
     #: Seconds between two comments on a quiet stream.
     heartbeat_s: float = 15.0
+
+    def body_s(self, declared: int) -> float:
+        """Return the seconds for a body of so many bytes; one that is too large is given no more for it."""
+        return self.body_deadline_s + min(declared, self.body_bytes) / self.body_bytes_per_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

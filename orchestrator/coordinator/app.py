@@ -25,7 +25,7 @@ from orchestrator.api.strict_json import Json, parse_object
 from orchestrator.coordinator.bench import Bench
 from orchestrator.coordinator.dispatcher import Dispatcher
 from orchestrator.coordinator.ledger import MAX_PAGE, Ledger
-from orchestrator.core.quality import MAX_BUNDLE_BYTES, QualityCheck
+from orchestrator.core.quality import MAX_BUNDLE_BYTES, UPLOAD_BYTES_PER_S, QualityCheck
 from orchestrator.core.spec import TaskSpec
 from orchestrator.gates.coordinator import BUNDLE, CHECK_PATH, HEALTH_PATH
 
@@ -46,7 +46,9 @@ class Rooms:
     version: str
     #: Takes out of a text what nobody may read.
     redact: Callable[[str], str] = str
-    limits: Limits = field(default_factory=lambda: Limits(body_bytes=BODY_BYTES))
+    limits: Limits = field(
+        default_factory=lambda: Limits(body_bytes=BODY_BYTES, body_bytes_per_s=UPLOAD_BYTES_PER_S)
+    )
 
 
 def create_app(rooms: Rooms) -> QuartTrio:

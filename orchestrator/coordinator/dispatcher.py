@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 MAX_PAUSE_S = 60.0
 MAX_AGENT_ID = 128  # characters
 #: Refusals that an operator puts right, and that are no task's fault.
-_DOOR = frozenset({401, 403, 404, 405, 429})
+_DOOR = frozenset({401, 403, 404, 405, 408, 429})
 
 OpenClient = Callable[[], AbstractAsyncContextManager[Client]]
 

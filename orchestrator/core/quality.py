@@ -12,6 +12,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -36,8 +38,10 @@ COORDINATOR = "coordinator"
 #: How often a coordinator is asked before it counts as unavailable.
 TRIES = 5
 FIRST_PAUSE_S = 1.0
-#: The longest that it may put us off by Retry-After.
+#: The longest that it may put us off by Retry-After, where the operator's patience is no longer.
 MAX_RETRY_AFTER_S = 60.0
+#: A question may come as slowly as that: the time for one is that for any other, and this beside it.
+UPLOAD_BYTES_PER_S = 64 * 1024
 #: Names of changed files that it is told; how many there are is in the summary.
 MAX_FILES = 2000
 MAX_FILE_CHARACTERS = 500
@@ -48,6 +52,8 @@ MAX_DETAILS = 8 * 1024
 #: A commit of ours as it is sent: a git bundle of what the base lacks, in base64.
 MAX_BUNDLE_BYTES = 16 * 1024 * 1024
 _COMMIT = r"^[0-9a-f]{40}$"
+_SECONDS = re.compile(r"([0-9]{1,9})(?:\.[0-9]{1,9})?")
+_DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
 
 CommitId = Annotated[str, StringConstraints(pattern=_COMMIT)]
 FileName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_FILE_CHARACTERS)]
@@ -235,19 +241,32 @@ def answer_of(verdicts: Sequence[Verdict], left_out: Mapping[str, str] = _NOTHIN
     return {**answer, "gate": spokesman.gate, "message": spokesman.message, "details": details}
 
 
-def pause_s(failures: int, chance: float, retry_after_s: float | None = None) -> float | None:
+def pause_s(
+    failures: int,
+    chance: float,
+    retry_after_s: float | None = None,
+    at_most_s: float = MAX_RETRY_AFTER_S,
+) -> float | None:
     """Return the seconds to wait after so many failed tries, None where there is no further one.
 
     1, 2, 4, 8 seconds, each up to a quarter shorter or longer as `chance` in [0, 1) says; longer where the
-    coordinator asks for it, within a bound.
+    coordinator asks for it, up to `at_most_s`.
     """
     if failures >= TRIES:
         return None
     pause = FIRST_PAUSE_S * 2.0 ** (max(failures, 1) - 1) * (0.75 + 0.5 * chance)
-    return max(pause, min(retry_after_s or 0.0, MAX_RETRY_AFTER_S))
+    return max(pause, min(retry_after_s or 0.0, at_most_s))
 
 
-def retry_after(text: str | None) -> float | None:
-    """Return the seconds that a Retry-After asks for; one that names a date is not heard."""
-    found = re.fullmatch(r"\s*([0-9]{1,9})(?:\.[0-9]{1,9})?\s*", text or "")
-    return float(found[1]) if found else None
+def retry_after(text: str | None, now: datetime) -> float | None:
+    """Return the seconds that a Retry-After asks for, by their number or by a date of HTTP."""
+    text = (text or "").strip()
+    if found := _SECONDS.fullmatch(text):
+        return float(found[1])
+    if not _DATE.fullmatch(text):
+        return None
+    try:
+        then = parsedate_to_datetime(text).replace(tzinfo=UTC)
+    except ValueError:  # the 31st of June
+        return None
+    return max(0.0, (then - now).total_seconds())

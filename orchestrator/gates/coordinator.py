@@ -13,12 +13,15 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import trio
 
 from orchestrator.client_http import Address, Answer, Broken, Response, open_answer
 from orchestrator.core.quality import (
     MAX_ANSWER_BYTES,
+    MAX_RETRY_AFTER_S,
+    UPLOAD_BYTES_PER_S,
     CoordinatorAnswerBad,
     CoordinatorUnavailable,
     Opinion,
@@ -38,6 +41,8 @@ HEALTH_S = 3.0
 #: For what an answer says beside a status that refuses.
 WHY_S = 5.0
 MAX_HEALTH_BYTES = 64 * 1024
+#: Of a question that did not arrive in time, and of one that comes while too many wait.
+PASSING = frozenset({408, 429})
 #: How long the readiness check believes what it last heard.
 FRESH_S = 5.0
 #: Two unanswered questions belong to one silence where no more than so much lies between them.
@@ -74,16 +79,21 @@ class Coordinator:
         token: str | None = None,
         *,
         confidential: bool = True,
+        patience_s: float = 0.0,
         chance: Callable[[], float] = random.random,
-        pause: Callable[[int, float, float | None], float | None] = pause_s,
+        pause: Callable[[int, float, float | None, float], float | None] = pause_s,
     ) -> None:
-        """`confidential` says that nobody on the way can read what is sent: only then are candidates."""
+        """`confidential` says that nobody on the way can read what is sent: only then are candidates.
+
+        A coordinator may put us off for `patience_s` seconds, where that is longer than it may anyhow.
+        """
         headers = {"Accept-Encoding": "identity", "User-Agent": "orchestrator", "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
         self.url = url
         self._address = Address(url, None, headers)
         self._confidential = confidential
+        self._longest_s = max(patience_s, MAX_RETRY_AFTER_S)
         self._chance = chance
         self._pause = pause
         self._seen: tuple[float, Health] | None = None
@@ -95,16 +105,13 @@ class Coordinator:
     ) -> Opinion:
         """Return what the coordinator thinks of a candidate.
 
-        Raises `CoordinatorUnavailable` where five tries, or all the time there is, brought no answer, and
+        There are `deadline_s` seconds, and beside them those that the question may take on its way. Raises
+        `CoordinatorUnavailable` where five tries, or all that time, brought no answer, and
         `CoordinatorAnswerBad` for one that cannot be relied on; both say why in one line.
         """
-        began, opinion = trio.current_time(), None
+        began = trio.current_time()
         try:
-            with clock.move_on_after(deadline_s):
-                body = (await self._enriched(question, enrich)).body()
-                opinion = await self._ask_patiently(body, clock)
-            if opinion is None:
-                raise CoordinatorUnavailable(f"coordinator_unavailable: no answer within {deadline_s:g} s")
+            opinion = await self._ask_in_time(question, clock, deadline_s, enrich)
         except CoordinatorUnavailable:
             goes_on = self._silent is not None and began - self._silent[1] < SILENCE_S
             since = self._silent[0] if goes_on and self._silent is not None else began
@@ -122,6 +129,18 @@ class Coordinator:
             return question
         return await enrich(question)
 
+    async def _ask_in_time(
+        self, question: QualityCheck, clock: Clock, deadline_s: float, enrich: Enrich | None
+    ) -> Opinion:
+        asked, body = clock.now(), None
+        with clock.move_on_after(deadline_s):
+            body = (await self._enriched(question, enrich)).body()
+        if body is not None:
+            deadline_s += len(body) / UPLOAD_BYTES_PER_S
+            with clock.move_on_after(deadline_s - (clock.now() - asked)):
+                return await self._ask_patiently(body, clock)
+        raise CoordinatorUnavailable(f"coordinator_unavailable: no answer within {deadline_s:.0f} s")
+
     async def _ask_patiently(self, body: bytes, clock: Clock) -> Opinion:
         failures = 0
         while True:
@@ -131,7 +150,7 @@ class Coordinator:
                 raise CoordinatorAnswerBad(f"coordinator_bad_answer: {error.detail}") from None
             except _Passing as error:
                 failures += 1
-                wait_s = self._pause(failures, self._chance(), error.retry_after_s)
+                wait_s = self._pause(failures, self._chance(), error.retry_after_s, self._longest_s)
                 if wait_s is None:
                     why = escaped(f"{error}")[:500]
                     told = f"coordinator_unavailable: asked {failures} times; at last: {why}"
@@ -183,8 +202,9 @@ class Coordinator:
 def _refused(answer: Answer, why: str) -> _Passing | CoordinatorAnswerBad:
     """Return what a status means that is not the one of an answer."""
     status = answer.status
-    if status == 429 or status >= 500:
-        return _Passing(f"it answered {status}{why}", retry_after(answer.headers.get("retry-after")))
+    if status in PASSING or status >= 500:
+        asked_s = retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
+        return _Passing(f"it answered {status}{why}", asked_s)
     if 300 <= status < 400:
         return CoordinatorAnswerBad(f"it answered {status}, a redirect, which is never followed")
     return CoordinatorAnswerBad(f"it answered {status} rather than 200{why}")

@@ -45,5 +45,8 @@ def make_judges(settings: Settings) -> Judges:
     if url is None or settings.judges == "local":
         return Judges()
     token = settings.coordinator_token.get_secret_value() if settings.coordinator_token else None
-    coordinator = Coordinator(url, token, confidential=is_encrypted_or_local(url))
-    return Judges(settings.judges == "both", coordinator, settings.coordinator_patience_s)
+    patience_s = settings.coordinator_patience_s
+    coordinator = Coordinator(
+        url, token, confidential=is_encrypted_or_local(url), patience_s=float(patience_s)
+    )
+    return Judges(settings.judges == "both", coordinator, patience_s)

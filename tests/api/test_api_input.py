@@ -245,6 +245,9 @@ async def test_body_of_exactly_a_mebibyte_is_read(served: Served) -> None:
 
 
 async def test_body_that_never_ends_is_cut_off(tmp_path: Path) -> None:
+    slow = Limits(body_bytes=1000, body_deadline_s=30, body_bytes_per_s=10)
+    assert [slow.body_s(length) for length in (0, 500, 10**18)] == [30, 80, 130]
+    assert Limits().body_s(10**6) == 30
     async with serve_api(tmp_path, limits=Limits(body_deadline_s=0.2)) as served:
         stream = await trio.open_tcp_stream("127.0.0.1", served.port)
         async with stream:

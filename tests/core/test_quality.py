@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -170,8 +171,12 @@ def test_after_five_tries_there_is_no_other() -> None:
 
 
 def test_retry_after_is_honoured_within_bounds() -> None:
-    assert pause_s(1, 0.5, retry_after("7")) == 7.0
-    assert pause_s(1, 0.5, retry_after("999999999")) == 60.0
-    assert pause_s(4, 0.5, retry_after("0")) == 8.0
-    for unsound in (None, "", "-1", "nan", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", "9" * 100):
-        assert retry_after(unsound) is None
+    now = datetime(2026, 10, 21, 7, 27, 30, tzinfo=UTC)
+    assert pause_s(1, 0.5, retry_after("7", now)) == 7.0
+    assert pause_s(1, 0.5, retry_after("Wed, 21 Oct 2026 07:28:00 GMT", now)) == 30.0
+    assert pause_s(1, 0.5, retry_after("999999999", now)) == 60.0
+    assert pause_s(1, 0.5, retry_after("Fri, 31 Dec 9999 23:59:59 GMT", now), at_most_s=600) == 600.0
+    for earlier in ("0", "Wed, 21 Oct 2026 07:27:29 GMT", "Mon, 01 Jan 0001 00:00:00 GMT"):
+        assert pause_s(4, 0.5, retry_after(earlier, now)) == 8.0
+    for unsound in (None, "", "-1", "nan", "soon", "Wed, 31 Jun 2026 07:28:00 GMT", "2026-10-21", "9" * 100):
+        assert retry_after(unsound, now) is None

@@ -50,7 +50,14 @@ async def test_opinion_comes_back_and_the_question_is_the_contracts() -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble", [answer(b"", "500 No"), answer(b"", "503 No"), answer(b"", "429 No"), kit.hangs_up]
+    "trouble",
+    [
+        answer(b"", "500 No"),
+        answer(b"", "503 No"),
+        answer(b"", "429 No"),
+        answer(b"", "408 No"),
+        kit.hangs_up,
+    ],
 )
 async def test_trouble_that_may_pass_is_waited_out(trouble: kit.Manner) -> None:
     with running(trouble, trouble, trouble, trouble, APPROVES) as coordinator:
