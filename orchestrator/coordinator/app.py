@@ -57,7 +57,8 @@ def create_app(rooms: Rooms) -> QuartTrio:
 
     async def health() -> Response:
         await trio.lowlevel.checkpoint()
-        return _json({"status": "healthy", "version": rooms.version, "accepts": [BUNDLE]})
+        told = {"status": "healthy", "version": rooms.version, "accepts": [BUNDLE]}
+        return _json({**told, "gates": rooms.bench.gates.names})
 
     async def check() -> Response:
         question = validate_body(QualityCheck, _body())

@@ -96,6 +96,11 @@ class Gates:
         self._always = frozenset(always)
         self._gates: Mapping[str, Gate] = MappingProxyType({gate.name: gate for gate in gates})
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The gates that this host has whatever the base says, in the order of the alphabet."""
+        return tuple(sorted(self._gates))
+
     def named(self, name: str) -> Gate | None:
         """Return the gate of that name, where this host has it whatever the base says."""
         return self._gates.get(name)
@@ -144,9 +149,7 @@ class Gates:
         """
         for name in spec.gates or ():
             if not self._has(name):
-                raise FieldRefused(
-                    "gates", f"{name!r} is not on this host (it has: {', '.join(sorted(self._gates))})"
-                )
+                raise FieldRefused("gates", f"{name!r} is not on this host (it has: {', '.join(self.names)})")
 
     def _has(self, name: str) -> bool:
         return name in self._gates or name not in KNOWN_GATES

@@ -68,6 +68,8 @@ class Health:
 
     trouble: str = ""
     accepts: frozenset[str] = frozenset()
+    #: The gates that it has for any repository, where it says so: others it finds in the base, as we do.
+    gates: frozenset[str] | None = None
 
 
 class Coordinator:
@@ -228,8 +230,12 @@ def _health_of(response: Response) -> Health:
     if response.status != 200:
         return Health(f"it answered {response.status}")
     try:
-        accepts = parse_object(response.content).get("accepts")
+        told = parse_object(response.content)
     except NotJson:  # any 200 will do
         return Health()
-    names = accepts if isinstance(accepts, list) else []
-    return Health(accepts=frozenset(name for name in names if isinstance(name, str)))
+    return Health(accepts=_names(told.get("accepts")) or frozenset(), gates=_names(told.get("gates")))
+
+
+def _names(value: object) -> frozenset[str] | None:
+    """Return the names in a list of what a coordinator says, None for what is no list."""
+    return frozenset(each for each in value if isinstance(each, str)) if isinstance(value, list) else None

@@ -7,10 +7,11 @@ a candidate that they reject is shown to nobody. Made at assembly from `GATES` a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.config import Settings
-from orchestrator.gates.base import Plan
+from orchestrator.gates.base import KNOWN_GATES, Plan
 from orchestrator.gates.coordinator import Coordinator
 from orchestrator.settings.reader import is_encrypted_or_local
 
@@ -30,6 +31,17 @@ class Judges:
         if self.coordinator is None:
             return plan.run
         return plan.run + tuple(omitted.gate for omitted in plan.skipped)
+
+    async def lacking(self, named: Iterable[str]) -> tuple[str, ...]:
+        """Return which of the gates that a task names the coordinator, by its own word, does not have."""
+        if self.coordinator is None or (gates := (await self.coordinator.health()).gates) is None:
+            return ()
+        return tuple(name for name in named if name in KNOWN_GATES and name not in gates)
+
+    async def go_by_base(self) -> bool:
+        """Return whether what the base cannot define, as this host reads it, no judge would approve."""
+        coordinator = self.coordinator
+        return self.local or coordinator is None or (await coordinator.health()).gates is not None
 
     async def condition(self) -> str:
         """Return how the coordinator is, for the readiness check; one that is away only degrades."""

@@ -117,9 +117,12 @@ async def plan_gates(run: Run, worktree: Worktree) -> Plan:
     """Return the gates of the task on its base; raise `RunFailed` where no candidate could pass them."""
     if run.tools.yolo:
         return Plan(())
+    if lacking := await run.tools.judges.lacking(run.spec.gates or ()):
+        why = "the coordinator does not have the gate"
+        raise RunFailed(Reason.GATE_REJECTED, "; ".join(f"{why} {name}" for name in lacking))
     asked = run.tools.gates.plan(run.spec.profile, run.spec.gates)
-    # The coordinator may have what this host lacks; who asks for nothing need not wait for the base's answer.
-    if not run.tools.judges.local or not asked.run:
+    # A coordinator may have what this host lacks; who asks for nothing need not wait for the base's answer.
+    if not asked.run or not await run.tools.judges.go_by_base():
         return asked
     quarantine = worktree.quarantine
     plan = await run.tools.gates.plan_on(run.spec.profile, run.spec.gates, await base_of(quarantine))

@@ -195,6 +195,17 @@ async def test_health_is_asked_for_once_in_a_while() -> None:
     assert await Judges().condition() == "off"
 
 
+async def test_gate_is_lacking_only_where_the_coordinator_says_which_it_has() -> None:
+    named = ("tests", "smoke", "ai-review")
+    with running(APPROVES) as coordinator:
+        for gates, lacking, by_base in ((["tests"], ("ai-review",), True), ("tests", (), False)):
+            coordinator.health["gates"] = gates
+            judges = Judges(local=False, coordinator=Coordinator(coordinator.url))
+            assert (await judges.lacking(named), await judges.go_by_base()) == (lacking, by_base)
+    assert await Judges(local=False, coordinator=Coordinator(coordinator.url)).lacking(named) == ()
+    assert (await Judges().lacking(named), await Judges().go_by_base()) == ((), True)
+
+
 async def test_silence_is_as_long_as_questions_in_a_row_go_unanswered() -> None:
     with running(
         kit.hangs_up, kit.hangs_up, kit.hangs_up, kit.hangs_up, kit.hangs_up, APPROVES

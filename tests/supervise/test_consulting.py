@@ -19,6 +19,28 @@ from tests.kit.remote import branches, make_remote
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
+async def test_gate_that_no_judge_could_run_is_told_before_the_first_turn(
+    reachable_path: Path, ordinary_user: User
+) -> None:
+    remotes = reachable_path / "remotes"
+    remotes.mkdir()
+    remote = make_remote(remotes)
+    with running(APPROVES) as coordinator:
+        coordinator.health["gates"] = ["tests"]
+        judges = Judges(local=False, coordinator=Coordinator(coordinator.url))
+        async with open_plane(
+            reachable_path / "home", user=ordinary_user, roots=remotes, judges=judges
+        ) as plane:
+            for gate, why in (
+                ("ai-review", "the coordinator does not have the gate ai-review"),
+                ("smoke", "the base commit does not say how the gate 'smoke' is run"),
+            ):
+                agent = await plane.over(await plane.submit(remote, "echo a > a", gate, gates=[gate]))
+                assert (agent.reason, agent.answered) == ("gate_rejected", 0)
+                assert why in (agent.error or "")
+    assert not coordinator.asked
+
+
 async def test_finished_work_waits_for_a_coordinator_and_lands_without_another_turn(
     reachable_path: Path, ordinary_user: User
 ) -> None:

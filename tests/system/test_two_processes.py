@@ -140,6 +140,7 @@ def test_coordinators_door_is_shut(pair: tuple[Service, Judge]) -> None:
     assert judge.http.get("/tasks", headers={"Host": "evil.example.org"}).status_code == 403
     assert judge.http.post("/api/quality/check", json={"taskId": "T"}).status_code == 422
     assert judge.http.get("/agents").status_code == 404
+    assert {"tests", "build"} < set(judge.http.get("/health").json()["gates"])
 
 
 def test_task_is_dispatched_once_through_crashes_and_an_orchestrator_that_is_away(
