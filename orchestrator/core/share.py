@@ -28,11 +28,25 @@ class Share:
 
     @property
     def value(self) -> float:
-        """The part, 0.0 to 1.0; none where no line is added."""
+        """The part, 0.0 to 1.0; 0.0 where nothing is added, as then none of it is an agent's."""
         return self.agent_lines / self.lines if self.lines else 0.0
 
     def __str__(self) -> str:
+        if not self.lines:
+            return "it adds nothing that anybody could have written"
         return f"agents wrote {self.agent_lines} of the {self.lines} lines that it adds ({self.value:.0%})"
+
+
+def allowed(share: Share | float | str, most: float) -> bool:
+    """Return whether a share keeps to a ceiling; one that is not known only to that which all keep to."""
+    if isinstance(share, str):
+        return most >= 1.0
+    return (share.value if isinstance(share, Share) else share) <= most
+
+
+def binaries_among(numstat: bytes) -> int:
+    """Return how many binary files there are in `git diff-tree -z --numstat`."""
+    return sum(record.startswith(b"-\t-\t") for record in numstat.split(b"\0"))
 
 
 def agents_among(log: bytes) -> frozenset[str]:

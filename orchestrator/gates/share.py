@@ -1,7 +1,7 @@
 """The gate `ai-share`: no more of what would land than the operator allows was written by agents (ORCH-116).
 
-The invariant: where the share is not known, it is too high. Only where AI_SHARE_MAX is set; caller:
-`gates.base`.
+The invariant: where the share is not known, it is too high for any ceiling but 1. Only where
+AI_SHARE_MAX is set; caller: `gates.base`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import trio
 
 from orchestrator.core.model import Verdict
-from orchestrator.core.share import Share
+from orchestrator.core.share import Share, allowed
 from orchestrator.gates.base import AI_SHARE
 from orchestrator.gates.exhibit import Exhibit
 
@@ -26,22 +26,19 @@ class ShareGate:
     async def judge(self, exhibit: Exhibit, *, deadline_s: float) -> Verdict:
         """Compare what was counted with what is allowed."""
         await trio.lowlevel.checkpoint()
-        share, allowed = exhibit.share, f"AI_SHARE_MAX allows {self._most:.0%}"
+        share = exhibit.share
+        approved = allowed(share, self._most)
         if isinstance(share, str):
-            approved, lasting = False, True
-            message = f"how much agents wrote is not known: {share}; {allowed}"
+            told, lasting = f"how much agents wrote is not known: {share}", True
+        elif isinstance(share, Share):
+            told, lasting = f"{share}", share.value == 1.0
         else:
-            value = share.value if isinstance(share, Share) else share
-            approved, lasting = value <= self._most, value == 1.0
-            told = (
-                f"{share}" if isinstance(share, Share) else f"agents wrote {value:.0%} of the lines it adds"
-            )
-            message = f"{told}; {allowed}"
+            told, lasting = f"agents wrote {share:.0%} of the lines it adds", share == 1.0
         return Verdict(
             gate=self.name,
             approved=approved,
             lasting=lasting and not approved,
-            message=message,
+            message=f"{told}; AI_SHARE_MAX allows {self._most:.0%}",
             commit=exhibit.commit,
             round=exhibit.round,
         )

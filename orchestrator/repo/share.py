@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import trio
 
-from orchestrator.core.share import TRAILERS, Share, agents_among, count
+from orchestrator.core.share import TRAILERS, Share, agents_among, binaries_among, count
 from orchestrator.errors import GitFailed, GitTimeout
 from orchestrator.repo.compare import checked_commit
 from orchestrator.repo.git import BOUNDED, Extra, Git
@@ -30,11 +30,11 @@ async def count_share(quarantine: Quarantine, sealed: Sealed, base: str, target:
 
     `base` is the commit that the candidate grew from, `target` the one that the target branch is at.
     """
-    if target == base:
-        return Share(sealed.additions, sealed.additions)
     git, target, base = quarantine.git, checked_commit(target), checked_commit(base)
     try:
         with trio.move_on_after(COUNT_S):
+            if target == base:
+                return await _alone(git, sealed, base)
             log = await git.run(
                 *(
                     "log",
@@ -47,7 +47,7 @@ async def count_share(quarantine: Quarantine, sealed: Sealed, base: str, target:
                 extra=_EXTRA,
             )
             if not log:  # nothing but the candidate is new
-                return Share(sealed.additions, sealed.additions)
+                return await _alone(git, sealed, base)
             if log.count(b"\0") > MAX_COMMITS:
                 return f"the branch is more than {MAX_COMMITS} commits ahead of its target"
             return await _blame(
@@ -56,6 +56,18 @@ async def count_share(quarantine: Quarantine, sealed: Sealed, base: str, target:
     except (GitFailed, GitTimeout) as error:
         return error.detail
     return f"it could not be counted within {COUNT_S:g} s"
+
+
+async def _alone(git: Git, sealed: Sealed, base: str) -> Share:
+    """Return the share of a candidate that nobody else has a part in: all of what it adds, if anything.
+
+    What it adds in binary files counts as one line a file, where that is all there is.
+    """
+    added = sealed.additions
+    if not added:
+        words = ("diff-tree", "-r", "-z", "--numstat", "--no-renames", "--diff-filter=AMT", "--no-ext-diff")
+        added = binaries_among(await git.run(*words, base, sealed.commit, "--", extra=_EXTRA))
+    return Share(added, added)
 
 
 async def _blame(git: Git, commit: str, target: str, agents: frozenset[str]) -> Share | str:

@@ -102,7 +102,7 @@ def test_ceiling_for_agents_lines_is_a_gate_of_every_task_that_has_a_profile(
         (Share(5, 10), True, False, "agents wrote 5 of the 10 lines that it adds (50%)"),
         (Share(6, 10), False, False, "agents wrote 6 of the 10 lines that it adds (60%)"),
         (Share(9, 9), False, True, "agents wrote 9 of the 9 lines that it adds (100%)"),
-        (Share(0, 0), True, False, "agents wrote 0 of the 0 lines that it adds (0%)"),
+        (Share(0, 0), True, False, "it adds nothing that anybody could have written"),
         ("no branch", False, True, "how much agents wrote is not known: no branch"),
     ],
 )

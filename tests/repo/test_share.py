@@ -37,9 +37,9 @@ class History:
     def head(self) -> str:
         return git("rev-parse", "HEAD", cwd=self.place).strip()
 
-    async def share(self, base: str, target: str, *chain: str) -> Share | str:
+    async def share(self, base: str, target: str, *chain: str, additions: int = 7) -> Share | str:
         """Return the share where HEAD is the candidate, or the last of a chain of commits of one agent."""
-        sealed = Sealed(self.head(), 1, additions=7, deletions=0, base=base, chain=chain)
+        sealed = Sealed(self.head(), 1, additions=additions, deletions=0, base=base, chain=chain)
         return await count_share(self, sealed, base, target)  # type: ignore[arg-type] - all it asks for
 
 
@@ -55,6 +55,16 @@ async def test_candidate_alone_over_its_target_is_wholly_an_agents(history: Hist
     base = history.head()
     history.commit("work", new="x\n" * 7)
     assert await history.share(base, base) == Share(7, 7)
+
+
+async def test_binary_file_is_written_by_its_agent_and_one_that_goes_by_nobody(history: History) -> None:
+    before = history.commit("a binary", blob="\0\n")
+    (history.place / "blob").unlink()
+    base = history.commit("it goes, with a line", old="1\n2\n3\n")
+    assert await history.share(before, before, additions=0) == Share(0, 0)
+    history.commit("code that looks like data", code="\0\n" * 9)
+    assert await history.share(base, base, additions=0) == Share(1, 1)
+    assert await history.share(base, before, additions=0) == Share(9, 9)
 
 
 async def test_target_that_went_on_meanwhile_changes_nothing(history: History) -> None:
