@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +14,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.core.test_quality import question
 from tests.kit.plane import GATED
+from tests.kit.processes import fresh_mark, marked
 from tests.kit.remote import branches, git, make_remote
 from tests.kit.service import STOP_S, Service, free_port
 from tests.kit.until import until
@@ -91,6 +94,7 @@ def pair() -> Iterator[tuple[Service, Judge]]:
         service = Service(root, COORDINATOR_URL=f"http://127.0.0.1:{port}", COORDINATOR_TOKEN=TOKEN)
         judge = Judge(service)
         judge.port, judge.env["COORDINATOR_PORT"] = port, str(port)
+        judge.env["MAX_CONCURRENT_AGENTS"] = "1"
         judge.http.base_url = f"http://127.0.0.1:{port}"
         judge.start()
         with service:
@@ -123,15 +127,22 @@ def test_good_candidate_lands_and_a_bad_one_is_told_why(pair: tuple[Service, Jud
     assert not list((judge.home / "workspaces").iterdir())
 
 
-def test_judgement_that_nobody_waits_for_ends(pair: tuple[Service, Judge]) -> None:
+def test_judgement_that_nobody_waits_for_ends_with_its_processes_and_frees_its_place(
+    pair: tuple[Service, Judge],
+) -> None:
     service, judge = pair
-    slow = {"a": "a", "orchestrator.toml": '[gates.tests]\ncommand = ["sleep", "600"]\n'}
+    mark = fresh_mark("judged")
+    stubborn = f"export MARK={mark}; trap '' TERM; setsid sleep 600 & sleep 600"
+    slow = {"a": "a", "orchestrator.toml": f'[gates.tests]\ncommand = "{stubborn}"\n'}
     remote = make_remote(service.remotes, "slow", slow)
     agent = service.spawn(remote, "echo b > a", "SLOW", gateProfile="minimal", gates=None)
     judging = judge.home / "quarantine"
-    until(lambda: list(judging.iterdir()), "it is being judged")
+    until(lambda: len(marked(mark)) > 2, "it is being judged")
     assert service.call("POST", f"/agents/{agent}/kill")[0] == 200
     until(lambda: not list(judging.iterdir()), "the judgement has ended")
+    assert not marked(mark)
+    refusal = judge.http.post("/api/quality/check", json=json.loads(question().body()))
+    assert (refusal.status_code, refusal.json()["errors"][0]["field"]) == (422, "base")  # it had its place
 
 
 def test_coordinators_door_is_shut(pair: tuple[Service, Judge]) -> None:
