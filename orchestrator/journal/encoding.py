@@ -7,6 +7,7 @@ holds is enough to make them again. Called by the store, the archive and the ver
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
@@ -41,11 +42,20 @@ def quoted(text: str | None) -> str:
     return "null" if text is None else quote(text)
 
 
-def encode_payload(event: Event) -> str:
-    """Return the event's own fields as compact JSON, unset ones left out."""
+#: What may be written of an event and of its payload: those two, unless they say what nobody may read.
+Redacted = Callable[[Event, bytes], tuple[Event, bytes]]
+
+
+def as_it_is(event: Event, payload: bytes) -> tuple[Event, bytes]:
+    """Return both."""
+    return event, payload
+
+
+def encode_payload(event: Event) -> bytes:
+    """Return the event's own fields as compact JSON in UTF-8, unset ones left out."""
     # What `model_dump_json` calls, without the checks of its many arguments: half the time, at every append.
     data: bytes = event.__pydantic_serializer__.to_json(event, exclude=_IDS, exclude_none=True)
-    return data.decode()
+    return data
 
 
 def canonical(  # noqa: PLR0917 - the columns of a row, in their order
@@ -79,13 +89,16 @@ def wire(recorded: Recorded) -> str:
         iso_cached(recorded.time),
         event.agent_id,
         event.task_id,
-        encode_payload(event),
+        encode_payload(event).decode(),
     )
 
 
-def write_event(seq: int, event_id: str, time: datetime, event: Event, previous: str) -> tuple[Recorded, str]:
+def write_event(  # noqa: PLR0917 - what makes the event, then what it is chained to
+    seq: int, event_id: str, time: datetime, event: Event, previous: str, redacted: Redacted = as_it_is
+) -> tuple[Recorded, str]:
     """Return the recorded event and its row, a JSON array in the order of the columns of `events`."""
-    data = encode_payload(event)
+    event, payload = redacted(event, encode_payload(event))
+    data = payload.decode()
     # The row and the chained text are made of the same pieces, each quoted once.
     quoted_id, name, at = quote(event_id), f'"{event.name}"', quote(iso_cached(time))
     agent_id, task_id = quoted(event.agent_id), quoted(event.task_id)

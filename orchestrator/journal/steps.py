@@ -9,13 +9,18 @@ from datetime import datetime
 from orchestrator.core.events import Event
 from orchestrator.core.machine import evolve, prune
 from orchestrator.core.model import State
-from orchestrator.journal.encoding import write_event
+from orchestrator.journal.encoding import Redacted, as_it_is, write_event
 from orchestrator.journal.group import Step
 from orchestrator.journal.verify import Heads
 
 
-def take_steps(
-    events: Iterable[Event], state: State, heads: Heads, now: datetime, new_id: Callable[[], str]
+def take_steps(  # noqa: PLR0917 - the events, where they start from, and what they are given
+    events: Iterable[Event],
+    state: State,
+    heads: Heads,
+    now: datetime,
+    new_id: Callable[[], str],
+    redacted: Redacted = as_it_is,
 ) -> tuple[list[Step], State, Heads]:
     """Return the steps, and the state and the ends of the chains after the last of them.
 
@@ -24,8 +29,8 @@ def take_steps(
     steps: list[Step] = []
     digest = heads.hash
     for event in events:
-        recorded, row = write_event(state.seq + 1, new_id(), now, event, digest)
+        recorded, row = write_event(state.seq + 1, new_id(), now, event, digest, redacted)
         after = evolve(state, recorded)
         steps.append(Step(recorded, row, state, after))
-        state, digest = prune(after, event), recorded.hash
+        state, digest = prune(after, recorded.event), recorded.hash
     return steps, state, replace(heads, seq=state.seq, hash=digest)

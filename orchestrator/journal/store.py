@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -32,6 +32,7 @@ from orchestrator.journal.bus import Bus
 from orchestrator.journal.committer import BALANCE_EVERY_S, Committer
 from orchestrator.journal.counts import Counts, count_tasks
 from orchestrator.journal.database import Connect, Files, connect, open_files
+from orchestrator.journal.encoding import Redacted, as_it_is
 from orchestrator.journal.fresh import new_uuid, utc_now
 from orchestrator.journal.group import AuditEntry, Group, Receipt
 from orchestrator.journal.line import WaitingLine
@@ -74,14 +75,10 @@ class Store(Archive):
         self.dispatched: Callable[[str], bool] | None = None
         self._attempts = Attempts(files.writer)
         self._recent_keys: Recent[str, None] = Recent()
-        self.redacted: Callable[[Iterable[Event]], Iterable[Event]] = list  #: Set by the assembly.
+        self.redacted: Redacted = as_it_is  #: Set by the assembly.
 
     async def submit(
-        self,
-        command: Command,
-        *,
-        receipt: ReceiptOf = None,
-        audit: AuditEntry | None = None,
+        self, command: Command, *, receipt: ReceiptOf = None, audit: AuditEntry | None = None
     ) -> list[Recorded]:
         """Decide the command and return its events once they are durable, or raise `CommandRefused`.
 
@@ -143,7 +140,7 @@ class Store(Archive):
     ) -> tuple[Group, list[Recorded]]:
         """Evolve the head and join the next group, or raise and change nothing."""
         now = whole_ms(self._clock())
-        steps, head, heads = take_steps(self.redacted(events), self._head, self._heads, now, self._new_id)
+        steps, head, heads = take_steps(events, self._head, self._heads, now, self._new_id, self.redacted)
         all_recorded = [step.recorded for step in steps]
         receipt = receipt(all_recorded) if callable(receipt) else receipt
         if receipt is not None and receipt.key in self._recent_keys:

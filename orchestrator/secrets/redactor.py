@@ -8,7 +8,7 @@ log, the agents' logs, the journal and problem documents, which are all given it
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from datetime import date, datetime
 from enum import Enum
 from functools import cache
@@ -38,7 +38,7 @@ class Redactor:
 
     def guard(self, store: Store) -> None:
         """Stand before all that is written for long: the journal, the agents' logs, the process's own log."""
-        store.redacted, store.logs.redacted = self.events, self.rows
+        store.redacted, store.logs.redacted = self.event, self.rows
         redact_log(self.text)
 
     def text(self, text: str) -> str:
@@ -60,20 +60,18 @@ class Redactor:
         """Return a JSON document with each value in its strings replaced."""
         return dump(self._inside(json.loads(rows))) if self._holds(rows) else rows
 
-    def events(self, events: Iterable[Event]) -> list[Event]:
-        """Return the events with each value in their strings replaced; what a task says stays as it is."""
-        return [self._event(event) for event in events]
-
-    def _event(self, event: Event) -> Event:
+    def event(self, event: Event, payload: bytes) -> tuple[Event, bytes]:
+        """Return an event and its payload with each value in their strings replaced, of a task nothing."""
         if self._written is None or not _has_words(type(event)):
-            return event
-        said = getattr(event, "content", None) or ""
-        if not self._holds(encode_payload(event)) and not self._holds(said):
-            return event
+            return event, payload
+        # Asked of the kind: of a missing field, pydantic makes ten times the cost of all this.
+        said = (event.content or "") if _says(type(event)) else ""  # type: ignore[attr-defined]
+        if not self._written.find_matches_as_indexes(payload) and not (said and self._holds(said)):
+            return event, payload
         clean = type(event).model_validate(self._inside(event.model_dump(mode="json")))
-        if not isinstance(clean, SayingEvent) or not said:
-            return clean
-        return clean.model_copy(update=words_of(self._words(said)))
+        if said:
+            clean = clean.model_copy(update=words_of(self._words(said)))
+        return clean, encode_payload(clean)
 
     def _words(self, said: str) -> str:
         try:
@@ -105,6 +103,12 @@ def _has_words(kind: type[Event]) -> bool:
     return kind is not TaskSubmitted and any(
         _is_words(annotation) for name, annotation in fields.items() if name not in {"task_id", "agent_id"}
     )
+
+
+@cache
+def _says(kind: type[Event]) -> bool:
+    """Return whether an event of the kind carries words beside its payload."""
+    return issubclass(kind, SayingEvent)
 
 
 def _is_words(annotation: object) -> bool:

@@ -14,6 +14,7 @@ from orchestrator.api.problem import render
 from orchestrator.core import events as e
 from orchestrator.core.turns import said
 from orchestrator.errors import RepositoryUnreachable
+from orchestrator.journal.encoding import encode_payload
 from orchestrator.journal.store import open_store
 from orchestrator.logline import JsonLine
 from orchestrator.secrets.held import HeldValue
@@ -84,8 +85,9 @@ async def test_journal_messages_and_logs_hold_no_value(tmp_path: Path) -> None:
         text=VALUE,
         **said(json.dumps([{"text": FORMS["raw"]}])),
     )
-    [clean] = REDACTOR.events([turn])
+    clean, payload = REDACTOR.event(turn, encode_payload(turn))
     assert isinstance(clean, e.AgentTurn)
+    assert payload == encode_payload(clean)
     assert clean.text == MARK
     assert clean.content == json.dumps([{"text": MARK}], separators=(",", ":"))
     assert clean.content_hash != turn.content_hash
