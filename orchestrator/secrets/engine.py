@@ -100,6 +100,10 @@ class AllowList:
     def _paths(self) -> list[Pattern]:
         return [compiled(pattern) for pattern in self._words.get("paths", ())]
 
+    def prepare(self) -> None:
+        """Compile its expressions now."""
+        _ = self._patterns, self._paths
+
     def names(self, path: bytes) -> bool:
         """Return whether it lists the path."""
         return any(pattern.search(path) for pattern in self._paths)
@@ -137,6 +141,12 @@ class Rule:
     @cached_property
     def _path(self) -> Pattern | None:
         return compiled(self._words["path"]) if "path" in self._words else None
+
+    def prepare(self) -> None:
+        """Compile its expressions now."""
+        _ = self.by_name or self._pattern, self._path
+        for allow in (*self._allow, self._everywhere):
+            allow.prepare()
 
     def concerns(self, path: bytes) -> bool:
         """Return whether the rule looks at files of that name."""
@@ -205,6 +215,11 @@ class Engine:
                 keywords.setdefault(word, []).append(number)
         self._of_keyword = list(keywords.values())
         self._automaton = BytesAhoCorasick(list(keywords)) if keywords else None
+
+    def prepare(self) -> None:
+        """Compile all expressions now, rather than each when it is first needed."""
+        for rule in (*self._rules, *self._by_name):
+            rule.prepare()
 
     def name_hits(self, path: bytes) -> Sequence[Hit]:
         """Return what is found in that a file of this name exists."""

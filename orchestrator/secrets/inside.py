@@ -219,6 +219,9 @@ class Server:
         if "rules" in order:  # told once
             self._rules = order["rules"]
             self._engine = Engine(self._rules)
+        if "prepare" in order and self._engine is not None:
+            self._engine.prepare()
+            return {}
         engine = self._engine if order["only"] is None else Engine(self._rules, order["only"])
         search = Search(order, engine if order["extent"] == "all" else None)
         answer: dict[str, Any] = {"objects": 0, "bytes": 0, "too_much": None}

@@ -27,6 +27,8 @@ from sandbox.base import MIB, SandboxLaunchFailed
 
 log = logging.getLogger(__name__)
 
+#: Seconds that a process gets to be ready for a scan before scans start their own.
+PREPARE_S = 10.0
 #: Scans at once, whatever number of agents have something to be scanned; each has one process at a time.
 MAX_PROCESSES = 2
 
@@ -130,20 +132,33 @@ class Scanner:
         self._places = trio.CapacityLimiter(MAX_PROCESSES)
         self._warm: Worker | None = None
         self._wanted = trio.Event()
+        #: Set while no process is on its way to be the one that is ready.
+        self._settled = trio.Event()
+        self._settled.set()
 
     async def run(self) -> None:
-        """Keep one process ready from the first scan on, which saves all later ones its start."""
+        """Keep one process ready from when a scan is expected, which saves each scan its start."""
         while True:
             await self._wanted.wait()
-            self._wanted = trio.Event()
+            self._wanted, self._settled = trio.Event(), trio.Event()
             try:
                 async with open_worker() as worker:
-                    self._warm = worker
-                    await worker.wait()
+                    if await self._prepare(worker):
+                        self._warm = worker
+                        self._settled.set()
+                        await worker.wait()
+                    else:
+                        log.warning("no process got ready for the scan for secrets within %s s", PREPARE_S)
             except SandboxLaunchFailed as error:  # the next scan fails with the same words
                 log.warning("no process can be kept ready for the scan for secrets: %s", error)
             finally:
                 self._warm = None
+                self._settled.set()
+
+    def expect(self) -> None:
+        """Let a process get ready, because there will be something to scan before long."""
+        if self._warm is None and self._settled.is_set():
+            self._wanted.set()
 
     @property
     def ready(self) -> bool:
@@ -155,8 +170,7 @@ class Scanner:
 
         Raises `SecretScanFailed` where it could not be begun; what the content did to it is in the report.
         """
-        if not self._rules:
-            self._rules = json.dumps(await trio.to_thread.run_sync(read_rules))
+        await self._read_rules()
         found: list[Finding] = []
         trouble = f"the scan for secrets did not end within {self._bounds.seconds} s"
         async with self._places:  # whoever waits for its turn has all of its time yet
@@ -205,6 +219,7 @@ class Scanner:
 
     async def _ask(self, order: str, objects: int) -> bytes:
         """Let the process that is ready carry the order out; where it is busy, or there is none, another."""
+        await self._settled.wait()
         if self._warm is not None and self.ready:
             return await self._tell(self._warm, order, objects)
         try:
@@ -213,8 +228,20 @@ class Scanner:
         except SandboxLaunchFailed as error:
             raise SecretScanFailed(f"the scan for secrets cannot be started: {error}") from error
         finally:
-            self._wanted.set()
+            self.expect()
 
-    async def _tell(self, worker: Worker, order: str, objects: int) -> bytes:
+    async def _read_rules(self) -> None:
+        if not self._rules:
+            self._rules = json.dumps(await trio.to_thread.run_sync(read_rules))
+
+    async def _prepare(self, worker: Worker) -> bool:
+        """Let a process make all that a scan needs of the rules, and return whether it has."""
+        order = json.dumps({"prepare": True, "bounds": asdict(self._bounds)})
+        with trio.move_on_after(PREPARE_S):
+            await self._read_rules()
+            return bool(await self._tell(worker, order, None))
+        return False
+
+    async def _tell(self, worker: Worker, order: str, objects: int | None) -> bytes:
         rules = f', "rules": {self._rules}' if worker.fresh else ""
         return await worker.ask(f"{order[:-1]}{rules}}}".encode(), objects)

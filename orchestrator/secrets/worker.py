@@ -49,15 +49,15 @@ class Worker:
         """Whether it has been told nothing yet."""
         return self._orders == 0
 
-    async def ask(self, order: bytes, objects: int) -> bytes:
-        """Let it look through the objects behind a descriptor; return its answer, nothing where it died."""
+    async def ask(self, order: bytes, objects: int | None) -> bytes:
+        """Let it look through the objects behind a descriptor, if any; return its answer, if any."""
         self.idle = False
         self._orders += 1
         answer = b""
         try:
             file = _order_file(order)
             try:
-                socket.send_fds(self._socket, [b"!"], [file, objects])
+                socket.send_fds(self._socket, [b"!"], [file, file if objects is None else objects])
             finally:
                 os.close(file)
             size = int.from_bytes(await self._receive(8))

@@ -63,6 +63,7 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
         landed = await settle(tools.store, tools.repositories, run.agent.id)
     if landed:  # by an earlier life
         return Done(Reason.DONE, landed.new, spec.landing_branch)
+    tools.scanner.expect()
     if run.agent.crashes >= MAX_CRASHES:  # and was not given up before that was known
         raise RunFailed(Reason.CRASH_LOOP, crash_loop(run.agent.crashes))
     await mend_first(run)
