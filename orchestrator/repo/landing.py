@@ -81,13 +81,6 @@ async def is_below(mirror: Mirror, commit: str, tip: str) -> bool:
     return done.exit.ok
 
 
-async def commits_between(mirror: Mirror, base: str, tip: str, *, most: int) -> list[str]:
-    """Return the commits of `tip` that `base` does not have, the newest first, not more than `most`."""
-    with mirror.hold():
-        found = await mirror.git.run("rev-list", f"--max-count={most}", tip, f"^{base}", "--")
-    return found.decode().split()
-
-
 async def land(base: Base, quarantine: Quarantine, push: PushIntent) -> None:
     """Carry out the push that was journaled; returns where the remote has the commit, also from before.
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from orchestrator.core import events as e
 from orchestrator.core.conflict import complaints, summary
+from orchestrator.core.lineage import foot_of
 from orchestrator.core.model import Phase, PushIntent, Reason
 from orchestrator.core.policy import MAX_FOLLOWED, MAX_TRIES
 from orchestrator.core.protected import DEFAULT, guard_of
 from orchestrator.errors import BranchMissing, LeaseLost, PushRejected, RepositoryUnreachable
 from orchestrator.repo.base import Base
-from orchestrator.repo.landing import commits_between, land
+from orchestrator.repo.landing import is_below, land
 from orchestrator.repo.merging import Brought
 from orchestrator.repo.quarantine import Quarantine, Sealed
 from orchestrator.repo.worktree import Worktree
@@ -26,9 +27,6 @@ from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import RunFailed, patient
 from orchestrator.supervise.gear import Run
 from orchestrator.supervise.judging import judge
-
-#: Commits of a branch that are looked at to know whether all are of this task.
-_MAX_OWN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +125,31 @@ async def _is_joined(run: Run, base: Base, sealed: Sealed, old: str) -> bool:
     Raises `RunFailed` where somebody else has it and the task has not asked for it by name.
     """
     branch = run.spec.landing_branch
-    attempts = await run.tools.store.agents_of(run.agent.task_id)
-    # Of this agent's earlier life, too, which its new commit has replaced in the journal's state.
-    ours = {run.agent.commit} | {agent.commit for agent in attempts}
-    ours |= {agent.push.new for agent in attempts if agent.push}
+    made = await _made(run)
     if run.spec.options.landing.branch is None:
-        if old in ours:
+        if old in made:
             return False
         detail = f"the remote has {branch} at {old[:12]}, which no attempt at this task pushed"
         await run.record(e.ConflictDetected(**run.ids, detail=detail))
         raise RunFailed(Reason.CONFLICT, detail + "; remove it or set options.landing.branch")
-    if branch == base.branch or old not in ours:
+    if branch == base.branch or old not in made:
         return True
     tip = (await run.tools.repositories.resolve(base.url, branch)).commit
-    between = await commits_between(base.mirror, sealed.base, tip, most=_MAX_OWN)
-    return len(between) >= _MAX_OWN or not set(between) <= ours
+    foot = foot_of(tip, made)
+    return foot is None or not await is_below(base.mirror, foot, sealed.base)
+
+
+async def _made(run: Run) -> dict[str, str]:
+    """Return the commits that all attempts at the task meant to push, each with the one it was made over."""
+    made: dict[str, str] = {}
+    seq = 0
+    while page := await run.tools.store.events_after(
+        seq, types=[e.CommitCreated.name], task_id=run.agent.task_id
+    ):
+        seq = page[-1].seq
+        created = (each.event for each in page if isinstance(each.event, e.CommitCreated))
+        made |= {event.commit: event.base for event in created}
+    return made
 
 
 async def _push(run: Run, worktree: Worktree, sealed: Sealed, ref: str, old: str | None) -> bool:

@@ -57,6 +57,29 @@ async def test_kept_commits_are_brought_onto_a_moved_base_one_by_one(
     assert git("diff", "--name-only", "agent/t~3", "agent/t", cwd=remote).split() == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("others", [False, True])
+async def test_a_further_attempt_takes_the_place_of_its_tasks_own_commits_and_of_nobody_elses(
+    reachable_path: Path, ordinary_user: User, others: bool
+) -> None:
+    remote = make_remote(reachable_path, files={"x": "1\n"})
+    together = {"landing": {"commits": "keep", "branch": "together"}}
+    async with planed(reachable_path, ordinary_user) as plane:
+        await plane.over(await plane.submit(remote, TWO, "t", **together))
+        first = branches(remote)["together"]
+        if others:
+            others_commit(remote, "theirs", "x", branch="together")
+        anew = TWO.replace("echo 3 > c", "echo 4 > d")
+        end = await plane.over(await plane.submit(remote, anew, "t", **together))
+    assert (end.reason, end.turn) == (Reason.DONE, 1), end
+    files = git("ls-tree", "--name-only", "together", cwd=remote).split()
+    if others:
+        git("merge-base", "--is-ancestor", first, "together", cwd=remote)
+        assert files == ["a", "b", "c", "d", "theirs", "x"]
+    else:
+        assert subjects(remote, "together")[:2] == ["Add a", "Add b"]
+        assert (len(subjects(remote, "together")), files) == (3, ["a", "b", "d", "x"])
+
+
 async def test_a_history_with_merges_becomes_one_commit(reachable_path: Path, ordinary_user: User) -> None:
     remote = make_remote(reachable_path, files={"x": "1\n"})
     merges = (
