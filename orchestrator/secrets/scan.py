@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 PREPARE_S = 10.0
 #: Scans at once, whatever number of agents have something to be scanned; each has one process at a time.
 MAX_PROCESSES = 2
+#: Processes that one look is given, where each before was ended by somebody else.
+MAX_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,21 +205,20 @@ class Scanner:
         """Let a process look through the objects; return what it found, and what was too much for it."""
         bounds = asdict(self._bounds)
         order = {"only": only, "extent": extent.value, "held": self._held, "key": self._key, "bounds": bounds}
-        async with objects(*revisions) as stream:
-            answer = await self._ask(json.dumps(order), stream.fd)
-            if not answer:
-                return [], "something in the change was too much for the process that looks for secrets"
-            try:
-                said = json.loads(answer)
-                found = [Finding(**each) for each in said["findings"]]
-                trouble: str = said["too_much"] or ""
-            except (ValueError, TypeError, KeyError):
-                raise SecretScanFailed("the scan for secrets gave no answer that can be read") from None
-            if not trouble:
-                await stream.finish()
-        return found, trouble
+        for _ in range(MAX_TRIES):
+            async with objects(*revisions) as stream:
+                answer = await self._ask(json.dumps(order), stream.fd)
+                if answer is None:
+                    continue
+                if not answer:
+                    return [], "something in the change was too much for the process that looks for secrets"
+                found, trouble = _read(answer)
+                if not trouble:
+                    await stream.finish()
+                return found, trouble
+        return [], f"the process that looks for secrets was ended from outside, {MAX_TRIES} times"
 
-    async def _ask(self, order: str, objects: int) -> bytes:
+    async def _ask(self, order: str, objects: int) -> bytes | None:
         """Let the process that is ready carry the order out; where it is busy, or there is none, another."""
         await self._settled.wait()
         if self._warm is not None and self.ready:
@@ -242,6 +243,14 @@ class Scanner:
             return bool(await self._tell(worker, order, None))
         return False
 
-    async def _tell(self, worker: Worker, order: str, objects: int | None) -> bytes:
+    async def _tell(self, worker: Worker, order: str, objects: int | None) -> bytes | None:
         rules = f', "rules": {self._rules}' if worker.fresh else ""
         return await worker.ask(f"{order[:-1]}{rules}}}".encode(), objects)
+
+
+def _read(answer: bytes) -> tuple[list[Finding], str]:
+    try:
+        said = json.loads(answer)
+        return [Finding(**each) for each in said["findings"]], said["too_much"] or ""
+    except (ValueError, TypeError, KeyError):
+        raise SecretScanFailed("the scan for secrets gave no answer that can be read") from None

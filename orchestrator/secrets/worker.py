@@ -8,6 +8,7 @@ never asked again; a kill of whoever waits for it does the same. Caller: `scan`.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator
@@ -25,6 +26,8 @@ MEMORY_BYTES = 4096 * MIB
 #: Orders after which a worker is replaced, whatever it is like.
 MAX_ORDERS = 500
 _MAX_ANSWER = 16 * MIB
+#: What ends a worker only where somebody sends it: its own bounds end it in other ways.
+_SENT = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 _ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C"}
 _BOUNDS = (
     *("setpriv", "--pdeathsig", "KILL", "--no-new-privs", "--"),
@@ -49,8 +52,11 @@ class Worker:
         """Whether it has been told nothing yet."""
         return self._orders == 0
 
-    async def ask(self, order: bytes, objects: int | None) -> bytes:
-        """Let it look through the objects behind a descriptor, if any; return its answer, if any."""
+    async def ask(self, order: bytes, objects: int | None) -> bytes | None:
+        """Let it look through the objects behind a descriptor, if any, and return its answer.
+
+        That is nothing where it died of them, and None where somebody ended it: then another may answer.
+        """
         self.idle = False
         self._orders += 1
         answer = b""
@@ -69,6 +75,8 @@ class Worker:
             self.idle = bool(answer) and self._orders < MAX_ORDERS
             if not self.idle:
                 self._child.kill_nowait()
+        if not answer and (await self._child.wait()).signal in _SENT:
+            return None
         return answer
 
     async def wait(self) -> None:

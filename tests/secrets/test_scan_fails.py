@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import signal
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from orchestrator.errors import GitFailed
-from orchestrator.secrets.scan import MAX_PROCESSES, Bounds, Scanner, Stream
+from orchestrator.secrets.scan import MAX_PROCESSES, MAX_TRIES, Bounds, Scanner, Stream
+from tests.kit.leaks import children
+from tests.kit.processes import marked
 from tests.kit.remote import git
 from tests.kit.until import seen
 from tests.secrets.planted import PLANTED
@@ -116,3 +119,36 @@ async def test_process_that_is_ready_serves_again_and_a_cancelled_scan_costs_onl
         stand.base = good
         assert not (await stand.scan(stand.commit({"b.py": f"b = '{PLANTED['github']}'\n"}))).clean
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("strikes", [1, MAX_TRIES])
+async def test_who_ends_the_process_costs_nobody_a_scan_and_whoever_goes_on_gets_nothing_out(
+    stand: Stand, strikes: int
+) -> None:
+    good = stand.commit({"a.py": "a = 1\n"})
+    struck: list[int] = []
+
+    @asynccontextmanager
+    async def struck_down(*revisions: str) -> AsyncGenerator[Stream, None]:
+        """Open the objects; those who are asked with them are ended before they have read them."""
+        async with stand.opener(*revisions) as stream, trio.open_nursery() as beside:
+            if len(struck) < strikes:
+                beside.start_soon(strike)
+            yield stream
+            beside.cancel_scope.cancel()
+
+    async def strike() -> None:
+        await seen(lambda: searching() - set(struck), "the process that looks through the objects")
+        for pid in searching() - set(struck):
+            struck.append(pid)
+            os.kill(pid, signal.SIGKILL)
+
+    report = await stand.scanner.scan(struck_down, base=stand.base, tip=good)
+    assert report.clean == (strikes < MAX_TRIES), report
+    assert report.clean or "ended from outside" in report.trouble
+    assert len(struck) == strikes
+
+
+def searching() -> set[int]:
+    """Return the processes that look for secrets for this one, and for nobody else on the host."""
+    return set(marked("orchestrator.secrets.inside")) & children()
