@@ -1,14 +1,16 @@
 """The values that this orchestrator holds, and that must appear nowhere: keys, tokens, passwords.
 
-Callers: `scan`, which lets nothing leave that holds one, the redactor, which lets none be shown, and
-`orchestrator doctor`, which says which are too short to be looked for.
+Beside ours there are those that a task gives its agent in `options.env`: held for that agent alone. Callers:
+`scan` and `judging`, which let nothing leave that holds one, the redactor and `gear`, which let none be
+shown, and `orchestrator doctor`, which says which are too short to be looked for.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -19,6 +21,14 @@ from orchestrator.errors import SettingsError
 from orchestrator.secrets.forms import MIN_BYTES, forms_of
 
 KEY_BYTES = 32
+#: Bytes below which a value of a task is taken for a word that its code may well hold, as `postgres`.
+MIN_OF_TASK = 12
+#: Of a longer one, or of many, the beginnings are looked for: whoever writes the whole writes that. In bytes,
+#: of one and of all of a task, as a client chooses them and each has dozens of forms.
+MAX_OF_TASK, MAX_OF_ALL = 512, 2048
+_SECRET_NAME = re.compile(
+    r"(.*(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)|(.*_)?(API|ACCESS|PRIVATE|SECRET)?KEY|.+_(PAT|PWD|PASS))S?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,19 @@ def held_values(settings: object, token: str = "") -> tuple[HeldValue, ...]:
             found += _parts(name.upper(), value.get_secret_value())
     kept = {text: HeldValue(name, text.encode()) for name, text in reversed(found) if text}
     return tuple(kept.values())
+
+
+def values_of_task(env: Mapping[str, str]) -> tuple[HeldValue, ...]:
+    """Return what is secret among the variables of a task: what a name says to be that, passwords of URLs."""
+    found: list[tuple[str, str]] = []
+    for name, value in env.items():
+        text, upper = value.strip(), name.upper()
+        marked = _SECRET_NAME.fullmatch(upper) is not None and "PUBLIC" not in upper
+        if marked or "://" in text:
+            found += _parts(name, text)
+    room = min(MAX_OF_TASK, MAX_OF_ALL // max(1, len(found)))
+    kept = {text.encode()[:room]: f"options.env.{name}" for name, text in reversed(found)}
+    return tuple(HeldValue(name, value) for value, name in kept.items() if len(value) >= MIN_OF_TASK)
 
 
 def too_short(values: Iterable[HeldValue]) -> tuple[str, ...]:

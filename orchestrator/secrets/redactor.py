@@ -3,34 +3,43 @@
 One Aho-Corasick pass over a whole batch says whether any form of any value stands in it; only then is the
 batch taken apart. The invariant: what comes out is as well formed as what came in. Callers: the process's
 log, the agents' logs, the journal and problem documents, which are all given it by `assembly`.
+
+What a task gives its agent as secret is taken out of what is written about that task, and only where others'
+words stand: whoever chooses such a value chooses it against nobody, and against no id, ref or reason.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import date, datetime
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, get_args
 
 from ahocorasick_rs import MATCHKIND_LEFTMOST_LONGEST, BytesAhoCorasick
 
 from orchestrator.core.events import Event, SayingEvent, TaskSubmitted
+from orchestrator.core.model import TaskId
 from orchestrator.core.turns import said as words_of
 from orchestrator.journal.encoding import dump, encode_payload
 from orchestrator.journal.store import Store
 from orchestrator.logline import redact_log
-from orchestrator.secrets.held import HeldValue
+from orchestrator.secrets.held import HeldValue, values_of_task
 
 MARK = "[redacted]"
+#: Fields of events in which an agent, its gates or a reviewer are quoted.
+_QUOTES = frozenset(
+    {"message", "error", "detail", "text", "complaints", "result", "output_tail", "review", "places"}
+)
 _NO_WORDS = frozenset({int, float, bool, datetime, date, type(None)})
 
 
 class Redactor:
     """Takes the values out of texts; one that knows none returns them as they are."""
 
-    def __init__(self, held: Collection[HeldValue] = ()) -> None:
+    def __init__(self, held: Collection[HeldValue] = (), *, quotes_only: bool = False) -> None:
+        self._quotes_only = quotes_only
         forms = _escaped({form for each in held for form in each.forms})
         self._forms = BytesAhoCorasick(sorted(forms), MATCHKIND_LEFTMOST_LONGEST) if forms else None
         # As they stand in a JSON string, in which a quote or a backslash of a form is escaped once more.
@@ -38,8 +47,13 @@ class Redactor:
 
     def guard(self, store: Store) -> None:
         """Stand before all that is written for long: the journal, the agents' logs, the process's own log."""
-        store.redacted, store.logs.redacted = self.event, self.rows
+        store.logs.redacted = self.rows
         redact_log(self.text)
+
+        def redacted(event: Event, payload: bytes) -> tuple[Event, bytes]:
+            return _of_task(store, event).event(*self.event(event, payload))
+
+        store.redacted = redacted
 
     def text(self, text: str) -> str:
         """Return the text with each value, in whatever form, replaced."""
@@ -68,7 +82,8 @@ class Redactor:
         said = (event.content or "") if _says(type(event)) else ""  # type: ignore[attr-defined]
         if not self._written.find_matches_as_indexes(payload) and not (said and self._holds(said)):
             return event, payload
-        clean = type(event).model_validate(self._inside(event.model_dump(mode="json")))
+        inside = self._quoted if self._quotes_only else self._inside
+        clean = type(event).model_validate(inside(event.model_dump(mode="json")))
         if said:
             clean = clean.model_copy(update=words_of(self._words(said)))
         return clean, encode_payload(clean)
@@ -94,6 +109,32 @@ class Redactor:
             case dict():
                 return {name: self._inside(each) for name, each in value.items()}
         return value
+
+    def _quoted(self, value: Any) -> Any:  # noqa: ANN401 - any JSON
+        match value:
+            case list():
+                return [self._quoted(each) for each in value]
+            case dict():
+                return {
+                    name: self._inside(each) if name in _QUOTES else self._quoted(each)
+                    for name, each in value.items()
+                }
+        return value
+
+
+def redactor_of(env: Mapping[str, str]) -> Redactor:
+    """Return what takes a task's own secrets out of what is written about it; `env` are its variables."""
+    return _redactor_of(tuple(env.items()))
+
+
+@lru_cache(maxsize=32)
+def _redactor_of(env: tuple[tuple[str, str], ...]) -> Redactor:
+    return Redactor(values_of_task(dict(env)), quotes_only=True)
+
+
+def _of_task(store: Store, event: Event) -> Redactor:
+    task = store.state.tasks.get(getattr(event, "task_id", TaskId("")))
+    return redactor_of({} if task is None else task.spec.options.env)
 
 
 @cache

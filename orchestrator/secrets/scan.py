@@ -11,7 +11,7 @@ import base64
 import json
 import logging
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -121,14 +121,7 @@ class Scanner:
         self, held: Collection[HeldValue] = (), key: bytes = b"", bounds: Bounds | None = None
     ) -> None:
         self._bounds = bounds or Bounds()
-        self._held = [
-            {
-                "name": each.name,
-                "value": base64.b64encode(each.value).decode(),
-                "forms": [base64.b64encode(form).decode() for form in sorted(each.forms)],
-            }
-            for each in held
-        ]
+        self._held = tuple(held)
         self._key = base64.b64encode(key or secrets.token_bytes(32)).decode()
         self._rules = ""
         self._places = trio.CapacityLimiter(MAX_PROCESSES)
@@ -167,30 +160,41 @@ class Scanner:
         """Whether a process waits for the next scan."""
         return self._warm is not None and self._warm.idle
 
-    async def scan(self, objects: Opener, *, base: str, tip: str, extent: Extent = Extent.ALL) -> Report:
+    async def scan(
+        self,
+        objects: Opener,
+        *,
+        base: str,
+        tip: str,
+        extent: Extent = Extent.ALL,
+        own: Collection[HeldValue] = (),
+    ) -> Report:
         """Look through every object that the tip has beyond the base; what the base has is no finding.
 
-        Raises `SecretScanFailed` where it could not be begun; what the content did to it is in the report.
+        `own` are values that are held for this one alone. Raises `SecretScanFailed` where it could not be
+        begun; what the content did to it is in the report.
         """
         await self._read_rules()
+        held = [_told(each) for each in (*self._held, *own)]
+        order = {"extent": extent.value, "held": held, "key": self._key, "bounds": asdict(self._bounds)}
         found: list[Finding] = []
         trouble = f"the scan for secrets did not end within {self._bounds.seconds} s"
         async with self._places:  # whoever waits for its turn has all of its time yet
             with trio.move_on_after(self._bounds.seconds):
-                found, trouble = await self._look(objects, (tip, f"^{base}", "--"), extent, None)
+                found, trouble = await self._look(objects, (tip, f"^{base}", "--"), {**order, "only": None})
                 if found and not trouble:
                     # Where this takes too long, what was found stands.
-                    found = await self._without_known(objects, base, extent, found)
+                    found = await self._without_known(objects, base, order, found)
         return Report(tuple(found), trouble)
 
     async def _without_known(
-        self, objects: Opener, base: str, extent: Extent, found: list[Finding]
+        self, objects: Opener, base: str, order: Mapping[str, object], found: list[Finding]
     ) -> list[Finding]:
         """Return what the base does not have: first its files of the same names are asked, then all of it."""
         paths = sorted({each.path for each in found if each.kind == "file"})[:1000]
         for places in ((paths,) if paths else ()) + ((),):
-            wanted = sorted({each.rule for each in found})
-            known, trouble = await self._look(objects, ("--no-walk", base, "--", *places), extent, wanted)
+            wanted = {**order, "only": sorted({each.rule for each in found})}
+            known, trouble = await self._look(objects, ("--no-walk", base, "--", *places), wanted)
             if trouble:
                 return found
             had = {(each.rule, each.hmac) for each in known}
@@ -200,11 +204,9 @@ class Scanner:
         return found
 
     async def _look(
-        self, objects: Opener, revisions: Sequence[str], extent: Extent, only: Sequence[str] | None
+        self, objects: Opener, revisions: Sequence[str], order: Mapping[str, object]
     ) -> tuple[list[Finding], str]:
         """Let a process look through the objects; return what it found, and what was too much for it."""
-        bounds = asdict(self._bounds)
-        order = {"only": only, "extent": extent.value, "held": self._held, "key": self._key, "bounds": bounds}
         for _ in range(MAX_TRIES):
             async with objects(*revisions) as stream:
                 answer = await self._ask(json.dumps(order), stream.fd)
@@ -246,6 +248,12 @@ class Scanner:
     async def _tell(self, worker: Worker, order: str, objects: int | None) -> bytes | None:
         rules = f', "rules": {self._rules}' if worker.fresh else ""
         return await worker.ask(f"{order[:-1]}{rules}}}".encode(), objects)
+
+
+def _told(held: HeldValue) -> dict[str, object]:
+    """Return a value as the process is told it."""
+    forms = [base64.b64encode(form).decode() for form in sorted(held.forms)]
+    return {"name": held.name, "value": base64.b64encode(held.value).decode(), "forms": forms}
 
 
 def _read(answer: bytes) -> tuple[list[Finding], str]:

@@ -26,6 +26,7 @@ from orchestrator.repo.landing import Doors
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.worktree import Worktree
+from orchestrator.secrets.redactor import redactor_of
 from orchestrator.secrets.scan import Scanner
 from orchestrator.supervise.backlog import Backlog
 from orchestrator.supervise.pulse import Pulse
@@ -145,7 +146,8 @@ class Run:
 
     async def output(self, stream: str, line: str) -> None:
         """Write a line into the agent's log."""
-        await self.tools.store.logs.write(self.agent.id, stream, line)
+        clean = redactor_of(self.spec.options.env).text(line)
+        await self.tools.store.logs.write(self.agent.id, stream, clean)
 
 
 def limits_for(spec: TaskSpec, default: Limits, runtime: str = "") -> Limits:

@@ -22,6 +22,7 @@ from orchestrator.journal.store import AuditEntry
 from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.share import count_share
 from orchestrator.repo.worktree import Worktree
+from orchestrator.secrets.held import values_of_task
 from orchestrator.secrets.scan import Extent
 from orchestrator.supervise.consulting import consult, question_of
 from orchestrator.supervise.ending import RunFailed, patient
@@ -88,7 +89,11 @@ async def _find_secrets(run: Run, worktree: Worktree, sealed: Sealed) -> list[st
     """Look through all that would leave; journal what was found, and return what the agent is told of it."""
     extent = Extent.HELD if run.tools.yolo else Extent.ALL
     report = await run.tools.scanner.scan(
-        worktree.quarantine.open_objects, base=worktree.base.commit, tip=sealed.commit, extent=extent
+        worktree.quarantine.open_objects,
+        base=worktree.base.commit,
+        tip=sealed.commit,
+        extent=extent,
+        own=values_of_task(run.spec.options.env),
     )
     shown = report.findings[:MAX_VIOLATIONS]
     facts = [

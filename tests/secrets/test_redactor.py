@@ -12,13 +12,14 @@ import trio
 
 from orchestrator.api.problem import render
 from orchestrator.core import events as e
+from orchestrator.core.model import Reason
 from orchestrator.core.turns import said
 from orchestrator.errors import RepositoryUnreachable
 from orchestrator.journal.encoding import encode_payload
 from orchestrator.journal.store import open_store
 from orchestrator.logline import JsonLine
-from orchestrator.secrets.held import HeldValue
-from orchestrator.secrets.redactor import MARK, Redactor
+from orchestrator.secrets.held import MAX_OF_ALL, HeldValue, values_of_task
+from orchestrator.secrets.redactor import MARK, Redactor, redactor_of
 from tests.secrets.planted import chance
 
 VALUE = 'se"c\\r/' + chance("redacted", 20)
@@ -102,3 +103,27 @@ def test_problem_documents_and_the_own_log_hold_no_value() -> None:
     shown = json.loads(line.format(record))
     assert (shown["message"], shown["remote"]) == (f"failed with {MARK}", MARK)
     assert datetime.fromisoformat(shown["time"]) == datetime.fromtimestamp(0, UTC)
+
+
+def test_of_a_tasks_variables_those_are_held_whose_name_or_form_says_that_they_are_secret() -> None:
+    long = chance("held of a task", 24)
+    held = ("NPM_TOKEN", "token", "AWS_SECRET_ACCESS_KEY", "apikey", "PGPASSWORD", "CLIENT_SECRETS", "DB_PWD")
+    free = ("PWD", "MONKEY", "SECRET_NAME", "KEY_ID", "PUBLIC_KEY", "MAX_TOKENS_FILE", "GREETING")
+    for names, count in ((held, 1), (free, 0)):
+        for name in names:
+            assert len(values_of_task({name: f" {long}\n"})) == count, name
+    [password] = values_of_task(
+        {"DATABASE": f"postgres://me:{long}@host/db", "URL_KEY": "https://host/x/y/z"}
+    )
+    assert (password.name, password.value) == ("options.env.DATABASE", long.encode())
+    assert not values_of_task({"DB_PASSWORD": "postgres", "MAX_TOKENS": "4096"})
+    many = values_of_task({f"K{n}_TOKEN": f"{n:02}{long * 1000}" for n in range(64)})
+    assert sum(len(each.value) for each in many) == MAX_OF_ALL  # a client decides how many, and how long
+
+
+def test_a_tasks_own_secret_is_taken_out_of_quotes_and_out_of_nothing_that_decides() -> None:
+    ids = {"task_id": "gate_rejected", "agent_id": "gate_rejected"}
+    fact = e.AgentFailed(**ids, reason=Reason.GATE_REJECTED, error="it said gate_rejected")
+    clean, payload = redactor_of({"TOKEN": "gate_rejected"}).event(fact, encode_payload(fact))
+    assert payload == encode_payload(clean)
+    assert clean == fact.model_copy(update={"error": f"it said {MARK}"})

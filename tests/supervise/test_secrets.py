@@ -10,6 +10,7 @@ import trio
 from orchestrator.core import events as e
 from orchestrator.core.model import AgentStatus, Reason
 from orchestrator.secrets.held import HeldValue
+from orchestrator.secrets.redactor import Redactor
 from orchestrator.secrets.scan import Scanner
 from sandbox.base import User
 from tests.kit.plane import Plane, open_plane
@@ -64,3 +65,27 @@ async def test_what_we_hold_never_leaves_and_the_agent_fails(
     assert (agent.status, agent.reason) == (AgentStatus.FAILED, Reason.SECRET_DETECTED)
     assert {each.rule for each in found} == {"held:GITHUB_TOKEN"}
     assert branches(remote) == before
+
+
+async def test_what_a_task_hands_its_agent_as_secret_stays_with_the_agent(
+    reachable_path: Path, ordinary_user: User
+) -> None:
+    home, remote = reachable_path / "home", make_remote(reachable_path)
+    before = branches(remote)
+    env = {"NPM_TOKEN": HELD, "GREETING": "hello, dear world", "JOB_KEY": "secret_detected"}
+    script = (
+        'echo "it is $NPM_TOKEN, $GREETING"; echo "$GREETING" > hello; printf %s "$NPM_TOKEN" | base64 > t'
+    )
+    with trio.fail_after(50):
+        async with open_plane(home, user=ordinary_user, roots=reachable_path) as plane:
+            Redactor().guard(plane.store)
+            agent = await plane.over(await plane.submit(remote, script, "own", env=env))
+            found = await facts(plane)
+            lines = [line.content for line in await plane.store.logs.read(agent.id)]
+            [turn, *_] = await plane.store.events_after(0, types=["agent.turn"])
+    assert (agent.status, agent.reason) == (AgentStatus.FAILED, Reason.SECRET_DETECTED)
+    assert {(each.rule, each.path) for each in found} == {("held:options.env.NPM_TOKEN", "t")}
+    assert branches(remote) == before
+    assert "it is [redacted], hello, dear world" in lines
+    assert isinstance(turn.event, e.AgentTurn)
+    assert turn.event.text.strip() == "it is [redacted], hello, dear world"
