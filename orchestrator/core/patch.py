@@ -55,6 +55,11 @@ class FileChange:
         """Whether the file is gone."""
         return any(note.startswith("deleted file") for note in self.notes)
 
+    @property
+    def added(self) -> bool:
+        """Whether the file is new."""
+        return any(note.startswith("new file") for note in self.notes)
+
     @cached_property
     def numbers(self) -> frozenset[int]:
         """The lines of the new file that the patch shows; 0 stands for a file of which it shows none."""

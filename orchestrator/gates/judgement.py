@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from orchestrator.core.losses import lost_tests
+from orchestrator.core.patch import PatchMalformed, parse_patch
 from orchestrator.gates.definition import Kind
 from orchestrator.gates.trial import Trial
 from sandbox.base import Exit
@@ -36,6 +38,8 @@ _ABSENT = re.compile(
     r"|the artifact ([\w.:-]{1,200}) has not been downloaded",
     re.MULTILINE,
 )
+#: The mark of a change that is not read whole.
+_CUT = b"\n[cut here: "
 _NOTHING = "no test ran: a suite without tests proves nothing"
 #: What the launcher of Node reports where the runner wrote no results; some say that they found no test.
 NO_RESULTS = "no results"
@@ -70,7 +74,23 @@ def find_fault(gate: str, trial: Trial, limit_s: float) -> Fault | None:
     return Fault(message) if message else None
 
 
-def find_loss(trial: Trial, ran_on_base: int | None) -> Fault | None:
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many tests ran on a base, or why that is not known."""
+
+    number: int | None
+    why: str = ""
+
+
+def count_of(gate: str, trial: Trial, limit_s: float) -> Counted:
+    """Return what a run on the base tells of its tests."""
+    if trial.proved is not None:
+        return Counted(trial.proved)
+    fault = find_fault(gate, trial, limit_s)
+    return Counted(None, fault.message if fault is not None else "they told no number")
+
+
+def find_loss(trial: Trial, ran_on_base: int) -> Fault | None:
     """Return why a run that passed is a rejection beside that of the base, or None where it is none."""
     if not ran_on_base:
         return None
@@ -87,8 +107,36 @@ def find_loss(trial: Trial, ran_on_base: int | None) -> Fault | None:
     return None
 
 
-def praise(gate: str, trial: Trial) -> str:
-    """Return what an approved run showed."""
+def find_loss_in(patch: bytes, trial: Trial, why: str) -> Fault | None:
+    """Return why a run that passed is a rejection where the base's tests could not be counted, or None.
+
+    `patch` is the whole change of the files that could hold tests, `why` why there is no number.
+    """
+    unknown = f"how many ran on the base is not known: {why}"
+    if trial.proved == 0:
+        return Fault(f"no test proved anything; {unknown}")
+    if _CUT in patch[-100:]:
+        return Fault(f"the change is too large to be looked through for lost tests; {unknown}")
+    try:
+        lost = lost_tests(parse_patch(patch))
+    except PatchMalformed as error:
+        return Fault(f"the change cannot be looked through for lost tests: {error}; {unknown}")
+    if lost is None:
+        return None
+    return Fault(
+        f"tests are lost: the change takes away {lost}; bring them back, or others in their place; {unknown}"
+    )
+
+
+def praise(gate: str, trial: Trial, base: Counted | None = None) -> str:
+    """Return what an approved run showed, and where it could not be compared with the base."""
+    shown = _shown(gate, trial)
+    if base is None or base.number is not None:
+        return shown
+    return f"{shown}; how many ran on the base is not known: {base.why}"
+
+
+def _shown(gate: str, trial: Trial) -> str:
     if trial.definition.kind is Kind.CHECK:
         return f"{gate} passed"
     if trial.ran is None:

@@ -12,17 +12,20 @@ from dataclasses import replace
 
 import trio
 
+from orchestrator.core.losses import PATHS
 from orchestrator.core.model import Verdict
 from orchestrator.errors import RepositoryError
 from orchestrator.gates.additions import MAX_DIFF, TooLarge, read_additions, silenced
 from orchestrator.gates.definition import Base, Definition, Kind, Unrunnable
 from orchestrator.gates.exhibit import Exhibit
-from orchestrator.gates.judgement import Fault, find_fault, find_loss, praise
+from orchestrator.gates.judgement import Counted, Fault, count_of, find_fault, find_loss, find_loss_in, praise
 from orchestrator.gates.local import find
 from orchestrator.gates.protected import protected
 from orchestrator.gates.settings import are_same
 from orchestrator.gates.trial import Trial, run_trial
 
+#: Bytes of a change that are looked through for tests that go.
+MAX_LOSSES = 4 * 1024 * 1024
 #: Bases whose tests are remembered by their number.
 MAX_BASES = 256
 
@@ -56,11 +59,14 @@ class MechanicalGate:
         trial = Trial(definition)
         await run_trial(trial, exhibit, exhibit.open_checkout(), limit_s)
         fault = find_fault(self.name, trial, limit_s)
-        ran_on_base = None
+        base = None
         if fault is None and definition.kind is Kind.TESTS and exhibit.open_base is not None:
-            ran_on_base = await self._counts.count(exhibit, definition, limit_s)
-            fault = find_loss(trial, ran_on_base)
-        return verdict.model_copy(update=_evidence(self.name, trial, fault, ran_on_base))
+            base = await self._counts.count(exhibit, definition, limit_s)
+            if base.number is not None:
+                fault = find_loss(trial, base.number)
+            else:
+                fault = find_loss_in(await exhibit.read_diff(MAX_LOSSES, *PATHS), trial, base.why)
+        return verdict.model_copy(update=_evidence(self.name, trial, fault, base))
 
     async def find(self, base: Base) -> Definition:
         """Return how the gate is run; raises `Unrunnable` where the base does not say it."""
@@ -105,39 +111,39 @@ class _Counts:
     """How many tests proved something on each base: found out once, however many ask at the same time."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, int | None] = OrderedDict()
+        self._known: OrderedDict[str, Counted] = OrderedDict()
         self._locks: dict[str, trio.Lock] = {}
 
-    async def count(self, exhibit: Exhibit, definition: Definition, limit_s: float) -> int | None:
-        """Return how many ran, or None where that cannot be known."""
+    async def count(self, exhibit: Exhibit, definition: Definition, limit_s: float) -> Counted:
+        """Return how many ran, or why that is not known."""
         base = exhibit.base
         lock = self._locks.setdefault(base, trio.Lock())
         async with lock:
-            if base not in self._known and exhibit.open_base is not None:
+            found = self._known.get(base)
+            if found is None and exhibit.open_base is not None:
                 await exhibit.output("system", f"gate: {' '.join(definition.shown)} on the base")
                 trial = Trial(definition)
                 await run_trial(trial, exhibit, exhibit.open_base(), limit_s)
-                ended = trial.exit
+                found, ended = count_of("tests", trial, limit_s), trial.exit
                 # What the ceilings of one task cut short says nothing to the others.
                 if ended is not None and ended.code is not None and not ended.oom_killed:
-                    self._known[base] = trial.proved
-            found = self._known.get(base)
+                    self._known[base] = found
         if not lock.statistics().tasks_waiting:
             self._locks.pop(base, None)
         while len(self._known) > MAX_BASES:
             self._known.popitem(last=False)
-        return found
+        return found or Counted(None, "there is no base to run them on")
 
 
-def _evidence(gate: str, trial: Trial, fault: Fault | None, ran_on_base: int | None) -> dict[str, object]:
+def _evidence(gate: str, trial: Trial, fault: Fault | None, base: Counted | None) -> dict[str, object]:
     return {
         "approved": fault is None,
-        "message": praise(gate, trial) if fault is None else fault.message,
+        "message": praise(gate, trial, base) if fault is None else fault.message,
         "lasting": (fault is not None and fault.lasting) or None,
         "exit_code": trial.exit.code if trial.exit else None,
         "duration_ms": round(trial.duration_ms, 1),
         "tests": trial.ran,
-        "tests_base": ran_on_base,
+        "tests_base": base.number if base is not None else None,
         "coverage": trial.coverage,
         "output_tail": trial.output,
     }

@@ -267,7 +267,9 @@ def patch_of(base: Files, candidate: Files, patterns: Sequence[str]) -> bytes:
         if old != new and (not patterns or any(fnmatch(path, pattern) for pattern in patterns)):
             sides = [[f"{line}\n" for line in (text or "").splitlines()] for text in (old, new)]
             names = ("/dev/null" if old is None else f"a/{path}", "/dev/null" if new is None else f"b/{path}")
-            parts += [f"diff --git a/{path} b/{path}\n", *difflib.unified_diff(*sides, *names)]
+            mode = "new" if old is None else "deleted" if new is None else None
+            head = [f"diff --git a/{path} b/{path}\n", *([f"{mode} file mode 100644\n"] if mode else [])]
+            parts += [*head, *difflib.unified_diff(*sides, *names)]
     return "".join(parts).encode()
 
 
