@@ -18,6 +18,8 @@ _PRIVATE_DIRECTORIES = ("", "refs", "refs/heads", "objects", "objects/info", "ob
 _PACKED = "packed-refs"
 #: The names that a set-up made, as `git ls-files --directory -z` has them, but a line each.
 MADE = "info/made"
+#: The line before those of `info/exclude` that leave them out; an empty one comes after.
+MADE_MARK = "# made by the set-up"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY_BYTES = 2**30
 #: What every HEAD of a bare one says: nothing is checked out.
@@ -130,7 +132,8 @@ def write_private_git(git: Path, content: PrivateGit, owner: User, *, link_index
     if content.branch:
         files[_PACKED] = _packed(content)
     if content.made:
-        files["info/exclude"] = "".join(f"/{_as_pattern(name)}\n" for name in content.made)
+        patterns = "".join(f"/{_as_pattern(name)}\n" for name in content.made)
+        files["info/exclude"] = f"{MADE_MARK}\n{patterns}\n"
         files[MADE] = "".join(f"{name}\n" for name in content.made)
     owned = _Owned(os.fspath(git), owner)
     for name in _PRIVATE_DIRECTORIES:

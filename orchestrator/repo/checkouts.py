@@ -31,7 +31,7 @@ KEEP = 8
 #: How long removing a half made one may hold a cancellation up; what is left then goes at the next start.
 REMOVE_S = 10.0
 #: Part of a cover's name: one of another make is not used.
-_COVER_VERSION = 1
+_COVER_VERSION = 2
 _HALF, _OLD = "making-", "old-"
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from orchestrator.repo.bare import write_private_git
 from orchestrator.repo.base import Base
 from orchestrator.repo.inside import COLLECT, script_spec
-from orchestrator.repo.quarantine import MIRROR_AT, Origin
+from orchestrator.repo.origin import Origin
+from orchestrator.repo.quarantine import MIRROR_AT
 from orchestrator.repo.removal import open_ways, remove_tree
 from sandbox.base import Backend, Bind, Spec
 

@@ -105,7 +105,13 @@ if ! move; then
   move || say broken
 fi
 own() {
-  rm -f .git/index.lock .git/HEAD.lock .git/MERGE_HEAD .git/CHERRY_PICK_HEAD
+  rm -f .git/index.lock .git/HEAD.lock .git/MERGE_HEAD .git/CHERRY_PICK_HEAD .git/info/made
+  # What the set-up of the new base made is left out, and no more what that of the older one did.
+  [ ! -f .git/info/exclude ] || sed -i "/^$MADE$/,/^$/d" .git/info/exclude || return 1
+  if [ -f "$FRESH/info/made" ]; then
+    mkdir -p .git/info && cp "$FRESH/info/made" .git/info/made || return 1
+    { echo; cat "$FRESH/info/exclude"; } >>.git/info/exclude || return 1
+  fi
   g update-ref "refs/heads/before-$(printf %.12s "$ONTO")" HEAD 2>/dev/null
   g update-ref HEAD "$ONTO" && g read-tree "$ONTO" || return 1
   [ "$(g rev-parse -q --verify 'HEAD^{commit}')" = "$ONTO" ]

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import GitFailed
-from orchestrator.repo.bare import write_private_git
+from orchestrator.repo.bare import MADE_MARK, write_private_git
 from orchestrator.repo.inside import MOVE, Claim, run_script, script_spec
-from orchestrator.repo.quarantine import QUARANTINE_AT, Origin, Quarantine
+from orchestrator.repo.origin import Origin
+from orchestrator.repo.quarantine import QUARANTINE_AT, Quarantine
 from orchestrator.repo.tenancy import Tenancy
 from sandbox.base import Backend, Bind, Spec
 
@@ -58,6 +59,7 @@ async def _move_once(place: Place, tenancy: Tenancy, deadline_s: float, *, repla
         "BRANCH": tenancy.branch,
         "OBJECTS": alternates[0],
         "REPLACE": replaced,
+        "MADE": MADE_MARK,
     }
     binds = (*objects, quarantine.cover_alternates(), Bind(git, _FRESH_AT, writable=True))
     spec, mark = script_spec(replace(place.spec, binds=binds), MOVE, env)

@@ -16,26 +16,25 @@ from pathlib import Path
 
 from orchestrator.core.text import cleaned
 from orchestrator.errors import GitFailed, RepositoryError
-from orchestrator.repo.bare import Identity, PrivateGit, make_directory, write_bare, write_ref
-from orchestrator.repo.checkouts import SharedCheckout
+from orchestrator.repo.bare import make_directory, write_bare, write_ref
 from orchestrator.repo.compare import checked_commit, read_changed, read_diff
 from orchestrator.repo.git import BOUNDED, Extra, Git
 from orchestrator.repo.inside import CHECKOUT, run_script, script_spec
 from orchestrator.repo.merging import Brought, bring, find_markers
 from orchestrator.repo.objects import ObjectTooLarge, open_reader
+from orchestrator.repo.origin import Origin
 from orchestrator.repo.outflow import ObjectStream, open_objects
 from orchestrator.repo.policy import Policy, Violation, judge
 from orchestrator.repo.removal import open_ways, remove_tree
 from orchestrator.repo.sealing import Sealed, line_of, seal, seal_each
 from orchestrator.repo.workspace import make_workspace
-from sandbox.base import MIB, Backend, Bind, Directory, Layers, Spec, User
+from sandbox.base import MIB, Backend, Bind, Directory, Layers, Spec
 from sandbox.process import Child
 
 __all__ = [
     "MIRROR_AT",
     "QUARANTINE_AT",
     "Checkout",
-    "Origin",
     "Quarantine",
     "Sealed",
     "checked_commit",
@@ -74,29 +73,6 @@ class Checkout:
     binds: tuple[Bind, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a quarantine stands on: the commit that was checked out, objects, its files, and who commits."""
-
-    commit: str
-    objects: Path
-    shared: SharedCheckout
-    identity: Identity
-    user: User
-    layered: bool
-    #: The files of the repository's set-up; the names that it made, also where the files are not at hand.
-    made_at: Path | None = None
-    made: tuple[str, ...] = ()
-
-    def private_git(self, alternates: tuple[str, ...], branch: str = "") -> PrivateGit:
-        """Return the content of a `.git` at the base commit that reads these objects."""
-        return PrivateGit(self.commit, self.shared.index, alternates, self.identity, branch, self.made)
-
-    def private_git_at(self, commit: str, alternates: tuple[str, ...]) -> PrivateGit:
-        """Return the content of a `.git` at another commit, whose files are still the base's."""
-        return PrivateGit(commit, self.shared.index, alternates, self.identity, made=self.made)
-
-
 class Quarantine:
     """The bare repository of one agent; lives and dies with its worktree."""
 
@@ -112,11 +88,16 @@ class Quarantine:
         self._imports = 0
         self._own_subjects: set[str] = set()
 
-    def over(self, base: str) -> Quarantine:
-        """Return the same quarantine, as a judge over another base sees it."""
+    def over(self, base: str, origin: Origin | None = None) -> Quarantine:
+        """Return the same quarantine, as a judge over another base, and on its set-up, sees it."""
         other = copy.copy(self)
         other.base = base
+        other.stand_on(origin or self._origin)
         return other
+
+    def stand_on(self, origin: Origin) -> None:
+        """Judge from now on, on what another set-up made."""
+        self._origin, self._policy = origin, self._policy.reserving(origin.made)
 
     def claim(self) -> None:
         """Make its directory, by which it is found; what goes into it has time until it is first needed."""

@@ -3,7 +3,7 @@
 The invariant: every step is relative to a descriptor of a directory below the one named, opened without
 following links, so nothing outside can be touched, however deep or hostile the tree. It is done in a thread,
 for a busy disk may take a millisecond a name, and a kill must not wait for that. Callers: `worktree`,
-`checkouts`, `setups`, `sifting`, `mirrors` and `workspace`.
+`checkouts`, `setups`, `sifting`, `mirrors`, `workspace` and `underlay`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,22 @@ def remove_at(name: str, parent: int) -> None:
         _Removal(name, parent).run()
     else:
         os.unlink(name, dir_fd=parent)
+
+
+def remove_below(tree: Path, path: str) -> None:
+    """Remove one path below a directory, if every step of the way is a directory; for a thread of Trio's."""
+    *way, last = path.split("/")
+    at = os.open(tree, _OPEN)
+    try:
+        for name in way:
+            try:
+                above, at = at, open_anyway(name, at)
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            os.close(above)
+        remove_at(last, at)
+    finally:
+        os.close(at)
 
 
 class _Removal:

@@ -24,9 +24,10 @@ from orchestrator.repo.base import Base
 from orchestrator.repo.checkouts import Checkouts
 from orchestrator.repo.compare import checked_commit, read_diff
 from orchestrator.repo.landing import has_arrived
+from orchestrator.repo.origin import Origin
 from orchestrator.repo.policy import Policy
 from orchestrator.repo.preparations import Preparations
-from orchestrator.repo.quarantine import MIRROR_AT, Origin
+from orchestrator.repo.quarantine import MIRROR_AT
 from orchestrator.repo.removal import remove_tree
 from orchestrator.repo.renewal import Renewals, damage_of, examine, examine_base
 from orchestrator.repo.setups import SetupLayer

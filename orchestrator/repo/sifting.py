@@ -19,7 +19,7 @@ import trio
 
 from orchestrator.core.ceilings import FILES_PER_MB, MIN_FILES
 from orchestrator.core.setup import SetupFailed
-from orchestrator.repo.removal import open_anyway, remove_at
+from orchestrator.repo.removal import open_anyway, remove_at, remove_below
 
 #: Names among the repository's own that a set-up may add: each is looked at for every agent.
 MAX_ROOTS = 1000
@@ -55,7 +55,7 @@ async def sift(
 
 def _sift(tree: Path, checkout: Path, drop: tuple[str, ...], max_bytes: int, max_names: int) -> Sifted:
     for path in drop:
-        _drop(tree, path)
+        remove_below(tree, path)
     sieve = _Sieve(max_bytes, max_names)
     made, own = os.open(tree, _OPEN), os.open(checkout, _OPEN)
     try:
@@ -64,22 +64,6 @@ def _sift(tree: Path, checkout: Path, drop: tuple[str, ...], max_bytes: int, max
         os.close(made)
         os.close(own)
     return Sifted(tuple(sorted(sieve.roots)), sieve.bytes, sieve.names)
-
-
-def _drop(tree: Path, path: str) -> None:
-    """Remove one path below, if every step of it is a directory of its own."""
-    *way, last = path.split("/")
-    at = os.open(tree, _OPEN)
-    try:
-        for name in way:
-            try:
-                above, at = at, open_anyway(name, at)
-            except (FileNotFoundError, NotADirectoryError):
-                return
-            os.close(above)
-        remove_at(last, at)
-    finally:
-        os.close(at)
 
 
 class _Sieve:

@@ -139,7 +139,10 @@ def kept_prompt(quarantine: Path) -> str | None:
 
 
 def keep_setup(quarantine: Path, layer: str | None, roots: tuple[str, ...]) -> None:
-    """Remember which layer of a set-up the room stands on, if any, and the names that it made."""
+    """Remember which layer of a set-up the room stands on (an empty name: on none), and what it made.
+
+    Where that is not known, what was remembered stays.
+    """
     if layer is not None:
         _write(quarantine / _SETUP_NAME, json.dumps([layer, roots]))
 

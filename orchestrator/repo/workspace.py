@@ -1,7 +1,7 @@
 """A private copy of a shared checkout, made in a time that does not depend on its size where overlays work.
 
 The invariant: it is complete, and the agents' user's own, before any process of theirs sees it; from then on
-the host reads nothing of it but the names in its upper layer. Callers: `worktree` and `quarantine`.
+the host reads nothing of it but the names in its upper layer. Callers: `worktree`, `quarantine`, `underlay`.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ async def make_workspace(
         return layers
     tree = place / "tree"
     make_directory(tree, 0o755, user)
-    await _copy(shared.tree, tree, user)
+    await copy_files(shared.tree, tree, user)
     if made is not None:
-        await _copy(made, tree, user)
+        await copy_files(made, tree, user)
     write_private_git(tree / ".git", git, user)
     return Directory(tree)
 
@@ -116,7 +116,7 @@ async def reopen_workspace(
     return layers
 
 
-async def _copy(source: Path, target: Path, user: User) -> None:
+async def copy_files(source: Path, target: Path, user: User) -> None:
     """Copy a tree with its times, by which the index knows it."""
     drop = as_user(user if os.geteuid() == 0 else None)
     done = await run_child(

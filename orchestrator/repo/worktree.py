@@ -25,10 +25,12 @@ from orchestrator.repo.base import Base
 from orchestrator.repo.collecting import Collector
 from orchestrator.repo.inside import LEFT_OUT, Claim, run_script
 from orchestrator.repo.moving import Place, move_files
+from orchestrator.repo.origin import Origin
 from orchestrator.repo.policy import Policy
-from orchestrator.repo.quarantine import MIRROR_AT, Origin, Quarantine
-from orchestrator.repo.setups import name_of
+from orchestrator.repo.quarantine import MIRROR_AT, Quarantine
+from orchestrator.repo.setups import SetupLayer, name_of
 from orchestrator.repo.tenancy import Tenancy, keep_prompt, keep_setup, kept_prompt, move_in, remove_room
+from orchestrator.repo.underlay import exchange
 from orchestrator.repo.workspace import (
     HOME_NAME,
     OUTBOX_NAME,
@@ -118,28 +120,46 @@ class Worktree:
         """Return whether any file was ever changed; True where that cannot be told without looking at all."""
         return is_touched(self.workspace)
 
-    def over(self, commit: str) -> Worktree:
-        """Return the same worktree as who judges its work over another base sees it."""
+    def fits(self, layer: SetupLayer | None) -> bool:
+        """Return whether the checkout below the files has nothing where a set-up has made something."""
+        return layer is None or layer.fits(self._tools.origin.shared.tree)
+
+    def over(self, commit: str, layer: SetupLayer | None) -> Worktree:
+        """Return the same worktree as who judges its work over another base, on its set-up, sees it."""
         other = copy.copy(self)
         other.base = replace(self.base, commit=commit)
-        other.quarantine = self.quarantine.over(commit)
+        other.quarantine = self.quarantine.over(commit, self._tools.origin.on(layer))
         return other
 
-    async def move(self, onto: str, tree: str, *, limits: Limits, deadline_s: float) -> None:
+    async def move(
+        self, onto: str, tree: str, layer: SetupLayer | None, *, limits: Limits, deadline_s: float
+    ) -> None:
         """Bring the files to a tree of the quarantine, and the work onto another base, with HEAD there.
 
-        What git does not know stays. A crash in its midst is made good by `finish_move`. Raises `GitFailed`.
+        They stand on that base's set-up from then on, where it fits. What git does not know stays. A crash in
+        its midst is made good by the next opening. Raises `GitFailed`.
         """
         begun = self._candidate or self.base.commit
         base = replace(self.base, commit=onto, floor=self.base.files)
         self.tenancy = replace(self.tenancy, base=onto, floor=base.files, moving=(begun, tree))
         self.tenancy.write(self.quarantine.place)
         self.base, self.quarantine.base = base, onto
+        await self.take_place(self._tools.origin.on(layer))
         await self.finish_move(limits=limits, deadline_s=deadline_s)
+
+    async def take_place(self, origin: Origin) -> None:
+        """Stand on what a set-up made, in the place of what another did, where it is another."""
+        objects = self._tools.backend.seen(self.base.mirror.objects, MIRROR_AT)
+        git = origin.private_git((objects,), self.base.branch)
+        self.workspace = await exchange(self.workspace, self.quarantine.place, origin, git)
+        self._tools = replace(self._tools, origin=origin)
+        self.quarantine.stand_on(origin)
 
     async def finish_move(self, *, limits: Limits, deadline_s: float) -> None:
         """Do what a move has left to be done, if any."""
         if self.tenancy.moving:
+            if self._tools.origin.made_at is not None:  # else there is none, or it is not at hand
+                await self.take_place(self._tools.origin)
             open_up(self.workspace)
             spec = Spec(self._tools.label, (), self.workspace, binds=self.binds, limits=limits)
             place = Place(self._room, self.quarantine, self._tools.origin, self._tools.backend, spec)
@@ -242,7 +262,7 @@ async def open_worktree(
     user, layered, shared, made = origin.user, origin.layered, origin.shared, origin.made_at
     inbox = Quarantine(quarantine, room, origin, label, policy)
     inbox.base = base.commit
-    worktree: Worktree | None = None
+    worktree, stands_on = None, name_of(made.parent) if made else None
     try:
         if kept:
             workspace = await reopen_workspace(room, shared, git, user=user, layered=layered, made=made)
@@ -251,13 +271,14 @@ async def open_worktree(
             inbox.claim()
             make = partial(make_workspace, user=user, layered=layered, common=True, made=made)
             workspace = await make(room, shared, git)
-        keep_setup(quarantine, name_of(made.parent) if made else None, origin.made)
+            keep_setup(quarantine, stands_on, origin.made)
         tenancy = move_in(quarantine, label, base, workspace, user=user.uid, objects=objects, kept=kept)
         worktree = Worktree(base, room, workspace, inbox, tools, tenancy=tenancy)
         if kept:
             worktree.kept = True  # until the caller, who knows how it ends, says otherwise
             worktree.take_up()
         await worktree.finish_move(limits=Limits(), deadline_s=_MOVE_S)
+        keep_setup(quarantine, stands_on, origin.made)  # of a move that was cut off, only now
         yield worktree
         if worktree.kept:
             worktree.tenancy.leave(quarantine)

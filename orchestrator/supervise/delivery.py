@@ -3,12 +3,13 @@
 Invariants: the intent is journaled before the push, a lost answer is asked for (J1, J11); a branch that
 others write is only ever added to, and one that somebody else made is not touched where it was not asked for
 by name. What is pushed was judged as it is pushed: where the branch has moved on, the commit is brought there
-and judged again. The door of a branch is closed behind one agent for as long as a look and a push take, and
-never while anything is judged. Called by `run`.
+and judged again, on what that base's set-up makes. The door of a branch is closed behind one agent for as
+long as a look and a push take, and never while anything is prepared or judged. Called by `run`.
 """
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from orchestrator.core import events as e
@@ -27,6 +28,7 @@ from orchestrator.supervise.arrival import settle
 from orchestrator.supervise.ending import RunFailed, patient
 from orchestrator.supervise.gear import Run
 from orchestrator.supervise.judging import judge
+from orchestrator.supervise.preparing import prepare_onto
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,9 @@ async def deliver(run: Run, worktree: Worktree, sealed: Sealed, number: int) -> 
             return await _tell(run, sealed, brought)
         if brought.commit is None:
             return None
-        again, reason, told = await judge(run, worktree.over(seen.onto), brought.commit, number)
+        async with AsyncExitStack() as keep:
+            there, layer = await prepare_onto(run, worktree, seen.onto, keep)
+            again, reason, told = await judge(there, worktree.over(seen.onto, layer), brought.commit, number)
         if again is None or told:
             return Setback(reason, tuple(told), seen.onto, brought.tree)
         sealed = again

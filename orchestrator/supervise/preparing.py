@@ -3,7 +3,8 @@
 The invariant: whoever works on a base stands on the layer that its set-up made, or does not begin; the
 command runs with what the operator lets out (a task narrows only its own), within time, memory and disk, and
 belongs to the agent that runs it: what kills or freezes that one does the same to it, and the next who waits
-begins it anew. Called by `run` and `resumption`.
+begins it anew. Called by `run` and `resumption`, and where the work is brought onto another base by
+`delivery` and `giving_back`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from orchestrator.core.model import Phase, Reason
 from orchestrator.core.setup import Recipe, SetupCutOff, SetupFailed, environment, making_environment
 from orchestrator.core.text import tail_of
 from orchestrator.repo.setups import SetupLayer
-from orchestrator.repo.worktree import Base
+from orchestrator.repo.worktree import Base, Worktree
 from orchestrator.supervise.ending import RunFailed
 from orchestrator.supervise.gear import Run
 from sandbox.base import MIB, Backend, Bind, Directory, Exit, Layers, Sandbox, Spec
@@ -59,9 +60,26 @@ async def prepare(run: Run, base: Base, keep: AsyncExitStack) -> SetupLayer | No
     return layer
 
 
+async def prepare_onto(
+    run: Run, worktree: Worktree, onto: str, keep: AsyncExitStack
+) -> tuple[Run, SetupLayer | None]:
+    """Return what the work stands on once it is brought onto another base, and the run by which it is tried.
+
+    Raises `RunFailed` as `prepare` does: then the worktree is as it was.
+    """
+    layer = await prepare(run, replace(worktree.base, commit=onto), keep)
+    if not worktree.fits(layer):
+        error = f"the set-up of {onto} makes what was part of the repository when this work began"
+        raise RunFailed(Reason.CONFLICT, error, retryable=True)
+    return replace(run, outlet=equip(run.backend, layer)), layer
+
+
 async def _announce(run: Run, recipe: Recipe) -> None:
     await run.tree.wait_thawed()
-    await run.record(e.AgentPhase(**run.ids, phase=Phase.PREPARING, detail="set-up"))
+    # Who has begun nothing yet is preparing; of others the word would say that they are to be started.
+    begun = run.tools.store.state.agents[run.agent.id].phase is not Phase.PREPARING
+    phase = Phase.CHECKING if begun else Phase.PREPARING
+    await run.record(e.AgentPhase(**run.ids, phase=phase, detail="set-up"))
     how = "found by its lock files" if recipe.detected else "orchestrator.toml"
     await run.output("system", f"set-up: {recipe.shown} ({how}); of those who need it, one runs it")
 
@@ -122,6 +140,7 @@ class Equipped(Wrapped):
 
     def __init__(self, inner: Backend, layer: SetupLayer) -> None:
         super().__init__(inner)
+        self.bare = inner
         self._layer = layer
 
     def open(self, spec: Spec) -> AbstractAsyncContextManager[Sandbox]:
@@ -133,5 +152,6 @@ class Equipped(Wrapped):
 
 
 def equip(backend: Backend, layer: SetupLayer | None) -> Backend:
-    """Return the backend by which agents and gates find what a set-up made."""
-    return backend if layer is None else Equipped(backend, layer)
+    """Return the backend by which agents and gates find what a set-up made, and no other did before."""
+    bare = backend.bare if isinstance(backend, Equipped) else backend
+    return bare if layer is None else Equipped(bare, layer)

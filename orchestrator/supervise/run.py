@@ -77,24 +77,33 @@ async def carry_out(run: Run, keep: AsyncExitStack) -> Done:
     async with open_outlet(run.tree, *_egress_of(run)) as outlet:
         run = replace(run, outlet=equip(outlet, layer))
         with closing(_meter(run, run.agent.turn if kept else 0)) as meter:
-            run = replace(run, meter=meter)
-            talk = partial(
-                converse,
-                run,
-                lambda resumed: runtime.open(_session(run, worktree, meter, resumed=resumed)),
-                partial(_think_until_approved, run, meter, worktree, task=task),
-                task=task,
-            )
-            return await _land(run, worktree, talk, place, task)
+
+            def talk(run: Run, place: Place, *, again: bool) -> Awaitable[Sealed | None]:
+                return converse(
+                    run,
+                    lambda resumed: runtime.open(_session(run, worktree, meter, resumed=resumed)),
+                    partial(_think_until_approved, run, meter, worktree, task=task),
+                    place,
+                    task=task,
+                    again=again,
+                )
+
+            return await _land(replace(run, meter=meter), keep, worktree, talk, place, task=task)
 
 
 async def _land(
-    run: Run, worktree: Worktree, talk: Callable[..., Awaitable[Sealed | None]], place: Place, task: str
+    run: Run,
+    keep: AsyncExitStack,
+    worktree: Worktree,
+    talk: Callable[..., Awaitable[Sealed | None]],
+    place: Place,
+    *,
+    task: str,
 ) -> Done:
     """Talk with the agent until what it made has landed: its branch may move on meanwhile."""
     again = False
     while True:
-        sealed = await talk(place, again=again)
+        sealed = await talk(run, place, again=again)
         if sealed is None:
             return Done(Reason.NO_CHANGES, error=worktree.left_out)
         number = run.tools.store.state.agents[run.agent.id].answered
@@ -103,7 +112,8 @@ async def _land(
             return Done(Reason.NO_CHANGES, error="others have landed the same change meanwhile")
         if isinstance(landed, Sealed):
             return Done(Reason.DONE, landed.commit, run.spec.landing_branch)
-        place, again = await give_back(run, worktree, landed, number, task), True
+        run, place = await give_back(run, worktree, landed, number, keep, task=task)
+        again = True
 
 
 async def _open_new(run: Run, keep: AsyncExitStack, why: str | None) -> tuple[Worktree, SetupLayer | None]:

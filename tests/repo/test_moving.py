@@ -40,7 +40,7 @@ async def move(stage: Stage, worktree: Worktree, script: str = "echo theirs > RE
     onto = others_land(stage, script)
     assert (await stage.repositories.resolve(stage.url, "main")).commit == onto
     brought = await worktree.quarantine.bring(sealed, onto)
-    await worktree.move(onto, brought.tree, limits=Limits(), deadline_s=20)
+    await worktree.move(onto, brought.tree, None, limits=Limits(), deadline_s=20)
     return onto
 
 
@@ -53,7 +53,7 @@ async def test_a_change_that_fits_is_brought_onto_the_new_base_as_one_commit(sta
         brought = await worktree.quarantine.bring(sealed, onto)
         assert brought.conflicts == ()
         assert brought.commit is not None
-        there = worktree.over(onto)
+        there = worktree.over(onto, None)
         assert await there.quarantine.judge(brought.commit) == []
         again = await there.quarantine.seal(brought.commit, await there.quarantine.subject_of(brought.commit))
         assert (again.base, again.files) == (onto, 2)
@@ -169,7 +169,7 @@ async def test_a_move_that_was_cut_off_is_done_at_the_next_opening(stage: Stage)
             await stage.repositories.resolve(stage.url, "main")
             brought = await worktree.quarantine.bring(sealed, onto)
             with pytest.raises(GitFailed, match="could not be brought"):
-                await worktree.move(onto, brought.tree, limits=Limits(), deadline_s=0)
+                await worktree.move(onto, brought.tree, None, limits=Limits(), deadline_s=0)
             raise Crash
     except Crash:
         pass

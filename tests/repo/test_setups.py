@@ -12,7 +12,9 @@ import pytest
 import trio
 
 from orchestrator.core.setup import SetupFailed, making_environment
+from orchestrator.errors import GitFailed
 from orchestrator.repo import setups
+from orchestrator.repo.quarantine import Sealed
 from orchestrator.repo.setups import SetupLayer
 from orchestrator.repo.worktree import Worktree
 from sandbox.base import Bind, Directory, Layers, Limits, Spec
@@ -295,3 +297,63 @@ async def test_the_room_of_one_who_waits_holds_its_layer_and_is_salvaged_without
     assert (b"+precious" in patch, b"touched" in patch) == (True, False)
     await stage.repositories.tidy()
     assert not any((stage.home / "setups").glob("*/*"))
+
+
+async def test_work_that_is_moved_stands_on_the_set_up_of_its_new_base(any_stage: Stage) -> None:
+    stage = any_stage
+    ask(stage, f"{INSTALL}; echo 1 >node_modules/version; mkdir old; echo >old/f")
+    async with layer_of(stage) as first, worktree_on(stage, first) as worktree:
+        own = "echo bad >node_modules/version; echo mine >old/mine; rm -r node_modules/.bin"
+        own += "; printf '*.o' >>.git/info/exclude; echo >a.o"
+        sealed = await collected(stage, worktree, f"echo work >work; {own}")
+        ask(stage, f"{INSTALL}; echo 2 >node_modules/version; mkdir -p 'src/odd *'; echo >'src/odd *'/f")
+        async with layer_of(stage) as second:
+            onto = stage.main
+            brought = await worktree.quarantine.bring(sealed, onto)
+            assert brought.commit is not None
+            there = worktree.over(onto, second)
+            seen = "cat node_modules/version node_modules/.bin/eslint work; ls -d old || true; git status -s"
+            assert await stage.look(there, brought.commit, f"{{ {seen}; }} 2>/dev/null") == "2\ngood\nwork\n"
+            assert await stage.must(worktree, "cat node_modules/version") == "bad\n"
+            await worktree.move(onto, brought.tree, second, limits=Limits(), deadline_s=20)
+            assert await stage.must(worktree, f"{{ {seen}; }} 2>/dev/null; ls a.o") == (
+                "2\ngood\nwork\n?? work\na.o\n"
+            )
+            await stage.must(worktree, "echo more >work; mkdir old; echo >old/now; echo >src/odd")
+            commit = await stage.deliver(worktree)
+        changed = git("diff", "--name-only", onto, commit, cwd=stage.bare).split()
+        assert changed == ["old/now", "src/odd", "work"]
+
+
+async def test_a_move_onto_another_set_up_that_was_cut_off_is_done_at_the_next_opening(
+    any_stage: Stage,
+) -> None:
+    stage = any_stage
+    ask(stage, f"{INSTALL}; echo 1 >node_modules/version")
+    async with layer_of(stage) as first, worktree_on(stage, first) as worktree:
+        worktree.kept = True
+        candidate = await collected(stage, worktree, "echo work >work; echo bad >node_modules/version")
+        ask(stage, f"{INSTALL}; echo 2 >node_modules/version; mkdir new; echo new >new/f")
+        async with layer_of(stage) as second:
+            brought = await worktree.quarantine.bring(candidate, stage.main)
+            with pytest.raises(GitFailed, match="could not be brought"):
+                await worktree.move(stage.main, brought.tree, second, limits=Limits(), deadline_s=0)
+    stage.repositories = stage.open_repositories()
+    async with layer_of(stage) as layer:
+        base = await stage.repositories.find_kept(**AGENTS, backend=stage.backend)
+        opened = stage.repositories.open_worktree(
+            base, **AGENTS, backend=stage.backend, kept=True, layer=layer
+        )
+        async with opened as worktree:
+            worktree.kept = False
+            seen = await stage.must(worktree, "cat node_modules/version new/f work; git status -s")
+            assert seen == "2\nnew\nwork\n?? work\n"
+            assert (worktree.base.commit, worktree.tenancy.moving) == (stage.main, ())
+
+
+async def collected(stage: Stage, worktree: Worktree, script: str) -> Sealed:
+    """Let the agent work, and return its work as a commit of record."""
+    await stage.must(worktree, script)
+    candidate = await stage.collect(worktree)
+    assert candidate is not None
+    return await worktree.quarantine.seal(candidate, "Work")
