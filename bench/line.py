@@ -1,4 +1,7 @@
-"""Choosing who goes next, where everybody before is held back: of few repositories, and of a thousand.
+"""The waiting line: a submission and a claim beside ever more who wait, and a look past who is held back.
+
+First the microseconds to take one in, and to choose and take one out, with 1,000 and with 100,000 waiting:
+the ratio is of the many to the few. Then choosing who goes next where everybody before is held back.
 
 What holds agents back is a repository in trouble (`supervise.breaker`), so the dispatcher looks past all of
 them at every event. Beside it, in turns, the naive definition: a walk along the line that asks for each. One
@@ -12,17 +15,21 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from orchestrator.core.model import Agent, AgentId, State, Task, TaskId, TaskStatus
+from orchestrator.core.claims import Claim
+from orchestrator.core.model import Agent, AgentId, Phase, State, Task, TaskId, TaskStatus
 from orchestrator.core.policy import is_due, order_key
 from orchestrator.core.spec import Context, Role, TaskSpec
 from orchestrator.journal.line import WaitingLine
 
 ROUNDS = 7
+TURNS = 2_000
+FEW, MANY = (1_000, 10), (100_000, 1_000)
 #: Agents that wait, and the repositories that they are of.
 SIZES = ((1_000, 10), (100_000, 10), (100_000, 1_000))
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -71,8 +78,47 @@ def measure(agents: int, repositories: int) -> tuple[float, float]:
     return statistics.median(looks), statistics.median(walks)
 
 
+def take_turns(agents: int, repositories: int) -> tuple[float, float]:
+    """Return the microseconds of one who joins so many, and of a claim."""
+    state = fill(agents, repositories)
+    line, joined, claimed = WaitingLine(state), 0.0, 0.0
+    for number in range(TURNS):
+        agent_id = line.first_due(NOW)
+        assert agent_id is not None
+        one = state.agents[agent_id]
+        repository = state.tasks[one.task_id].spec.context.repository
+        taken = replace(state, agents=state.agents.set(agent_id, replace(one, phase=Phase.WORKING)))
+        back = replace(state, agents=state.agents.set(agent_id, replace(one, queued_seq=agents + 2 * number)))
+        began = time.perf_counter()
+        line.first_due(NOW)
+        line.claimed(Claim(agents + 2 * number, repository, one.priority))
+        line.update(agent_id, taken)
+        chosen = time.perf_counter()
+        line.update(agent_id, back)
+        joined += time.perf_counter() - chosen
+        claimed += chosen - began
+        state = back
+    return joined / TURNS * 1e6, claimed / TURNS * 1e6
+
+
+def measure_turns() -> None:
+    """Print what joining and claiming cost beside few and beside many."""
+    few, many = zip(*((take_turns(*FEW), take_turns(*MANY)) for _ in range(3)), strict=True)
+    for index, what in enumerate(("join", "choose and claim")):
+        beside_few, beside_many = (statistics.median(each[index] for each in found) for found in (few, many))
+        figure = {
+            "name": f"{what}, {MANY[0]} waiting of {MANY[1]} repositories",
+            "value": round(beside_many, 1),
+            "unit": "us",
+            "ratio": round(beside_many / beside_few, 2),
+            f"us_beside_{FEW[0]}": round(beside_few, 1),
+        }
+        print(json.dumps(figure))
+
+
 def main() -> None:
     """Measure every size."""
+    measure_turns()
     for agents, repositories in SIZES:
         look, walked = measure(agents, repositories)
         figure = {

@@ -50,7 +50,7 @@ def crash_loop(crashes: int) -> str:
 
 
 def order_key(agent: Agent) -> tuple[int, int]:
-    """Return the agent's place in the line: higher priority first, then older first."""
+    """Return the agent's place by priority and age: higher first, then older first. Turns: `core.claims`."""
     return (-agent.priority, agent.queued_seq)
 
 

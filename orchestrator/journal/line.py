@@ -1,12 +1,13 @@
 """The waiting line: the queued agents of the committed state, indexed so that choosing is O(log n).
 
 Derived and never stored: the store updates it with every commit, from the agents that the commit touched, and
-rebuilds it at start. Those whose time has come stand by priority and age, those whose backoff still runs by
-its end; beside them are those who have just left the line for a slot, and those a crash has cut that run.
+rebuilds it at start. Those whose time has come stand in lanes, which take turns as `core.claims` says, those
+whose backoff still runs by its end; beside them are those who have just left the line for a slot, and those a
+crash has cut that run.
 
 Whoever waits for something else than a slot is passed over with all who wait for the same: the line knows the
-first of each *lane*, of the agents of one repository that stand alike with regard to crashes. The dispatcher
-and the API's queue positions read it.
+first of each *lane*, of the agents of one repository and priority that stand alike with regard to crashes.
+The dispatcher and the API's queue positions read it.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
-from operator import itemgetter
 
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
+from orchestrator.core.claims import HIGHEST, Claim, Claims
 from orchestrator.core.model import Agent, AgentId, Phase, State
 from orchestrator.core.policy import Standing, has_come, order_key, standing
+from orchestrator.journal.lanes import Entry, Lanes
+from orchestrator.journal.lanes import Place as LanePlace
 
 _Place = tuple[int, int, AgentId]
 _Delay = tuple[datetime, int, int, AgentId]
-_InLane = tuple[str, int, int, AgentId]
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -50,9 +51,10 @@ class _Waiting:
         return (self.not_before, *self.place)
 
     @property
-    def in_lane(self) -> _InLane:
-        """Its place in its lane."""
-        return (self.repository, *self.place)
+    def in_lane(self) -> LanePlace:
+        """Its lane, a repository and a priority, and its place there."""
+        level, queued_seq, agent_id = self.place
+        return self.repository, -level, queued_seq, agent_id
 
 
 def _waiting(agent: Agent, state: State) -> _Waiting:
@@ -62,51 +64,21 @@ def _waiting(agent: Agent, state: State) -> _Waiting:
     return _Waiting(place, standing(agent), repository, not_before, due=agent.not_before is None)
 
 
-class _Lanes:
-    """Those of one standing whose time has come, by repository, and the first of each."""
-
-    def __init__(self, places: Iterable[_InLane]) -> None:
-        self._places: SortedList[_InLane] = SortedList(places)
-        lanes = groupby(self._places, key=itemgetter(0))
-        self.firsts: SortedList[_Place] = SortedList(next(lane)[1:] for _, lane in lanes)
-
-    def add(self, repository: str, place: _Place) -> None:
-        """Take in one who waits."""
-        first = self._first(repository)
-        self._places.add((repository, *place))
-        if first is None or place < first:
-            self.firsts.add(place)
-            if first is not None:
-                self.firsts.remove(first)
-
-    def remove(self, repository: str, place: _Place) -> None:
-        """Let go of one."""
-        first = self._first(repository)
-        self._places.remove((repository, *place))
-        if place == first:
-            self.firsts.remove(place)
-            if (following := self._first(repository)) is not None:
-                self.firsts.add(following)
-
-    def _first(self, repository: str) -> _Place | None:
-        index = self._places.bisect_left((repository,))
-        if index == len(self._places) or self._places[index][0] != repository:
-            return None
-        _, priority, queued_seq, agent_id = self._places[index]
-        return priority, queued_seq, agent_id
-
-
 class WaitingLine:
     """The queued agents, in the order in which they go."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, claims: Iterable[Claim] = ()) -> None:
+        self._claims = Claims()
+        for claim in claims:
+            self._claims.add(claim)
         waiting = [_waiting(agent, state) for agent in state.agents.values() if queued(agent)]
         due = [each for each in waiting if each.due]
         self._waiting = {each.place[-1]: each for each in waiting}
         self._due: SortedList[_Place] = SortedList(each.place for each in due)
         self._delayed: SortedList[_Delay] = SortedList(each.delay for each in waiting if not each.due)
         self._lanes = {
-            stand: _Lanes(each.in_lane for each in due if each.standing is stand) for stand in Standing
+            stand: Lanes(self._claims, (each.in_lane for each in due if each.standing is stand))
+            for stand in Standing
         }
         #: Who has a slot and has begun nothing yet, in the order in which they got it.
         self.assigned: dict[AgentId, None] = {}
@@ -117,6 +89,12 @@ class WaitingLine:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def claimed(self, claim: Claim) -> None:
+        """Take in that somebody got a slot."""
+        self._claims.add(claim)
+        for lanes in self._lanes.values():
+            lanes.place(claim.repository, claim.priority)
 
     def update(self, agent_id: AgentId, state: State) -> None:
         """Put the agent where it belongs in this state: in the line, or out of it."""
@@ -149,25 +127,48 @@ class WaitingLine:
         Of those only who stand in one of these ways, and of whose repository `holds` is not true: it is asked
         once at most for each standing and repository, however many wait.
         """
+        self._take_in_who_is_due(now)
+        asked = {each: dict[str, bool]() for each in standings}
+        for priority in self._priorities():
+            firsts = [self._first_of(each, priority, now, holds, asked[each]) for each in asked]
+            if (first := min((entry for entry in firsts if entry is not None), default=None)) is not None:
+                return first.agent_id
+        return None
+
+    def _take_in_who_is_due(self, now: datetime) -> None:
         for end in (0, -1):  # at the end: of a clock that was set back since
             while self._delayed and has_come(self._delayed[end][0], now):
                 self._move(self._delayed[end][-1])
-        places = [self._first_of(self._lanes[each].firsts, now, holds) for each in standings]
-        return min((place for place in places if place is not None), default=(0, 0, None))[-1]
+
+    def _priorities(self) -> list[int]:
+        """Return the priorities of those whose time has come in the order in which they are taken."""
+        oldest = {}
+        for priority in range(HIGHEST, 0, -1):
+            index = self._due.bisect_left((-priority, 0, ""))
+            if index < len(self._due) and self._due[index][0] == -priority:
+                oldest[priority] = self._due[index][1]
+        overdue = [each for each in oldest if self._claims.overdue(each, oldest[each])]
+        overdue.sort(key=lambda each: self._claims.waits_since(each, oldest[each]))
+        return [*overdue, *(each for each in oldest if each not in overdue)]
 
     def _first_of(
-        self, firsts: SortedList[_Place], now: datetime, holds: Callable[[str], bool]
-    ) -> _Place | None:
-        passed = 0
-        while passed < len(firsts):
-            place: _Place = firsts[passed]
-            waiting = self._waiting[place[-1]]
-            if not has_come(waiting.not_before, now):
-                self._move(place[-1])  # the clock was set back: the next of its lane stands here or later
-            elif holds(waiting.repository):
-                passed += 1
-            else:
-                return place
+        self,
+        stand: Standing,
+        priority: int,
+        now: datetime,
+        holds: Callable[[str], bool],
+        asked: dict[str, bool],
+    ) -> Entry | None:
+        for entry in self._lanes[stand].firsts(priority):
+            if not has_come(self._waiting[entry.agent_id].not_before, now):
+                self._move(
+                    entry.agent_id
+                )  # the clock was set back: the next of its lane stands here or later
+                continue
+            if entry.repository not in asked:
+                asked[entry.repository] = holds(entry.repository)
+            if not asked[entry.repository]:
+                return entry
         return None
 
     def next_due(self) -> datetime | None:
@@ -176,11 +177,14 @@ class WaitingLine:
 
     def delayed(self, now: datetime) -> int:
         """Return how many wait for the end of a backoff."""
-        self.first_due(now)
+        self._take_in_who_is_due(now)
         return len(self._delayed)
 
     def rank(self, agent_id: AgentId) -> int | None:
-        """Return the agent's place in the line, 1 for the next, or None where it does not wait."""
+        """Return the agent's place by priority and age, 1 for the first, or None where it does not wait.
+
+        Turns are left out: to tell when each lane's come would cost a look at every lane.
+        """
         waiting = self._waiting.get(agent_id)
         if waiting is None:
             return None
@@ -189,7 +193,7 @@ class WaitingLine:
         return len(self._due) + int(self._delayed.index(waiting.delay)) + 1
 
     def ahead(self, priority: int, queued_seq: int) -> int:
-        """Return how many would go before an agent that is queued by this event."""
+        """Return how many stand before an agent that is queued by this event, by priority and age."""
         return int(self._due.bisect_left((-priority, queued_seq, "")))
 
     def _move(self, agent_id: AgentId) -> None:
@@ -202,13 +206,13 @@ class WaitingLine:
     def _add(self, waiting: _Waiting) -> None:
         if waiting.due:
             self._due.add(waiting.place)
-            self._lanes[waiting.standing].add(waiting.repository, waiting.place)
+            self._lanes[waiting.standing].add(*waiting.in_lane)
         else:
             self._delayed.add(waiting.delay)
 
     def _remove(self, waiting: _Waiting) -> None:
         if waiting.due:
             self._due.remove(waiting.place)
-            self._lanes[waiting.standing].remove(waiting.repository, waiting.place)
+            self._lanes[waiting.standing].remove(*waiting.in_lane)
         else:
             self._delayed.remove(waiting.delay)

@@ -33,6 +33,7 @@ from orchestrator.journal.committer import BALANCE_EVERY_S, Committer
 from orchestrator.journal.counts import Counts, count_tasks
 from orchestrator.journal.database import Connect, Files, connect, open_files
 from orchestrator.journal.encoding import Redacted, as_it_is
+from orchestrator.journal.following import follow, latest_claims
 from orchestrator.journal.fresh import new_uuid, utc_now
 from orchestrator.journal.group import AuditEntry, Group, Receipt
 from orchestrator.journal.line import WaitingLine
@@ -62,7 +63,7 @@ class Store(Archive):
         self._files, self._clock, self._new_id = files, clock, new_id
         self.state = live_state(files.writer, files.heads.seq)  #: Committed, so safe to show to clients.
         self.bus, self.room = Bus(), files.room
-        self.waiting = WaitingLine(self.state)
+        self.waiting = WaitingLine(self.state, latest_claims(files.writer))
         self.logs = LogBook(files.log_writer, files.log_reader, clock, live=self.state.agents.keys())
         self._head, self._heads, self._committed = self.state, files.heads, files.heads
         self._groups: deque[Group] = deque()
@@ -221,8 +222,7 @@ class Store(Archive):
         self._groups.popleft()
         self._writing = None
         self.state, self._committed = group.state, group.heads
-        for agent_id in group.agents:
-            self.waiting.update(agent_id, group.state)
+        follow(self.waiting, group)
         self.bus.publish(group.recorded)
         group.done.set()
         self._moved.unpark_all()
