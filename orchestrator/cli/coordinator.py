@@ -10,6 +10,7 @@ from functools import partial
 
 import click
 
+from orchestrator.cli.loading import loading
 from orchestrator.cli.session import Session, supervised
 
 
@@ -21,10 +22,11 @@ def coordinator(session: Session) -> None:
     It listens on COORDINATOR_PORT; its settings are environment variables. --url, --token-file and --home
     say which orchestrator gets the tasks.
     """
-    import trio  # noqa: PLC0415 - the whole program hangs on it; `--help` need not wait for that
+    with loading():
+        import trio  # noqa: PLC0415 - the whole program hangs on it; `--help` need not wait for that
 
-    from orchestrator.config import read_settings  # noqa: PLC0415 - as above
-    from orchestrator.coordinator import service  # noqa: PLC0415 - as above
+        from orchestrator.config import read_settings  # noqa: PLC0415 - as above
+        from orchestrator.coordinator import service  # noqa: PLC0415 - as above
 
     def announce(url: str) -> None:
         if session.output.as_json:

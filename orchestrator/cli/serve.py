@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli.loading import loading
 from orchestrator.cli.output import YOLO_BANNER, Output
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ def serve(*, as_json: bool) -> None:
 
     Its settings are environment variables; its log goes to standard error.
     """
-    import trio  # noqa: PLC0415 - the whole program hangs on it; `--help` need not wait for that
+    with loading():
+        import trio  # noqa: PLC0415 - the whole program hangs on it; `--help` need not wait for that
 
-    from orchestrator import assembly  # noqa: PLC0415 - as above
-    from orchestrator.config import read_settings  # noqa: PLC0415 - as above
-    from orchestrator.errors import SettingsError  # noqa: PLC0415 - as above
-    from sandbox.base import SandboxUnavailable  # noqa: PLC0415 - as above
+        from orchestrator import assembly  # noqa: PLC0415 - as above
+        from orchestrator.config import read_settings  # noqa: PLC0415 - as above
+        from orchestrator.errors import SettingsError  # noqa: PLC0415 - as above
+        from sandbox.base import SandboxUnavailable  # noqa: PLC0415 - as above
 
     output, settings = Output(as_json=as_json), read_settings()
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import signal
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.__main__ import COMMANDS, main
+from orchestrator.cli.loading import loading
 
 ROOT = Path(__file__).parents[2]
 
@@ -288,3 +291,14 @@ def test_supervisor_out_of_reach_is_one_document_of_every_command(
     out, err = capsys.readouterr()
     assert out == ""
     assert json.loads(err)["code"] == "unreachable"
+
+
+def test_garbage_is_looked_for_again_after_loading_whether_it_went_well_or_not() -> None:
+    with loading():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ImportError), loading():
+        importlib.import_module("orchestrator.nowhere")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
