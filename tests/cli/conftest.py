@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit.measured import measured, unmeasured
 from tests.kit.service import Service
 
 
@@ -30,11 +31,15 @@ class Operator:
 
     service: Service
 
+    def environment(self, command: str) -> dict[str, str]:
+        """Return the environment that a command is run in."""
+        return {**unmeasured(self.service.env), **measured(command)}
+
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
             [sys.executable, "-m", "orchestrator", *arguments],
-            env={**self.service.env, **environment},
+            env={**self.environment(arguments[0]), **environment},
             capture_output=True,
             text=True,
             timeout=50,
@@ -59,7 +64,7 @@ class Operator:
         """Start a command that goes on."""
         return subprocess.Popen(
             [sys.executable, "-m", "orchestrator", *arguments],
-            env=self.service.env,
+            env=self.environment(arguments[0]),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

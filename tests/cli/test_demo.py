@@ -22,15 +22,16 @@ import pytest
 from orchestrator.__main__ import main
 from orchestrator.demo.play import Play, Seen
 from orchestrator.demo.project import ADA, BEN, CAST, CYD
+from tests.kit.measured import measured
 
 ROOT = Path(__file__).parents[2]
-KEPT = ("PATH", "TMPDIR", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+KEPT = ("PATH", "TMPDIR")
 
 
 @contextmanager
 def playing(*prefix: str, options: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
     """Start the demo as a person would, in a session of its own."""
-    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    environment = {**{name: os.environ[name] for name in KEPT if name in os.environ}, **measured("demo")}
     with subprocess.Popen(
         [*prefix, sys.executable, "-m", "orchestrator", "demo", *options],
         env={**environment, "PYTHONPATH": str(ROOT), "HOME": "/nonexistent"},
