@@ -119,7 +119,9 @@ class Answer:
                 self._closed = not data
                 self._http.receive_data(data)
         except h11.RemoteProtocolError as error:
-            raise Broken(str(error), garbled=not self._closed) from error
+            silent = self._closed and not self.status
+            why = "it closed the connection before it answered" if silent else str(error)
+            raise Broken(why, garbled=not self._closed) from error
         except (trio.BrokenResourceError, OSError) as error:
             raise Broken(str(error) or str(error.__cause__ or "the connection broke")) from error
         if isinstance(event, h11.Event):

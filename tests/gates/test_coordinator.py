@@ -65,9 +65,16 @@ async def test_trouble_that_may_pass_is_waited_out(trouble: kit.Manner) -> None:
     assert len(coordinator.asked) == 5
 
 
-@pytest.mark.parametrize("trouble", [answer(b"", "502 No"), kit.hangs_up])
-async def test_trouble_that_stays_ends_after_five_tries(trouble: kit.Manner) -> None:
-    match = "coordinator_unavailable: asked 5 times"
+@pytest.mark.parametrize(
+    ("trouble", "why"),
+    [
+        (answer(b"", "502 No"), "it answered 502"),
+        (kit.hangs_up, "it closed the connection before it answered"),
+        (kit.leaves_half_way, "peer closed connection without sending complete message body"),
+    ],
+)
+async def test_trouble_that_stays_ends_after_five_tries(trouble: kit.Manner, why: str) -> None:
+    match = f"coordinator_unavailable: asked 5 times; at last: {why}"
     with running(trouble) as coordinator, pytest.raises(CoordinatorUnavailable, match=match):
         await ask(coordinator.url)
     assert len(coordinator.asked) == 5

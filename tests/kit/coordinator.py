@@ -44,6 +44,11 @@ def hangs_up(connection: socket.socket) -> None:
     """Close the connection without a word."""
 
 
+def leaves_half_way(connection: socket.socket) -> None:
+    """Send less of a body than the head says, and close."""
+    connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"approved": true')
+
+
 def garbage(connection: socket.socket) -> None:
     """Send what is no HTTP."""
     connection.sendall(bytes(range(256)) * 64)
