@@ -29,6 +29,9 @@ from orchestrator.errors import SettingsError
 BACKLOG = 512
 #: Milliseconds that the kernel waits for a TCP peer to take data, before it gives the connection up.
 TCP_USER_TIMEOUT_MS = 30_000
+#: Seconds of silence after which a TCP peer is asked whether it is still there, and between two such
+#: questions: a machine that went without a word would keep its place on a coordinator's bench to the end.
+KEEPALIVE_IDLE_S, KEEPALIVE_EACH_S = 30, 10
 #: What one address may hold of all connections over TCP; the unix socket always stays open for a kill.
 SHARE = 0.8
 MAX_CONNECTIONS = 10_000
@@ -44,6 +47,9 @@ def open_listeners(host: str, port: int, socket_path: Path | None) -> list[socke
             listener = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EACH_S)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:

@@ -45,16 +45,14 @@ class SpecStale(OrchestratorError):
 class PreCheck:
     """What a task has to pass before anybody works on it."""
 
-    def __init__(self, repositories: Repositories, gates: Gates, *, runs_gates: bool = True) -> None:
+    def __init__(self, repositories: Repositories, gates: Gates) -> None:
         self._repositories = repositories
         self._gates = gates
-        self._runs_gates = runs_gates
 
     def at_once(self, spec: TaskSpec) -> None:
         """Raise `FieldRefused` or `UrlRefused` for what can be seen to be wrong without asking anybody."""
         self._repositories.check_url(spec.context.repository)
-        if self._runs_gates:
-            self._gates.check(spec)
+        self._gates.check(spec)
 
     async def whole(self, spec: TaskSpec) -> None:
         """Raise for what is wrong with the task's repository or branch; `retryable` says if it may pass."""

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchestrator.api.server import open_listeners
+from orchestrator.api.server import KEEPALIVE_IDLE_S, open_listeners
 from orchestrator.client import Unreachable
 from orchestrator.client_http import Address, open_answer
 from orchestrator.core import events as e
@@ -127,6 +127,15 @@ def test_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
     finally:
         for listener in listeners:
             listener.close()
+
+
+def test_machine_that_went_without_a_word_is_missed() -> None:
+    (listener,) = open_listeners("127.0.0.1", 0, None)
+    with listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_IDLE_S
 
 
 def test_file_in_the_sockets_place_is_left_alone(tmp_path: Path) -> None:
