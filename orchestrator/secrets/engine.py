@@ -52,8 +52,8 @@ class Match(Protocol):
 class Pattern(Protocol):
     """An expression of RE2 over bytes."""
 
-    def search(self, text: bytes) -> Match | None:
-        """Return its first match."""
+    def search(self, text: bytes, pos: int = 0) -> Match | None:
+        """Return its first match from there on."""
         ...
 
     def finditer(self, text: bytes) -> Iterator[Match]:

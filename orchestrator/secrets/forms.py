@@ -1,4 +1,4 @@
-"""The forms in which one secret value can stand in bytes: as it is, in base64, in hex, in percent, in JSON.
+"""The forms in which one secret value can stand in bytes: in base64, in hex, escaped, wide, backwards.
 
 Pure. Whoever writes a value in one of these forms, alone or amid other text, has written it: the scan before
 a push and the redactor look for all of them in one pass. Callers: `inside` and `redactor`.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from html import escape
 from urllib.parse import quote
 
 #: Bytes below which a value is not looked for: it would be found where it is not.
@@ -35,6 +36,14 @@ def _all_forms(value: bytes) -> Iterator[bytes]:
         yield "".join(f"%{pair}" for pair in pairs).encode()
         yield "".join(f"\\x{pair}" for pair in pairs).encode()
         yield "".join(f"\\u00{pair}" for pair in pairs).encode()
+        yield ", ".join(f"0x{pair}" for pair in pairs).encode()
+        yield "".join(f"&#x{pair};" for pair in pairs).encode()
+    yield "".join(f"&#{byte};" for byte in value).encode()
+    yield "".join(f"\\{byte:03o}" for byte in value).encode()
+    yield escape(value.decode("latin-1")).encode("latin-1")
+    for width in (2, 4):  # without its zeros at either end: so it stands in both orders
+        yield (b"\0" * (width - 1)).join(value[at : at + 1] for at in range(len(value)))
+    yield value[::-1]
     percent = quote(value, safe="").encode()
     yield percent
     yield quote(value).encode()  # with its slashes, as in a path

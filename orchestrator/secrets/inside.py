@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 from ahocorasick_rs import BytesAhoCorasick
 
 from orchestrator.secrets.engine import GUESSES, Engine, Hit, TooMuch
-from orchestrator.secrets.unpack import MAX_DEPTH, Budget, Hidden, hidden_in
+from orchestrator.secrets.packed import Budget, Hidden
+from orchestrator.secrets.unpack import MAX_DEPTH, hidden_in
 
 #: A text is looked through in pieces, each beginning in the one before: no secret is longer than that.
 PIECE, OVERLAP = 4 << 20, 32 << 10
@@ -29,6 +30,10 @@ MAX_FINDINGS = 10_000
 #: Bytes of a name that are shown.
 SHOWN = 300
 MASK = b"[secret]"
+#: Letters and digits of a form that are told from chance, whatever stands between them: line ends, quotes,
+#: commas, the marks of an escape.
+MIN_BARE = 16
+_MARKS = bytes(set(range(256)) - set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"))
 #: Lines of a name: with its path, alone, up to its first dot, up to its last.
 LINES = 4
 
@@ -58,15 +63,24 @@ class Held:
                 forms.append(base64.b64decode(form))
         self.forms = forms
         self._automaton = BytesAhoCorasick(forms) if forms else None
+        bare = [(len(left) >= MIN_BARE, left, at) for at, left in enumerate(map(_bare, forms))]
+        self._bare_of = [at for long, _, at in bare if long]
+        self._bare = BytesAhoCorasick([left for long, left, _ in bare if long]) if self._bare_of else None
 
     def hits(self, text: bytes) -> Iterator[Hit]:
-        """Yield each held value once, where it first stands."""
+        """Yield each held value once, where it first stands; then those whose letters and digits do."""
         seen = set()
         found = self._automaton.find_matches_as_indexes(text) if self._automaton is not None else []
         for number, start, _ in found:
             if self._names[number] not in seen:
                 seen.add(self._names[number])
                 yield Hit(f"held:{self._names[number]}", start, self._values[number])
+        found = self._bare.find_matches_as_indexes(_bare(text)) if self._bare is not None else []
+        for bare, start, _ in found:
+            number = self._bare_of[bare]
+            if self._names[number] not in seen:
+                seen.add(self._names[number])
+                yield Hit(f"held:{self._names[number]}", _with_marks(text, start), self._values[number])
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +96,20 @@ class _Place:
         if self.kind != "name":
             return self.path
         return self.content.split(b"\n")[self.content.count(b"\n", 0, at) // LINES * LINES]
+
+
+def _bare(text: bytes) -> bytes:
+    """Return the letters and digits of the text."""
+    return text.translate(None, _MARKS)
+
+
+def _with_marks(text: bytes, at: int) -> int:
+    """Return where the letter or digit of that number stands in the text."""
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_bare(text[: middle + 1])) > at else (middle + 1, high)
+    return low
 
 
 def _same(at: int) -> int:

@@ -6,6 +6,8 @@ import base64
 import gzip
 import io
 import zipfile
+import zlib
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,19 @@ async def test_secret_in_a_commit_that_deletes_it_again_is_found_where_all_commi
     assert await stand.rules(stand.squashed()) == []  # of which only the last state leaves
 
 
+def wrapped(text: str, width: int, line: str) -> str:
+    """Return the text in lines of that width, each as the form has it."""
+    return "".join(line.format(text[at : at + width]) for at in range(0, len(text), width))
+
+
+def empty_zip() -> bytes:
+    """Return an archive of one file that has nothing to hide."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("empty.txt", "")
+    return out.getvalue()
+
+
 async def test_secret_in_packed_files_is_found(stand: Stand) -> None:
     text = f"key = '{PLANTED['github']}'\n".encode()
     out = io.BytesIO()
@@ -80,6 +95,19 @@ async def test_secret_in_packed_files_is_found(stand: Stand) -> None:
         "hex.txt": text.hex(),
         "percent.txt": "".join(f"%{byte:02x}" for byte in text),
         "wrapped.txt": base64.encodebytes(b"x" * 100 + b"\n" + text + b"y" * 100),
+        "narrow.txt": wrapped(base64.b64encode(text).decode(), 8, "{}\n"),
+        "quoted.py": wrapped(base64.b64encode(text).decode(), 12, '    "{}",\n'),
+        "narrow.hex": wrapped(text.hex(), 6, "# {}\n"),
+        "unpacks-itself.exe": b"MZ\x90\0" * 99 + out.getvalue(),
+        "twice.zip": out.getvalue() + empty_zip(),
+        "installer.sh": b"#!/bin/sh\ntail -c +99 $0 | gunzip\n" + gzip.compress(text) + b"\0\0",
+        "stored.z": zlib.compress(text),
+        "wide-without-mark.bin": b"\x07\x01" * 99 + text.decode().encode("utf-16-be") + b"\x80\x03" * 99,
+        "wider.txt": text.decode().encode("utf-32"),
+        "octal.sh": "printf '" + "".join(f"\\{byte:03o}" for byte in text) + "'",
+        "entities.html": "".join(f"&#{byte};" for byte in text),
+        "hex-entities.html": "".join(f"&#x{byte:x};" for byte in text),
+        "braces.js": "".join(f"\\u{{{byte:x}}}" for byte in text),
     }
     report = await stand.scan(stand.commit(dict(packed)))
     assert {found.path for found in report.findings} == set(packed)
@@ -126,6 +154,18 @@ async def test_held_value_is_found_in_every_form(tmp_path: Path, lead: int) -> N
         "percent": "".join(c if c.isalnum() else f"%{ord(c):02X}" for c in HELD),
         "json": '{"k": "' + HELD.replace('"', '\\"').replace("/", "\\/") + '"}',
         "unicode": "".join(f"\\u{ord(c):04x}" for c in HELD),
+        "octal": "".join(f"\\{ord(c):03o}" for c in HELD),
+        "html": "".join(f"&#{ord(c)};" for c in HELD),
+        "escaped.html": f"<p>{escape(HELD)}</p>",
+        "wide": ("x" * lead + HELD).encode("utf-16-be"),
+        "wider": HELD.encode("utf-32-le"),
+        "array.c": "char k[] = {" + ", ".join(f"0x{ord(c):02x}" for c in HELD) + "};",
+        "numbers.py": f"bytes({list(raw)})",
+        "backwards": HELD[::-1],
+        "split.py": '"' + '"\n    + "'.join(HELD[at : at + 4] for at in range(0, len(HELD), 4)) + '"',
+        "letters.js": f"{list(HELD)}.join('')",
+        "column": wrapped(base64.b64encode(b"\xf0" * lead + raw).decode(), 1, "{}\n"),
+        "dump": wrapped((b"\xf0" * lead + raw).hex(), 2, "{}:"),
     }
     report = await stand.scan(stand.commit(files), Extent.HELD)
     assert {(found.rule, found.path) for found in report.findings} == {

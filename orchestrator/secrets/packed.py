@@ -1,0 +1,175 @@
+"""What is compressed in a text: zip, gzip, bzip2, xz and zlib, wherever in it that begins.
+
+So a program that unpacks itself is looked through like the archive behind it. The invariant: the work is
+bounded by one `Budget` for all texts of a scan, however a file is made; what would go beyond it raises
+`TooMuch`, and what cannot be unpacked is looked at as it is. Caller: `unpack`.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import zipfile
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.secrets.engine import TooMuch, compiled
+
+MIB = 1 << 20
+#: Members of one archive, and streams in one text.
+MAX_MEMBERS = 5_000
+#: Archives in one text, one behind another.
+MAX_ARCHIVES = 64
+#: How much of a stream is fed at once.
+_FED = 256 << 10
+_STREAM = compiled(r"\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\x00")
+_BEGINS = (b"\x1f\x8b\x08", b"1AY&SY", b"\xfd7zXZ\x00")
+_ARCHIVE_END, _END_BYTES = b"PK\x05\x06", 22
+_ZLIB = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
+#: What begins like this is no text.
+MAGIC = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", *_ZLIB)
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many bytes may come out of all that is unpacked in one scan."""
+
+    left: int
+
+    def take(self, count: int) -> None:
+        """Account for bytes; raises `TooMuch` where there were too many."""
+        self.left -= count
+        if self.left < 0:
+            raise TooMuch("more packed content than is unpacked in one scan")
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A text found inside of another."""
+
+    text: bytes
+    #: Where its parts begin in it, ascending, and what they come from: offsets in the text around it.
+    begins: tuple[int, ...] = (0,)
+    origins: tuple[int, ...] = (0,)
+
+    def outside(self, at: int) -> int:
+        """Return the offset in the text around it that an offset in it comes from."""
+        return self.origins[bisect_right(self.begins, at) - 1]
+
+
+class Machine(Protocol):
+    """What bz2, lzma and zlib have in common."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the stream has ended."""
+        ...
+
+    @property
+    def unused_data(self) -> bytes:
+        """What was fed after its end."""
+        ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """Return at most that many bytes."""
+        ...
+
+
+def packed_in(data: bytes, budget: Budget) -> Iterator[Hidden]:
+    """Yield what the data has compressed in it, one level deep; raises `TooMuch`."""
+    if data.startswith(_ZLIB):
+        yield Hidden(_streamed(zlib.decompressobj(), data, 0, budget)[0])
+    if any(each in data for each in _BEGINS):  # which no text is; that is known in a twentieth of the time
+        yield from _streams(data, budget)
+    if _ARCHIVE_END in data:
+        yield from _archives(data, budget)
+
+
+def _streams(data: bytes, budget: Budget) -> Iterator[Hidden]:
+    """Yield what the streams unpack to that begin anywhere in the data."""
+    at = 0
+    for count in range(MAX_MEMBERS + 1):
+        match = _STREAM.search(data, at)
+        if match is None:
+            return
+        if count == MAX_MEMBERS:
+            raise TooMuch(f"more than {MAX_MEMBERS} compressed streams in one file")
+        start = match.start()
+        out, at = _streamed(_MACHINES[match.group()[:2]](), data, start, budget)
+        if out:
+            yield Hidden(out, origins=(start,))
+
+
+_MACHINES: dict[bytes, Callable[[], Machine]] = {
+    b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
+    b"BZ": bz2.BZ2Decompressor,
+    b"\xfd7": lambda: lzma.LZMADecompressor(memlimit=64 * MIB),
+}
+
+
+def _streamed(machine: Machine, data: bytes, start: int, budget: Budget) -> tuple[bytes, int]:
+    """Return what the stream at `start` unpacks to, as far as it does, and where to look for the next."""
+    out, at = bytearray(), start
+    try:
+        while not machine.eof and at < len(data):
+            fed = data[at : at + _FED]
+            at += len(fed)
+            for piece in _pieces(machine, fed):
+                budget.take(len(piece))
+                out += piece
+    except (zlib.error, OSError, lzma.LZMAError, EOFError):
+        return bytes(out), start + 1  # what came out until then is looked at
+    return bytes(out), at - len(machine.unused_data) if machine.eof else start + 1
+
+
+def _pieces(machine: Machine, fed: bytes) -> Iterator[bytes]:
+    """Yield all that comes out of what is fed."""
+    while True:
+        piece = machine.decompress(fed, MIB)
+        yield piece
+        # zlib gives back what it has not taken yet; the others keep it.
+        fed = getattr(machine, "unconsumed_tail", b"")
+        if machine.eof or (not fed and len(piece) < MIB):
+            return
+
+
+def _archives(data: bytes, budget: Budget) -> Iterator[Hidden]:
+    """Yield what is in the zip archives of the data, from the last to the first."""
+    end = len(data)
+    for count in range(MAX_ARCHIVES + 1):
+        at = data.rfind(_ARCHIVE_END, 0, end)
+        if at < 0:
+            return
+        if count == MAX_ARCHIVES:
+            raise TooMuch(f"more than {MAX_ARCHIVES} archives in one file")
+        comment = int.from_bytes(data[at + _END_BYTES - 2 : at + _END_BYTES], "little")
+        end = at
+        try:
+            with zipfile.ZipFile(io.BytesIO(data[: at + _END_BYTES + comment])) as archive:
+                members = archive.infolist()
+                if len(members) > MAX_MEMBERS:
+                    raise TooMuch(f"an archive of more than {MAX_MEMBERS} files")
+                end = min([at, *(max(member.header_offset, 0) for member in members)])
+                names = "\n".join(member.filename for member in members)
+                yield Hidden(names.encode(errors="replace"), origins=(end,))
+                for member in members:
+                    yield from _member(archive, member, budget)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError):
+            continue
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> Iterator[Hidden]:
+    out = bytearray()
+    try:
+        with archive.open(member) as stream:
+            while piece := stream.read(MIB):
+                budget.take(len(piece))
+                out += piece
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError, ValueError):
+        pass  # encrypted, damaged, of a kind that is not known: what came out is looked at
+    if out:
+        yield Hidden(bytes(out))
