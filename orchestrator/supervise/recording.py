@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from orchestrator.repo.policy import Violation
 from orchestrator.repo.quarantine import Quarantine, Sealed
+from orchestrator.repo.sealing import MAX_KEPT
 from orchestrator.supervise.gear import Run
 from orchestrator.supervise.message import commit_message
 
@@ -32,7 +33,10 @@ async def seal(run: Run, quarantine: Quarantine, candidate: str, *, gates: str) 
         own = quarantine.is_own(subject)
         return commit_message(spec, agent_id, "" if own else subject, gates=gates, body="" if own else body)
 
-    if spec.options.landing.commits == "keep" and (kept := await quarantine.seal_each(candidate, message_of)):
-        return kept
+    if spec.options.landing.commits == "keep":
+        if kept := await quarantine.seal_each(candidate, message_of):
+            return kept
+        if not await quarantine.line_of(candidate):
+            await run.output("system", f"its commits are no line of at most {MAX_KEPT}, so they land as one")
     subject = await quarantine.subject_of(candidate)
     return await quarantine.seal(candidate, commit_message(spec, agent_id, subject, gates=gates))

@@ -80,16 +80,31 @@ async def test_a_further_attempt_takes_the_place_of_its_tasks_own_commits_and_of
         assert (len(subjects(remote, "together")), files) == (3, ["a", "b", "d", "x"])
 
 
-async def test_a_history_with_merges_becomes_one_commit(reachable_path: Path, ordinary_user: User) -> None:
+MERGES = (
+    "echo 1 > a; git add a; git commit -qm 'Add a'; git checkout -q -b side HEAD^; echo 2 > b; git add b;"
+    "git commit -qm 'Add b'; git merge -q -m 'Merge' agent"
+)
+THOUSAND = r"""
+commit='commit refs/heads/many\ncommitter a <a@a> 1700000000 +0000\ndata 0\n\nM 644 inline f\ndata %d\n%s\n'
+{ printf 'reset refs/heads/many\nfrom %s\n\n' "$(git rev-parse HEAD)"
+  seq 1000 | awk -v "commit=$commit" '{ printf commit, length($0), $0 }'; } | git fast-import --quiet
+git checkout -q many
+"""
+
+
+@pytest.mark.parametrize(("script", "count"), [(MERGES, 3), (THOUSAND, 1000)], ids=["merges", "thousand"])
+async def test_a_history_that_is_no_short_line_becomes_one_commit_and_the_log_says_so(
+    reachable_path: Path, ordinary_user: User, script: str, count: int
+) -> None:
     remote = make_remote(reachable_path, files={"x": "1\n"})
-    merges = (
-        "echo 1 > a; git add a; git commit -qm 'Add a'; git checkout -q -b side HEAD^; echo 2 > b; git add b;"
-        "git commit -qm 'Add b'; git merge -q -m 'Merge' agent"
-    )
     async with planed(reachable_path, ordinary_user) as plane:
-        end = await plane.over(await plane.submit(remote, merges, "t", **KEEP))
+        counted = f"{script}\necho made $(git rev-list --count HEAD)"
+        end = await plane.over(await plane.submit(remote, counted, "t", **KEEP))
+        said = [line.content for line in await plane.store.logs.read(end.id)]
     assert end.reason is Reason.DONE, end
     assert len(subjects(remote, "agent/t")) == 1
+    assert f"made {count + 1}" in said
+    assert any("land as one" in line for line in said), said
 
 
 async def test_a_commit_that_the_policy_forbids_is_found_below_one_that_hides_it(
