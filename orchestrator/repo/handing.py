@@ -17,7 +17,9 @@ import trio
 
 from orchestrator.core.text import cleaned
 from orchestrator.errors import BranchMissing, ImportRefused, RepositoryError
-from orchestrator.repo.quarantine import Quarantine, checked_commit
+from orchestrator.repo.compare import checked_commit
+from orchestrator.repo.landing import is_below
+from orchestrator.repo.quarantine import Quarantine
 from orchestrator.repo.repositories import Repositories
 from orchestrator.repo.worktree import Base
 
@@ -49,12 +51,9 @@ async def base_on(
 
 
 async def _has(tip: Base, commit: str) -> bool:
-    """Return whether a branch has the commit."""
-    if checked_commit(commit) == tip.commit:
-        return True
-    with tip.mirror.hold():
-        done = await tip.mirror.git.attempt("merge-base", "--is-ancestor", commit, tip.commit)
-    return done.exit.ok
+    """Return whether a branch has the commit, which may be one that is nowhere."""
+    there = checked_commit(commit) == tip.commit
+    return there or (await tip.mirror.has(commit) and await is_below(tip.mirror, commit, tip.commit))
 
 
 async def take_in(quarantine: Quarantine, bundle: bytes, commit: str) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from orchestrator.core.text import escaped
 from orchestrator.repo.bare import SALVAGE, salvage_ref
-from orchestrator.repo.git import BOUNDED, Extra, Git
-from sandbox.base import MIB
+from orchestrator.repo.compare import read_numstat
+from orchestrator.repo.git import Git
 
 _AGENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -91,25 +91,15 @@ async def base_of(kept: Kept, base: str | None) -> str:
 
 async def changes(kept: Kept, base: str) -> tuple[list[Change], int]:
     """Return the files that it changes, and how many more there are."""
-    answer = await Git(kept.mirror).run(
-        *("diff-tree", "-r", "-z", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv"),
-        *("--ignore-submodules=all", base, kept.commit, "--"),
-        max_bytes=64 * MIB,
-        extra=Extra(prefix=BOUNDED),
-    )
-    rows = [row.split(b"\t", 2) for row in answer.split(b"\0") if row.count(b"\t") >= 2]
-    told = [Change(_shown(name), _count(added), _count(gone)) for added, gone, name in rows[:MAX_FILES]]
-    return told, len(rows) - len(told)
+    counts = await read_numstat(Git(kept.mirror), base, kept.commit)
+    told = [Change(_shown(each.path), each.additions, each.deletions) for each in counts[:MAX_FILES]]
+    return told, len(counts) - len(told)
 
 
 async def drop(kept: Kept) -> bool:
     """Keep it no more; return whether it was still as it was seen."""
     done = await Git(kept.mirror).attempt("update-ref", "-d", kept.ref, kept.commit)
     return done.exit.ok
-
-
-def _count(number: bytes) -> int | None:
-    return int(number) if number.isdigit() else None
 
 
 def _shown(name: bytes) -> str:

@@ -15,8 +15,9 @@ from pathlib import Path
 from orchestrator.core.setup import OWN_WORD, Recipe, SetupFailed, choose, find_recipe, key_of, read_recipe
 from orchestrator.repo.bare import Identity, PrivateGit, make_directory
 from orchestrator.repo.checkouts import Checkouts, SharedCheckout
+from orchestrator.repo.compare import checked_commit
 from orchestrator.repo.objects import ObjectReader, ObjectTooLarge, open_reader
-from orchestrator.repo.quarantine import MIRROR_AT, checked_commit
+from orchestrator.repo.quarantine import MIRROR_AT
 from orchestrator.repo.setups import SetupLayer, Setups, name_of
 from orchestrator.repo.waste import Waste
 from orchestrator.repo.workspace import make_workspace

@@ -37,8 +37,6 @@ __all__ = [
     "Checkout",
     "Quarantine",
     "Sealed",
-    "checked_commit",
-    "read_diff",
 ]
 
 #: Where a namespaced sandbox sees the objects of the mirror and of the quarantine.

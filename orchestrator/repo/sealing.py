@@ -6,13 +6,13 @@ candidate's, to the byte. Called by `quarantine`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.core.text import cleaned
 from orchestrator.repo.bare import Identity
-from orchestrator.repo.git import BOUNDED, Extra, Git
+from orchestrator.repo.compare import read_numstat
+from orchestrator.repo.git import Extra, Git
 from sandbox.base import MIB
 
 MAX_MESSAGE = 16 * 1024  # characters
@@ -86,12 +86,6 @@ async def _commit(git: Git, identity: Identity, files_of: str, parent: str, mess
 
 
 async def _measured(git: Git, base: str, commit: str) -> Sealed:
-    stat = await git.run(
-        *("diff-tree", "-r", "-z", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv"),
-        *("--ignore-submodules=all", base, commit, "--"),
-        max_bytes=64 * MIB,
-        extra=Extra(prefix=BOUNDED),
-    )
-    counts = re.findall(rb"(?:\A|\0)(\d+|-)\t(\d+|-)\t", stat)
-    added, deleted = ([int(pair[side]) for pair in counts if pair[side] != b"-"] for side in (0, 1))
-    return Sealed(commit, len(counts), sum(added), sum(deleted), base)
+    counts = await read_numstat(git, base, commit)
+    added = sum(count.additions or 0 for count in counts)
+    return Sealed(commit, len(counts), added, sum(count.deletions or 0 for count in counts), base)

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from orchestrator.core.salvages import Salvage, SalvageDetail, SalvagedFile, SalvageDropped, SalvageList
 from orchestrator.journal.store import AuditEntry, Store, utc_now
 from orchestrator.repo import keepsakes
+from orchestrator.repo.compare import read_diff
 from orchestrator.repo.git import Git
 from orchestrator.repo.keepsakes import Kept
-from orchestrator.repo.quarantine import read_diff
 from orchestrator.repo.repositories import Repositories
 
 #: What one list tells.
