@@ -44,8 +44,8 @@ MUTATIONS = (
     Mutation(
         "f01-intent",
         "orchestrator/supervise/delivery.py",
-        "    await run.record(e.AgentPhase(**run.ids, phase=Phase.LANDING, base=sealed.base, push=push))\n",
-        "",
+        "    await run.record(created, landing)\n",
+        "    await run.record(created)\n",
         F1,
     ),
     Mutation(

@@ -170,8 +170,8 @@ async def _push(run: Run, worktree: Worktree, sealed: Sealed, ref: str, old: str
         ai_share=run.progress.ai_share,
     )
     push = PushIntent(remote=base.url, ref=ref, old=old or "", new=sealed.commit)
-    await run.record(created)
-    await run.record(e.AgentPhase(**run.ids, phase=Phase.LANDING, base=sealed.base, push=push))
+    landing = e.AgentPhase(**run.ids, phase=Phase.LANDING, base=sealed.base, push=push)
+    await run.record(created, landing)
     await run.tree.wait_thawed()
     failure = await _try_to_land(base, worktree.quarantine, push)
     if isinstance(failure, PushRejected):
