@@ -18,7 +18,7 @@ from orchestrator.core.liveness import Patience
 from orchestrator.core.model import Agent, PushIntent
 from orchestrator.core.radar import Field
 from orchestrator.core.spec import TaskSpec
-from orchestrator.gates.base import Gates
+from orchestrator.gates.base import Gates, Plan
 from orchestrator.gates.judges import Judges
 from orchestrator.gates.registry import make_gates
 from orchestrator.journal.store import Store
@@ -100,6 +100,8 @@ class Progress:
     sealed: Sealed | None = None
     #: How much of what the candidate's branch adds to its target agents wrote, where that is known.
     ai_share: float | None = None
+    #: Its gates, by the commit that says how they are run: what a commit says does not change.
+    plans: dict[str, Plan] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

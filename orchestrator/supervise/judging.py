@@ -129,11 +129,14 @@ async def plan_gates(run: Run, worktree: Worktree) -> Plan:
     # A coordinator may have what this host lacks; who asks for nothing need not wait for the base's answer.
     if not asked.run or not await run.tools.judges.go_by_base():
         return asked
-    quarantine = worktree.quarantine
+    quarantine, plans = worktree.quarantine, run.progress.plans
+    if (known := plans.get(quarantine.base)) is not None:
+        return known
     plan = await run.tools.gates.plan_on(run.spec.profile, run.spec.gates, await base_of(quarantine))
     if plan.refused:
         why = "; ".join(f"gate {gate.gate}: {gate.reason}" for gate in plan.refused)
         raise RunFailed(Reason.GATE_REJECTED, f"no work on this base could pass: {why}")
+    plans[quarantine.base] = plan
     return plan
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, AgentStatus, Reason
+from orchestrator.core.spec import GateProfile
+from orchestrator.gates.base import Base, Gates, Plan
+from orchestrator.gates.mechanical import MechanicalGate
 from sandbox.base import User
 from tests.kit.plane import GATED, open_plane
 from tests.kit.remote import make_remote
@@ -33,13 +37,31 @@ class Told:
         ]
 
 
+class Asked(Gates):
+    """The gates of a host, that count how often a base is asked for its plan."""
+
+    asked = 0
+
+    async def plan_on(self, profile: GateProfile, gates: Sequence[str] | None, base: Base) -> Plan:
+        """See `Gates.plan_on`."""
+        self.asked += 1
+        return await super().plan_on(profile, gates, base)
+
+
 async def carry_out(
-    place: Path, user: User, files: dict[str, str], script: str, *gates: str, gated: bool = False
+    place: Path,
+    user: User,
+    files: dict[str, str],
+    script: str,
+    *gates: str,
+    gated: bool = False,
+    host: Gates | None = None,
 ) -> Told:
     """Have a script work on a repository of these files, to its end."""
     remote = make_remote(place, files=files)
     with trio.fail_after(120):
-        async with open_plane(place / "home", user=user, roots=place) as plane:
+        own = {} if host is None else {"gates": host}
+        async with open_plane(place / "home", user=user, roots=place, **own) as plane:
             agent = await plane.submit(remote, script, "t", gates=gates, gated=gated)
             ended = await plane.over(agent)
             return Told(ended, [recorded.event for recorded in await plane.store.events_after(0)])
@@ -72,9 +94,11 @@ async def test_edit_of_what_defines_a_gate_counts_for_nothing_and_is_told(
 ) -> None:
     files = {"app": "good", "orchestrator.toml": OWN}
     script = f'if [ "$ORCHESTRATOR_TURN" = 1 ]; then echo bad > app; {EDITED}; else echo good > app; fi'
-    told = await carry_out(reachable_path, ordinary_user, files, script, gated=True)
+    host = Asked([MechanicalGate("tests")])
+    told = await carry_out(reachable_path, ordinary_user, files, script, gated=True, host=host)
     assert (told.agent.status, told.turns) == (AgentStatus.COMPLETED, 2), told.agent
     assert [verdict.approved for verdict in told.verdicts] == [False, True]
+    assert host.asked == 1  # of one base, however many candidates stand on it
     edits = [("protected-path", ".github/ci.yml"), ("protected-path", "orchestrator.toml")]
     assert told.edits == edits * 2
     assert any("your edits of these count for no gate" in text for text in told.complaints)
