@@ -7,12 +7,11 @@ definitions, one for each pair of gate and language; `gates.mechanical` carries 
 
 from __future__ import annotations
 
-import io
 import re
-import tarfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 #: A reader of files of the base commit; it answers None where there is no such file.
@@ -26,27 +25,6 @@ OURS = ".orchestrator-gate"
 #: Bounds on what is copied from the base: no definition is larger.
 MAX_FILES = 64
 MAX_FILE_BYTES = 1024 * 1024
-
-# $@: names to remove, `--`, names that must not be there, `--`, the command. Input: the base's files.
-_PRELUDE = """
-complain() { echo "orchestrator: $1" >&2; exit 125; }
-command -v tar >/dev/null || complain "tar is missing: install it under /usr or into the image"
-while [ "$1" != -- ]; do rm -rf -- "./$1" || complain "cannot restore $1"; shift; done
-shift
-tar -xf - --no-same-owner || complain "cannot restore the files that define the tests"
-nl='
-'
-made=$nl
-[ ! -f .git/info/made ] || while IFS= read -r name; do made=$made${name%/}$nl; done <.git/info/made
-while [ "$1" != -- ]; do
-  case $made in *"$nl$1$nl"*) shift; continue;; esac
-  [ ! -e "./$1" ] && [ ! -L "./$1" ] ||
-    complain "the candidate adds $1, which would take the place of the test runner"
-  shift
-done
-shift
-exec "$@" </dev/null
-"""
 
 
 class Unrunnable(Exception):
@@ -110,6 +88,32 @@ class Silence:
 
 
 @dataclass(frozen=True, slots=True)
+class Below:
+    """What leads a gate's tools below the top of the repository (see `gates.nested`)."""
+
+    #: Names of files, some with the folder that they have to lie in; patterns of further ones.
+    names: frozenset[str]
+    globs: tuple[str, ...] = ()
+    #: Names among them of files that hold more than settings: those with the base's settings stay.
+    shared: frozenset[str] = frozenset()
+    #: Names among them that are the candidate's where the base has the file: no further one may be added.
+    additions: frozenset[str] = frozenset()
+    #: Folders whose programs would be taken for the project's tools.
+    places: tuple[str, ...] = ()
+    #: Returns the paths of the base that a folder's own files name as a part of what they say.
+    follow: Callable[[Base, str], Awaitable[Iterable[str]]] | None = None
+
+    def leads(self, path: str) -> bool:
+        """Return whether a path is, by its name, one of these files."""
+        name = path.rpartition("/")[2]
+        return (
+            bool({name, "/".join(path.split("/")[-2:])} & self.names)
+            or name in self.shared | self.additions
+            or any(fnmatchcase(name, pattern) for pattern in self.globs)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """One way to run one gate."""
 
@@ -139,57 +143,8 @@ class Definition:
     shared: Mapping[str, bytes | None] = field(default_factory=dict)
     #: What is run where the candidate's settings in one of these are not the base's: the same, on the base's.
     settled: Definition | None = None
-
-
-def restoring(
-    *,
-    shown: tuple[str, ...],
-    command: tuple[str, ...],
-    files: Mapping[str, bytes],
-    remove: Iterable[str] = (),
-    forbidden: Iterable[str] = (),
-    env: Mapping[str, str] | None = None,
-    timeout_s: float | None = None,
-    counted: bool = False,
-    nonce: str | None = None,
-    kind: Kind = Kind.TESTS,
-    minimum: float | None = None,
-    percent: re.Pattern[bytes] | None = None,
-    sources: tuple[str, ...] | None = None,
-    silences: tuple[Silence, ...] = (),
-) -> Definition:
-    """Return a definition that first puts the base's files in the place of the candidate's.
-
-    `remove` names what would define the run too, had the candidate added it; `forbidden`, what the candidate
-    may not have at all.
-    """
-    gone = dict.fromkeys((OURS, *remove, *files))
-    argv = ("/bin/sh", "-c", _PRELUDE, "gate", *gone, "--", *forbidden, "--", *command)
-    return Definition(
-        shown=shown,
-        argv=argv,
-        stdin=_archive(files),
-        env=env or {},
-        timeout_s=timeout_s,
-        counted=counted,
-        nonce=nonce,
-        kind=kind,
-        minimum=minimum,
-        percent=percent,
-        sources=(*remove, *files) if sources is None else sources,
-        silences=silences,
-    )
-
-
-def _archive(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            entry.mode = 0o755 if content.startswith(b"#!") else 0o644
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
+    #: What leads its tools below the top; only of a definition by `restoring`.
+    below: Below | None = None
 
 
 # Repositories are hostile too: every repetition has a bound.

@@ -64,8 +64,11 @@ class Exhibit:
     base: str
     #: The content of a file of the base commit, or None where it has no such file.
     read_base: Callable[[str], Awaitable[bytes | None]]
-    #: The content of a file of the candidate, or None; raises `RepositoryError` for one too large to be read.
+    #: The content of a file of the candidate, or None; raises `RepositoryError` for a link, and for one too
+    #: large to be read.
     read_candidate: Callable[[str], Awaitable[bytes | None]]
+    #: The names in a directory of the candidate; none where there is none.
+    names_candidate: Callable[[str], Awaitable[tuple[str, ...]]]
     #: The names in a directory of the base commit, of the top for an empty path; none where there is none.
     names_base: Callable[[str], Awaitable[tuple[str, ...]]]
     read_diff: ReadDiff

@@ -13,16 +13,19 @@ from orchestrator.gates.definition import (
     MIN_COVERAGE,
     OURS,
     Base,
+    Below,
     Definition,
     Kind,
     Silence,
     read_all,
-    restoring,
 )
+from orchestrator.gates.restoring import restoring
 
 #: What leads Go elsewhere, and what says what the linters look at.
 _GOLANGCI = tuple(f".golangci.{suffix}" for suffix in ("yml", "yaml", "toml", "json"))
 CONFIGS = ("go.work", "go.work.sum", "go.env", *_GOLANGCI, "staticcheck.conf")
+#: A module within the module takes its packages out of `./...`.
+BELOW = Below(frozenset(CONFIGS), additions=frozenset({"go.mod"}))
 #: The last line of `go tool cover -func`; what tests print is inside of JSON.
 _TOTAL = re.compile(rb"^total:[ \t]+\(statements\)[ \t]+(\d{1,3}(?:\.\d{1,6})?)%", re.MULTILINE)
 _COVERED = (
@@ -67,6 +70,7 @@ async def find_go(base: Base, gate: str) -> Definition | None:
         command=command,
         files=await read_all(base.read, (name for name in CONFIGS if name in base.names)),
         remove=CONFIGS,
+        below=BELOW,
         env={
             # No cache on /tmp, which is memory.
             "GOCACHE": f"{{workspace}}/{OURS}/go-build",

@@ -21,8 +21,8 @@ from orchestrator.gates.definition import (
     Silence,
     plain_path,
     read_all,
-    restoring,
 )
+from orchestrator.gates.restoring import restoring
 
 #: What leads Maven elsewhere.
 _CONFIGS = tuple(f".mvn/{name}" for name in ("maven.config", "jvm.config", "extensions.xml", "settings.xml"))

@@ -16,10 +16,11 @@ from orchestrator.core.losses import PATHS
 from orchestrator.core.model import Verdict
 from orchestrator.errors import RepositoryError
 from orchestrator.gates.additions import MAX_DIFF, TooLarge, read_additions, silenced
-from orchestrator.gates.definition import Base, Definition, Kind, Unrunnable
+from orchestrator.gates.definition import Base, Definition, Kind, Unrunnable, remembered
 from orchestrator.gates.exhibit import Exhibit
 from orchestrator.gates.judgement import Counted, Fault, count_of, find_fault, find_loss, find_loss_in, praise
 from orchestrator.gates.local import find
+from orchestrator.gates.nested import Displaced, led_below
 from orchestrator.gates.protected import protected
 from orchestrator.gates.settings import are_same
 from orchestrator.gates.trial import Trial, run_trial
@@ -42,11 +43,16 @@ class MechanicalGate:
         verdict = Verdict(
             gate=self.name, approved=False, message="", commit=exhibit.commit, round=exhibit.round
         )
+        base = remembered(await base_of(exhibit))
         try:
-            definition = await self.find(await base_of(exhibit))
+            definition = await self.find(base)
         except Unrunnable as reason:
             return verdict.model_copy(update={"message": str(reason), "lasting": True})
         definition = await _settle(exhibit, definition)
+        try:
+            definition = await led_below(base, exhibit, definition)
+        except Displaced as reason:
+            return verdict.model_copy(update={"message": str(reason)})
         edits = protected(exhibit.changed, definition.sources)
         own = [path for path in edits if path in definition.sources]
         verdict = verdict.model_copy(update={"command": definition.shown, "protected": tuple(own) or None})
@@ -59,14 +65,14 @@ class MechanicalGate:
         trial = Trial(definition)
         await run_trial(trial, exhibit, exhibit.open_checkout(), limit_s)
         fault = find_fault(self.name, trial, limit_s)
-        base = None
+        counted = None
         if fault is None and definition.kind is Kind.TESTS and exhibit.open_base is not None:
-            base = await self._counts.count(exhibit, definition, limit_s)
-            if base.number is not None:
-                fault = find_loss(trial, base.number)
+            counted = await self._counts.count(exhibit, definition, limit_s)
+            if counted.number is not None:
+                fault = find_loss(trial, counted.number)
             else:
-                fault = find_loss_in(await exhibit.read_diff(MAX_LOSSES, *PATHS), trial, base.why)
-        return verdict.model_copy(update=_evidence(self.name, trial, fault, base))
+                fault = find_loss_in(await exhibit.read_diff(MAX_LOSSES, *PATHS), trial, counted.why)
+        return verdict.model_copy(update=_evidence(self.name, trial, fault, counted))
 
     async def find(self, base: Base) -> Definition:
         """Return how the gate is run; raises `Unrunnable` where the base does not say it."""

@@ -10,6 +10,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,17 +20,18 @@ from orchestrator.gates.definition import (
     MIN_COVERAGE,
     OURS,
     Base,
+    Below,
     Definition,
     Kind,
     Unrunnable,
     plain_path,
     read_all,
-    restoring,
     scripts_named,
     shadows,
 )
 from orchestrator.gates.node_scripts import measurable, plain, reporting
 from orchestrator.gates.node_tools import BIOME, ESLINT, SILENCES, SUFFIXES, own_command, packages
+from orchestrator.gates.restoring import restoring
 from orchestrator.gates.tally import TOTALS
 
 #: The keys of package.json that say how the project is checked.
@@ -62,7 +64,7 @@ _BESIDE = re.compile(
     r"""["'](\.{1,2}/[\w@%+.,/-]{1,200})["']"""
 )
 #: Where the code under test is: never put back, though a configuration may import it.
-_SOURCES = ("src", "lib", "app")
+_SOURCE_FOLDERS = ("src/", "lib/", "app/")
 #: What `npm init` writes.
 _UNSET = re.compile(r"echo .{0,3}Error: no test specified.{0,3} && exit 1")
 _HERE = Path(__file__)
@@ -119,6 +121,7 @@ async def _definition(base: Base, kind: Kind, manifest: Mapping[str, Any], chose
         command=("node", "-e", _LAUNCHER.read_text(encoding="utf-8"), run.text),
         files=await _files(base, text) | ours,
         remove=CONFIGS,
+        below=BELOW,
         forbidden=shadows(text, base.names),
         counted=run.runner is not None,
         nonce=nonce,
@@ -147,14 +150,27 @@ async def _choose(
     return (gate, {**scripts, gate: text}) if text else None
 
 
-async def _files(base: Base, scripts: str) -> dict[str, bytes]:
+async def _follow(base: Base, folder: str) -> Iterable[str]:
+    """Return the files of the base that say how a workspace is checked; none where it cannot be read."""
+    content = await base.read(f"{folder}/package.json")
+    with suppress(Unrunnable):
+        scripts = _scripts(_parse(content)) if content is not None else {}
+        return await _files(base, "\n".join(scripts.values()), folder)
+    return ()
+
+
+async def _files(base: Base, scripts: str, folder: str = "") -> dict[str, bytes]:
     """Return the base's files that say how the project is checked, with those that they are made of."""
-    named = [name for name in base.names if name in CONFIGS or _TSCONFIG.fullmatch(name)]
-    found = await read_all(base.read, (*named, *scripts_named(scripts)))
+    top = f"{folder}/" if folder else ""
+    names = await base.names_in(folder) if folder else base.names
+    named = [f"{top}{name}" for name in names if name in CONFIGS or _TSCONFIG.fullmatch(name)]
+    called = [path for name in scripts_named(scripts) if (path := plain_path(f"{top}{name}"))]
+    found = await read_all(base.read, (*named, *called))
     pending = [name for name in found if name in named]
     while pending:
         name = pending.pop()
-        fresh = await read_all(base.read, (p for p in _beside(name, found[name]) if p not in found))
+        beside = (path for path in _beside(name, found[name]) if path not in found)
+        fresh = await read_all(base.read, (path for path in beside if not _is_source(path, top)))
         found |= fresh
         pending += fresh
     return found
@@ -170,12 +186,19 @@ def _beside(name: str, content: bytes) -> Iterable[str]:
             elif parts:
                 parts.pop()
         plain = plain_path("/".join(parts)) if parts else None
-        if plain is None or plain == "package.json" or plain.startswith(tuple(f"{top}/" for top in _SOURCES)):
+        if plain is None:
             continue
         if PurePosixPath(plain).suffix in {".json", ".js", ".cjs", ".mjs"}:
             yield plain
         elif "tsconfig" in name:
             yield from (f"{plain}/tsconfig.json", f"{plain}.json")
+
+
+def _is_source(path: str, top: str) -> bool:
+    """Return whether a path is the candidate's, seen from the folder of a package and from the top."""
+    inside = path.removeprefix(top)
+    whole = (path, inside)
+    return "package.json" in whole or any(each.startswith(_SOURCE_FOLDERS) for each in whole)
 
 
 def _scripts(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -193,3 +216,13 @@ def _parse(content: bytes) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise Unrunnable("package.json in the base commit is no object")
     return manifest
+
+
+#: What leads the tools of a workspace.
+BELOW = Below(
+    names=frozenset(CONFIGS),
+    globs=("tsconfig.*.json",),
+    shared=frozenset({"package.json"}),
+    places=("node_modules",),
+    follow=_follow,
+)

@@ -21,9 +21,9 @@ from orchestrator.gates.definition import (
     Unrunnable,
     plain_path,
     read_all,
-    restoring,
 )
 from orchestrator.gates.python_config import FLAKE8, MYPY, PYRIGHT, RUFF, Config, find_config, program
+from orchestrator.gates.restoring import restoring
 
 _PYTHON = ("*.py", "*.pyi")
 # Each alone on its line, where the tools obey it for the whole file.

@@ -15,18 +15,21 @@ from orchestrator.gates.definition import (
     MIN_COVERAGE,
     OURS,
     Base,
+    Below,
     Definition,
     Kind,
     Silence,
     read_all,
-    restoring,
 )
+from orchestrator.gates.restoring import restoring
 
 _FORMAT = ("rustfmt.toml", ".rustfmt.toml")
 CONFIGS = (
     *(".cargo/config.toml", ".cargo/config", "rust-toolchain.toml", "rust-toolchain"),
     *("clippy.toml", ".clippy.toml", *_FORMAT),
 )
+#: Clippy and rustfmt look for theirs beside each crate and each file.
+BELOW = Below(frozenset(CONFIGS))
 #: What takes tests away in a manifest. The rest of it is the candidate's: it may need another crate.
 _UNTESTED = re.compile(rb"\b(?:test|doctest|harness|autotests)\"?[ \t]*=[ \t]*false\b")
 _TESTED = (
@@ -40,7 +43,10 @@ _TOTAL = re.compile(
 )
 #: Attributes by which a file is left alone.
 _SILENCES = {
-    "lint": (Silence(re.compile(r"#!\[[ \t]*(?:allow|expect)\b.{0,80}"), ("*.rs",)),),
+    "lint": (
+        Silence(re.compile(r"#!\[[ \t]*(?:allow|expect)\b.{0,80}"), ("*.rs",)),
+        Silence(re.compile(r"^[^#]{0,200}=[^#]{0,80}[\"']allow[\"']"), ("Cargo.toml", "*/Cargo.toml")),
+    ),
     "coverage": (Silence(re.compile(r"#!?\[.{0,80}\bcoverage\([ \t]*off\b"), ("*.rs",)),),
 }
 _CHECKED = {
@@ -67,6 +73,7 @@ async def find_rust(base: Base, gate: str) -> Definition | None:
         command=command,
         files=await read_all(base.read, CONFIGS),
         remove=CONFIGS,
+        below=BELOW,
         env={
             "CARGO_TARGET_DIR": f"{{workspace}}/{OURS}/target",
             "CARGO_NET_OFFLINE": "true",

@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.gates import golang, node, python_config, rust
-from orchestrator.gates.definition import Base, Definition, Kind, read_all, restoring
+from orchestrator.gates.definition import Base, Definition, Kind, read_all
+from orchestrator.gates.restoring import restoring
 
 _PYTHON = (
     *(name for places in python_config.ALL for name, _ in places if name != "pyproject.toml"),
@@ -43,11 +44,23 @@ def _of_package(content: bytes) -> dict[str, Any]:
     return {key: manifest.get(key) for key in node.SETTINGS}
 
 
+#: Makefiles of folders, in which a makefile calls itself.
+_MAKEFILES = ("GNUmakefile", "makefile", "Makefile")
 #: Files that hold settings among other things, and what reads the settings.
 _SHARED: Mapping[str, Callable[[bytes], dict[str, Any]]] = {
     "pyproject.toml": _of_pyproject,
     "package.json": _of_package,
 }
+
+
+#: What leads tools in the folders into which a command goes.
+_BELOW = replace(
+    node.BELOW,
+    names=frozenset((*_CONFIGS, *_MAKEFILES)),
+    shared=frozenset(_SHARED),
+    additions=golang.BELOW.additions,
+    places=_PLACES,
+)
 
 
 async def led_by_base(
@@ -69,7 +82,14 @@ async def led_by_base(
     gone = (*remove, *_CONFIGS)
     told = (*sources, *gone, *files)
     plain = restoring(
-        shown=shown, command=command, files=files, remove=gone, forbidden=barred, kind=kind, sources=told
+        shown=shown,
+        command=command,
+        files=files,
+        remove=gone,
+        forbidden=barred,
+        kind=kind,
+        sources=told,
+        below=_BELOW,
     )
     settled = restoring(
         shown=shown,
@@ -79,6 +99,7 @@ async def led_by_base(
         forbidden=barred,
         kind=kind,
         sources=(*told, *_SHARED),
+        below=_BELOW,
     )
     return replace(plain, shared=shared, settled=settled)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import secrets
+import stat
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from orchestrator.repo.compare import checked_commit, read_changed, read_diff
 from orchestrator.repo.git import BOUNDED, Extra, Git
 from orchestrator.repo.inside import CHECKOUT, run_script, script_spec
 from orchestrator.repo.merging import Brought, bring, find_markers
-from orchestrator.repo.objects import ObjectTooLarge, open_reader
+from orchestrator.repo.objects import ObjectTooLarge, open_reader, parse_tree
 from orchestrator.repo.origin import Origin
 from orchestrator.repo.outflow import ObjectStream, open_objects
 from orchestrator.repo.policy import Policy, Violation, judge
@@ -231,6 +232,17 @@ class Quarantine:
         except ObjectTooLarge:
             raise RepositoryError(f"{path} of the base commit is larger than {max_bytes} bytes") from None
         return found[1] if found is not None and found[0] == "blob" else None
+
+    async def read_plain(self, path: str, *, max_bytes: int = MIB) -> bytes | None:
+        """Return the same; raises `RepositoryError` for a link, whose content is but where it leads."""
+        above, _, name = path.rpartition("/")
+        async with open_reader(self.git) as reader:
+            found = await reader.read(f"{self.base}:{above}", max_bytes=16 * MIB)
+            entries = parse_tree(found[1]) if found is not None and found[0] == "tree" else {}
+        entry = entries.get(name.encode(errors="surrogateescape"))
+        if entry is not None and stat.S_ISLNK(entry.mode):
+            raise RepositoryError(f"{path} is a link")
+        return await self.read_base(path, max_bytes=max_bytes)
 
     async def list_base(self, prefix: str = "") -> tuple[str, ...]:
         """Return the names in a directory of the base commit (the top by default); none where it has none."""

@@ -44,14 +44,15 @@ def show(
 
     What they run may reach what `backend` lets it; the making of their `checkouts` needs nothing.
     """
-    base = quarantine.base
+    base, judged = quarantine.base, quarantine.over(commit)
     return Exhibit(
         agent_id=agent_id,
         spec=spec,
         commit=commit,
         base=base,
         read_base=quarantine.read_base,
-        read_candidate=quarantine.over(commit).read_base,
+        read_candidate=judged.read_plain,
+        names_candidate=judged.list_base,
         names_base=quarantine.list_base,
         read_diff=partial(_read_diff, quarantine, commit),
         open_checkout=lambda: quarantine.open_checkout(commit, backend=checkouts),

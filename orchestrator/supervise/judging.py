@@ -71,6 +71,11 @@ async def judge(
         await run.record(*(_edited(run, path) for path in edits[:MAX_VIOLATIONS]))
     exhibit = await _show(run, worktree, sealed, changed, number)
     verdicts = await _run_gates(run, worktree, sealed, exhibit, plan)
+    # What leads a gate below the top is known to the gate alone.
+    below = {path for each in verdicts for path in each.protected or ()}.difference(edits)
+    if below:
+        edits = (*edits, *sorted(below))
+        await run.record(*(_edited(run, path) for path in sorted(below)[:MAX_VIOLATIONS]))
     complaints = [_complaint(verdict) for verdict in verdicts if not verdict.approved]
     if complaints and edits:
         complaints.append(f"your edits of these count for no gate ({_AS_BASE}): " + ", ".join(_named(edits)))

@@ -21,6 +21,7 @@ import pytest
 
 from orchestrator.core.model import Verdict
 from orchestrator.core.spec import TaskSpec
+from orchestrator.errors import RepositoryError
 from orchestrator.gates.definition import Base
 from orchestrator.gates.exhibit import Exhibit
 from orchestrator.gates.mechanical import MechanicalGate
@@ -237,6 +238,11 @@ def exhibit_of(
     async def output(stream: str, line: str) -> None:
         pass
 
+    async def read_candidate(path: str) -> bytes | None:
+        if candidate.get(path, "").startswith("->"):
+            raise RepositoryError("it is a link")
+        return await base_with(candidate).read(path)
+
     async def read_diff(max_bytes: int, *paths: str) -> bytes:
         return patch_of(base, candidate, paths)
 
@@ -246,7 +252,8 @@ def exhibit_of(
         commit="c" * 40,
         base="b" * 40,
         read_base=known.read,
-        read_candidate=base_with(candidate).read,
+        read_candidate=read_candidate,
+        names_candidate=base_with(candidate).names_in,
         names_base=known.names_in,
         read_diff=read_diff,
         open_checkout=open_checkout,

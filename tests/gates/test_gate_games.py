@@ -195,6 +195,43 @@ async def test_node_script_that_calls_another_gets_that_of_the_base(judge: Judge
     assert not (await judge(base, change)).approved
 
 
+WORKSPACE = {
+    "package.json": '{"private": true, "workspaces": ["packages/*"], "scripts": {"test": "npm test -ws"}}',
+    "packages/a/package.json": '{"name": "a", "version": "1.0.0", "scripts": {"test": "sh check.sh"}}',
+    "packages/a/check.sh": "grep -q good app\n",
+    "packages/a/app": "good\n",
+}
+TRUE = WORKSPACE["packages/a/package.json"].replace("sh check.sh", "true")
+ADDED = '{"name": "b", "version": "1.0.0", "scripts": {"test": "true"}}'
+
+
+@pytest.mark.slow
+async def test_workspaces_run_the_scripts_of_the_base(judge: Judge) -> None:
+    need("npm")
+    dependency = TRUE.replace('"true"}', '"sh check.sh"}, "dependencies": {"b": "1"}')
+    own = {"packages/a/package.json": dependency, "packages/b/package.json": ADDED}
+    verdict = await judge(WORKSPACE, own)
+    assert (verdict.approved, verdict.protected) == (True, None), verdict
+    bad: dict[str, str | None] = {"packages/a/app": "bad\n"}
+    games: dict[str, dict[str, str | None]] = {
+        "edited": {"packages/a/package.json": TRUE},
+        "deleted": {"packages/a/package.json": None, "packages/b/package.json": ADDED},
+        "script": {"packages/a/check.sh": "exit 0\n"},
+        "link": {
+            **{path: None for path in WORKSPACE if path.startswith("packages/a/")},
+            "packages/a": "->../evil",
+            "evil/package.json": TRUE,
+            "evil/app": "bad\n",
+        },
+    }
+    for name, game in games.items():
+        verdict = await judge(WORKSPACE, ({} if name == "link" else bad) | game)
+        assert not verdict.approved, (name, verdict)
+        assert verdict.protected, name
+    verdict = await judge(WORKSPACE, {**bad, "packages/a/node_modules/.bin/sh": FAKE_RUNNER})
+    assert "the candidate adds packages/a/node_modules, which" in verdict.message
+
+
 @pytest.mark.slow
 async def test_go_main_that_runs_no_test_is_rejected(judge: Judge) -> None:
     need("go")

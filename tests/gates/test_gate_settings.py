@@ -41,6 +41,24 @@ async def test_settings_of_a_tool_behind_a_command_are_the_bases(
     assert "lint failed" in verdict.message
 
 
+@pytest.mark.parametrize(
+    "game",
+    [{"sub/ruff.toml": 'exclude = ["*"]\n'}, {"sub/Makefile": "lint:\n"}, {"sub/check.sh": "exit 0\n"}],
+)
+async def test_settings_in_a_folder_that_a_command_goes_into_are_the_bases(
+    judge: Judge, game: Changes
+) -> None:
+    base = {
+        "Makefile": "lint:\n\t@./sub/check.sh\n\t@$(MAKE) -C sub lint\n",
+        "sub/Makefile": "lint:\n\t@./check.sh\n",
+        "app": "good\n",
+    }
+    base["sub/check.sh"] = CHECK.replace("grep -q good app", "cd ${0%/*} && grep -q good ../app")
+    assert (await judge(base, gate="lint")).approved
+    verdict = await judge(base, {**BAD, **game}, gate="lint")
+    assert not verdict.approved, verdict
+
+
 @pytest.mark.parametrize("name", ["lint", "style"])
 async def test_file_of_a_targets_name_does_not_take_its_place(judge: Judge, name: str) -> None:
     verdict = await judge(MAKE, {**BAD, name: "up to date\n"}, gate="lint")

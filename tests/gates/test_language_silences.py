@@ -24,6 +24,7 @@ CHECKSTYLE = {
         (GO, "lint", "price.go", "//nolint:all"),
         (GO, "lint", "price.go", "//lint:file-ignore U1000 it is used"),
         (RUST, "lint", "src/lib.rs", "#![allow(clippy::all)]"),
+        (RUST, "lint", "Cargo.toml", 'lints.clippy.all = { level = "allow" }'),
         (CHECKSTYLE, "lint", "src/main/java/shop/Price.java", "// CHECKSTYLE:OFF"),
     ],
 )

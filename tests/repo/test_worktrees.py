@@ -210,6 +210,13 @@ async def test_a_file_of_the_base_is_read_and_the_candidates_is_not(stage: Stage
         assert await quarantine.list_base("none") == ()
         with pytest.raises(RepositoryError, match="larger than 3 bytes"):
             await quarantine.read_base("README.md", max_bytes=3)
+        await stage.must(worktree, """mkdir p; ln -s '{"scripts": {}}' p/package.json; echo '{}' >p/x.json""")
+        candidate = await stage.collect(worktree)
+        assert candidate is not None
+        there = quarantine.over(candidate)
+        assert (await there.read_plain("p/x.json"), await there.read_plain("q/none")) == (b"{}\n", None)
+        with pytest.raises(RepositoryError, match="is a link"):
+            await there.read_plain("p/package.json")
 
 
 async def test_a_long_diff_is_cut_with_a_mark(stage: Stage) -> None:

@@ -110,6 +110,7 @@ def judge(api: ScriptedApi, ordinary_user: User, tmp_path: Path) -> Judge:
             base="b" * 40,
             read_base=nothing,
             read_candidate=nothing,
+            names_candidate=nothing,
             names_base=nothing,
             read_diff=read_diff,
             open_checkout=nothing,  # type: ignore[arg-type] - the same
