@@ -70,7 +70,7 @@ def open_tools(
             patience_s=settings.provider_patience_s,
         ),
         purse=open_purse(settings),
-        egress=Rules.of(settings.sandbox_egress, Allowance(settings.egress_up_mb, settings.egress_down_mb)),
+        egress=egress(settings),
         scanner=scanner,
         patience=Patience(settings.agent_boot_s, settings.agent_turn_s, settings.agent_stall_s),
         setup_timeout_s=settings.setup_timeout_s,
@@ -84,6 +84,11 @@ def open_purse(settings: Settings) -> Purse:
         day=spec.Ceilings(cost_usd=settings.budget_day_usd, tokens=settings.budget_day_tokens),
         total=spec.Ceilings(cost_usd=settings.budget_total_usd, tokens=settings.budget_total_tokens),
     )
+
+
+def egress(settings: Settings) -> Rules:
+    """Return what may be reached outside."""
+    return Rules.of(settings.sandbox_egress, Allowance(settings.egress_up_mb, settings.egress_down_mb))
 
 
 def ceilings(settings: Settings) -> Limits:

@@ -1,9 +1,9 @@
 """Judges a candidate that another host has made: takes it in as hostile, and runs the gates on it.
 
 The invariant: what is judged is the commit that was asked about, on a base that our own mirror of the
-repository has; the base defines the gates, and they run in a sandbox, as they do beside an agent. What the
-candidate did wrong is an answer; what keeps us from judging it is an error, and so no approval. Nothing of a
-candidate outlives its judgement. Called by `app`.
+repository has; the base defines the gates, and they run in a sandbox on what its set-up made, as they do
+beside an agent. What the candidate did wrong is an answer; what keeps us from judging it is an error, and so
+no approval. Nothing of a candidate outlives its judgement. Called by `app`.
 """
 
 from __future__ import annotations
@@ -12,27 +12,35 @@ import base64
 import binascii
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import trio
 from pydantic import ValidationError
 
+from orchestrator.agents.egress import Subject
 from orchestrator.api.problem import FieldError, Invalid, RateLimited, invalid
+from orchestrator.core.egress import Rules
+from orchestrator.core.event import Event
 from orchestrator.core.model import Verdict
 from orchestrator.core.quality import COORDINATOR, MAX_BUNDLE_BYTES, QualityCheck, answer_of
 from orchestrator.core.spec import Context, TaskSpec
 from orchestrator.errors import FieldRefused
-from orchestrator.gates.base import Exhibit, Gates, Phase, Plan
+from orchestrator.gates.base import Exhibit, Gates, Output, Phase, Plan
 from orchestrator.repo.handing import base_on, take_in
 from orchestrator.repo.quarantine import Quarantine
 from orchestrator.repo.repositories import Repositories
 from orchestrator.supervise.exhibiting import base_of, show
+from orchestrator.supervise.preparing import Maker, equip, make
+from orchestrator.supervise.tree import Tree
 from sandbox.base import Backend, Limits
 
 log = logging.getLogger(__name__)
 
 #: Shorter than who asks is willing to wait.
 GATE_S = 840.0
+#: What is left to the gates of that, however long the set-up took that they had to wait for.
+LEAST_S = 300.0
 #: Candidates that may wait for a place; each is in memory.
 MAX_WAITING = 16
 BUSY_S = 15.0
@@ -50,12 +58,16 @@ class Bench:
         limits: Limits,
         *,
         places: int,
+        egress: Rules | None = None,
+        setup_timeout_s: float = 900.0,
         new_id: Callable[[], str],
     ) -> None:
         self.gates = gates
         self.repositories = repositories
         self._backend = backend
         self._limits = limits
+        #: What a repository's set-up may reach, and how long it may take where it does not say.
+        self._egress, self._setup_timeout_s = egress or Rules(), setup_timeout_s
         self._new_id = new_id
         self._places = trio.CapacityLimiter(places)
 
@@ -95,18 +107,37 @@ class Bench:
         where = (self.repositories, check.repository, check.branch, check.base)
         base = await base_on(*where, landing=check.landing_branch)
         label = self._new_id()
-        async with self.repositories.open_worktree(
-            base, agent_id=label, task_id=check.task_id, backend=self._backend
-        ) as worktree:
+        tree = Tree(self._backend)
+        began = tree.clock.now()
+        async with AsyncExitStack() as keep:
+            layer = await make(self._maker(check, label, tree), base, keep)
+            deadline_s = max(LEAST_S, GATE_S - tree.clock.now() + began)
+            opened = self.repositories.open_worktree(
+                base, agent_id=label, task_id=check.task_id, backend=tree, layer=layer
+            )
+            worktree = await keep.enter_async_context(opened)
             await take_in(worktree.quarantine, bundle, check.commit)
             if violations := await worktree.quarantine.judge(check.commit):
                 told = (f"{each.rule}: {each.path}: {each.detail}" for each in violations[:MAX_VIOLATIONS])
                 return [_rejected(check, "policy " + "; ".join(told))], plan
             plan = await self._plan(spec, worktree.quarantine)
             names = plan.of(Phase(check.phase))
-            exhibit = await self._exhibit(check, spec, worktree.quarantine, label)
-            verdicts = await self.gates.run(names, exhibit, deadline_s=GATE_S, judged=_nothing)
+            exhibit = await self._exhibit(check, spec, worktree.quarantine, label, equip(tree, layer))
+            verdicts = await self.gates.run(names, exhibit, deadline_s=deadline_s, judged=_nothing)
         return list(verdicts), plan
+
+    def _maker(self, check: QualityCheck, label: str, tree: Tree) -> Maker:
+        """Return what makes the set-up of a base, with the ways out that the operator gives it."""
+
+        async def record(*events: Event) -> None:
+            for event in events:
+                await output("system", f"{event.name} {event.payload()}")
+
+        output = _log_of(check)
+        subject = Subject(check.task_id, label, record, output, tree.clock)
+        preparations, timeout_s = self.repositories.preparations, self._setup_timeout_s
+        # Nobody else takes a pass here: room is made before a further one is.
+        return Maker(preparations, tree, subject, self._egress, self._limits, timeout_s, preparations.tidy)
 
     async def _plan(self, spec: TaskSpec, quarantine: Quarantine) -> Plan:
         """Return the gates of the task on its base; raise `FieldRefused` where no candidate could pass."""
@@ -116,22 +147,18 @@ class Bench:
         return plan
 
     async def _exhibit(
-        self, check: QualityCheck, spec: TaskSpec, quarantine: Quarantine, label: str
+        self, check: QualityCheck, spec: TaskSpec, quarantine: Quarantine, label: str, backend: Backend
     ) -> Exhibit:
-        async def output(stream: str, line: str) -> None:
-            await trio.lowlevel.checkpoint()
-            log.debug("%s", line, extra={"task_id": check.task_id, "stream": stream})
-
         return show(
             quarantine,
             check.commit,
             await quarantine.changed(check.commit),
             spec=spec,
             agent_id=label,
-            backend=self._backend,
-            checkouts=self._backend,
+            backend=backend,
+            checkouts=backend,
             limits=self._limits,
-            output=output,
+            output=_log_of(check),
             share="who asks does not know it" if check.ai_share is None else check.ai_share,
         )
 
@@ -140,6 +167,16 @@ def _left_out(plan: Plan, phase: Phase) -> dict[str, str]:
     """Return the gates of the profile that a phase should have had and that were not run, and why."""
     names = Plan(tuple(gate.gate for gate in plan.skipped)).of(phase)
     return {gate.gate: gate.reason for gate in plan.skipped if gate.gate in names}
+
+
+def _log_of(check: QualityCheck) -> Output:
+    """Return what writes a line about a question into our log."""
+
+    async def output(stream: str, line: str) -> None:
+        await trio.lowlevel.checkpoint()
+        log.debug("%s", line, extra={"task_id": check.task_id, "stream": stream})
+
+    return output
 
 
 async def _nothing(_verdict: Verdict) -> None:

@@ -25,7 +25,7 @@ from orchestrator.coordinator.app import Rooms, create_app
 from orchestrator.coordinator.bench import Bench
 from orchestrator.coordinator.dispatcher import Dispatcher, PreCheck
 from orchestrator.coordinator.ledger import open_ledger
-from orchestrator.fitting import admin_token, ceilings, open_repositories
+from orchestrator.fitting import admin_token, ceilings, egress, open_repositories
 from orchestrator.gates.registry import make_gates
 from orchestrator.isolation import open_backend
 from orchestrator.logline import redact_log, set_up_logging
@@ -95,6 +95,8 @@ async def serve(
                 gates,
                 ceilings(own),
                 places=own.max_concurrent_agents,
+                egress=egress(own),
+                setup_timeout_s=own.setup_timeout_s,
                 new_id=new_id,
             )
             rooms = Rooms(

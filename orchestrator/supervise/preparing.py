@@ -4,27 +4,31 @@ The invariant: whoever works on a base stands on the layer that its set-up made,
 command runs with what the operator lets out (a task narrows only its own), within time, memory and disk, and
 belongs to the agent that runs it: what kills or freezes that one does the same to it, and the next who waits
 begins it anew. Called by `run` and `resumption`, and where the work is brought onto another base by
-`delivery` and `giving_back`.
+`delivery` and `giving_back`; by `coordinator.bench` for those whom it judges.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from orchestrator.agents.egress import Subject
 from orchestrator.agents.lines import TurnLog
 from orchestrator.agents.outlet import Outlet, open_outlet
 from orchestrator.core import events as e
+from orchestrator.core.egress import Rules
 from orchestrator.core.model import Phase, Reason
 from orchestrator.core.setup import Recipe, SetupCutOff, SetupFailed, environment, making_environment
 from orchestrator.core.text import tail_of
+from orchestrator.repo.preparations import Preparations
 from orchestrator.repo.setups import SetupLayer
 from orchestrator.repo.worktree import Base, Worktree
 from orchestrator.supervise.ending import RunFailed
 from orchestrator.supervise.gear import Run
-from sandbox.base import MIB, Backend, Bind, Directory, Exit, Layers, Sandbox, Spec
+from orchestrator.supervise.tree import Tree
+from sandbox.base import MIB, Backend, Bind, Directory, Exit, Layers, Limits, Sandbox, Spec
 from sandbox.relay import Tail, relay, seen_workspace
 from sandbox.wrapped import Wrapped
 
@@ -32,7 +36,24 @@ from sandbox.wrapped import Wrapped
 MAX_TAIL = 4096
 #: What a set-up may leave where nobody bounds the disk.
 _MOST_MB = 100_000
+#: Writes a line into the log.
+Say = Callable[[str], Awaitable[None]]
 _BEGIN = ("/bin/sh", "-c", 'mkdir -p "$HOME" && exec "$@"', "set-up")
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """By what a set-up is carried out, and who it belongs to."""
+
+    preparations: Preparations
+    tree: Tree
+    subject: Subject
+    egress: Rules
+    limits: Limits
+    #: How long it may take where the repository does not say.
+    timeout_s: float
+    #: Called before one is made, or waited for.
+    announce: Callable[[], Awaitable[None]]
 
 
 async def prepare(run: Run, base: Base, keep: AsyncExitStack) -> SetupLayer | None:
@@ -40,23 +61,49 @@ async def prepare(run: Run, base: Base, keep: AsyncExitStack) -> SetupLayer | No
 
     Raises `RunFailed` with the end of the set-up's output.
     """
-    preparations = run.tools.repositories.preparations
+    tools, tree = run.tools, run.tree
+    subject = Subject(run.agent.task_id, run.agent.id, run.record, run.output, tree.clock)
+    maker = Maker(
+        tools.repositories.preparations,
+        tree,
+        subject,
+        tools.egress,
+        tools.default_limits,
+        tools.setup_timeout_s,
+        partial(_announce, run),
+    )
     try:
-        asked = await preparations.find(base, detect=bool(run.tools.egress.entries))
-        if asked is None:
-            return None
-        opened = preparations.open(
-            base,
-            asked,
-            backend=run.tree,
-            carry_out=partial(_carry_out, run, asked.recipe),
-            disk_mb=run.tools.default_limits.disk_mb or _MOST_MB,
-            making=partial(_announce, run, asked.recipe),
-        )
-        layer = await keep.enter_async_context(opened)
+        return await make(maker, base, keep)
     except SetupFailed as failure:
         raise RunFailed(Reason.REPOSITORY_ERROR, failure.detail, retryable=failure.retryable) from failure
-    await run.output("system", f"set-up: ready ({layer.bytes / MIB:.0f} MB)")
+
+
+async def make(maker: Maker, base: Base, keep: AsyncExitStack) -> SetupLayer | None:
+    """Do what `prepare` does for whoever needs it; raises `SetupFailed`."""
+    preparations = maker.preparations
+    asked = await preparations.find(base, detect=bool(maker.egress.entries))
+    if asked is None:
+        return None
+    recipe = asked.recipe
+
+    async def making() -> None:
+        await maker.announce()
+        how = "found by its lock files" if recipe.detected else "orchestrator.toml"
+        await say(f"{recipe.shown} ({how}); of those who need it, one runs it")
+
+    async def say(text: str) -> None:
+        await maker.subject.output("system", f"set-up: {text}")
+
+    opened = preparations.open(
+        base,
+        asked,
+        backend=maker.tree,
+        carry_out=partial(_carry_out, maker, recipe, say),
+        disk_mb=maker.limits.disk_mb or _MOST_MB,
+        making=making,
+    )
+    layer = await keep.enter_async_context(opened)
+    await say(f"ready ({layer.bytes / MIB:.0f} MB)")
     return layer
 
 
@@ -74,55 +121,52 @@ async def prepare_onto(
     return replace(run, outlet=equip(run.backend, layer)), layer
 
 
-async def _announce(run: Run, recipe: Recipe) -> None:
+async def _announce(run: Run) -> None:
     await run.tree.wait_thawed()
     # Who has begun nothing yet is preparing; of others the word would say that they are to be started.
     begun = run.tools.store.state.agents[run.agent.id].phase is not Phase.PREPARING
     phase = Phase.CHECKING if begun else Phase.PREPARING
     await run.record(e.AgentPhase(**run.ids, phase=phase, detail="set-up"))
-    how = "found by its lock files" if recipe.detected else "orchestrator.toml"
-    await run.output("system", f"set-up: {recipe.shown} ({how}); of those who need it, one runs it")
 
 
 async def _carry_out(
-    run: Run, recipe: Recipe, workspace: Layers | Directory, binds: tuple[Bind, ...]
+    maker: Maker, recipe: Recipe, say: Say, workspace: Layers | Directory, binds: tuple[Bind, ...]
 ) -> None:
     """Run the command to its end; raises `SetupFailed` unless that is a good one."""
-    limit_s = recipe.timeout_s or run.tools.setup_timeout_s
+    limit_s, tree, subject = recipe.timeout_s or maker.timeout_s, maker.tree, maker.subject
     spec = Spec(
-        label=run.agent.id,
+        label=subject.agent_id,
         command=(*_BEGIN, *recipe.argv),
         workspace=workspace,
-        env=making_environment(seen_workspace(run.tree, workspace)),
+        env=making_environment(seen_workspace(tree, workspace)),
         binds=binds,
-        limits=run.tools.default_limits,
+        limits=maker.limits,
     )
-    subject = Subject(run.agent.task_id, run.agent.id, run.record, run.output, run.tree.clock)
     tail, ended, cut_off = Tail(4 * MAX_TAIL), None, False
-    began = run.tree.clock.now()
-    with run.tree.clock.move_on_after(limit_s):
-        async with open_outlet(run.tree, run.tools.egress, subject) as outlet:
+    began = tree.clock.now()
+    with tree.clock.move_on_after(limit_s):
+        async with open_outlet(tree, maker.egress, subject) as outlet:
             try:
                 async with outlet.open(spec) as sandbox:
-                    ended = await _listen(run, sandbox, tail)
+                    ended = await _listen(say, sandbox, tail)
             finally:
                 cut_off = isinstance(outlet, Outlet) and outlet.unanswered > 0
-    await run.tree.wait_unmounted()
+    await tree.wait_unmounted()
     said = tail_of(tail.bytes(), MAX_TAIL)
     if ended is None:
         raise SetupFailed(f"the set-up did not end within {limit_s:g} s: {recipe.shown}\n{said}")
     if not ended.ok:
         kind = SetupCutOff if cut_off else SetupFailed
         raise kind(f"the set-up failed ({ended}): {recipe.shown}\n{said}")
-    await run.output("system", f"set-up: done after {run.tree.clock.now() - began:.1f} s")
+    await say(f"done after {tree.clock.now() - began:.1f} s")
 
 
-async def _listen(run: Run, sandbox: Sandbox, tail: Tail) -> Exit:
-    """Write what the command says into the agent's log, and return how it ended."""
+async def _listen(say: Say, sandbox: Sandbox, tail: Tail) -> Exit:
+    """Write what the command says into the log, and return how it ended."""
 
     async def output(stream: str, line: str) -> None:
         del stream
-        await run.output("system", f"set-up: {line}")
+        await say(line)
 
     log = TurnLog(output)
 

@@ -16,6 +16,7 @@ from orchestrator.coordinator import bench as subject
 from orchestrator.coordinator.bench import Bench
 from orchestrator.coordinator.service import redactor
 from orchestrator.core.quality import DiffSummary, QualityCheck
+from orchestrator.core.setup import SetupFailed
 from orchestrator.errors import FieldRefused, RepositoryError
 from orchestrator.gates.registry import make_gates
 from orchestrator.logline import redact_log, set_up_logging
@@ -78,6 +79,24 @@ async def test_gates_of_the_base_judge_what_comes(stage: Stage) -> None:
     bad = await judge(await asked(stage, "echo -1 > value"))
     assert (bad["approved"], bad["gate"], "lasting" in bad["details"]) == (False, "tests", False)
     assert list(stage.repositories.directories()) == []
+
+
+async def test_gates_stand_on_what_the_set_up_of_the_base_made(stage: Stage) -> None:
+    setup = "mkdir .venv .venv/bin && cp test.sh .venv/bin/judge && chmod +x .venv/bin/judge"
+    toml = f"[setup]\ncommand = '{setup}'\n[gates.tests]\ncommand = 'judge'\n"
+    files = {**GATED, "test.sh": f"#!/bin/sh\n{GATED['test.sh']}", "orchestrator.toml": toml}
+    stage.bare = make_remote(stage.remotes, "prepared", files)
+    stage.url = f"file://{stage.bare}"
+    judge = bench_on(stage).judge
+    for value, approved in ((7, True), (-1, False)):
+        told = await judge(await asked(stage, f"echo {value} > value"))
+        assert (told["approved"], told["gate"]) == (approved, "tests"), told
+    assert len(list((stage.home / "setups").glob("*/*"))) == 1
+    broken = {**files, "orchestrator.toml": toml.replace(setup, "echo no such package; exit 3")}
+    stage.bare = make_remote(stage.remotes, "broken", broken)
+    stage.url = f"file://{stage.bare}"
+    with pytest.raises(SetupFailed, match="no such package"):
+        await judge(await asked(stage, "echo 7 > value"))
 
 
 async def test_gate_that_is_not_here_is_told_and_not_passed_over(stage: Stage) -> None:
