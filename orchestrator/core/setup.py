@@ -151,13 +151,17 @@ _REQUIREMENTS = re.compile(r"requirements[\w.-]{0,60}\.txt")
 _RIVALS = ("pnpm-lock.yaml", "yarn.lock", "package-lock.json")
 
 
+#: Of a project that keeps in this directory what it needs, nothing is fetched.
+_VENDORED = {"go.sum": "vendor"}
+
+
 def find_recipe(names: Iterable[str], pyproject: bytes | None) -> Recipe | None:
     """Return what the lock files at the top of a base ask for, all of it as one; None without them."""
     present = set(names)
     chosen = next((name for name in _RIVALS if name in present and "package.json" in present), None)
     steps: list[tuple[tuple[str, ...], str, str]] = []
     for mark, beside, tool, command in _WAYS:
-        if mark in present and (mark not in _RIVALS or mark == chosen):
+        if mark in present and (mark not in _RIVALS or mark == chosen) and _VENDORED.get(mark) not in present:
             steps.append(((mark, *beside), tool, command))
     if "uv.lock" not in present and (found := _find_pip(present, pyproject)):
         steps.insert(0, found)

@@ -7,6 +7,7 @@ Caller: `preparations`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -36,6 +37,8 @@ REMEMBER_S = 60.0
 MAX_REMEMBERED = 64
 #: How long a busy disk may take to have all of a layer.
 SYNC_S = 120.0
+#: What is left on a disk that is full, in bytes and in names.
+SHORT_BYTES, SHORT_FILES = 4 * MIB, 64
 _HALF, _OLD, _NOTE, _ROOM = "making-", "old-", "layer.json", "room"
 
 #: Makes a workspace at a place of its own and carries the set-up out on it; raises `SetupFailed`.
@@ -141,10 +144,21 @@ class Setups:
         try:
             await fill()
             half.rename(place)  # noqa: ASYNC240 - local
-        except Exception as failure:
+        except Exception as error:
+            failure = self._without_room(error) or error
             if isinstance(failure, SetupFailed) and not failure.retryable:
                 self._remember(place, failure)
             return failure
+        return None
+
+    def _without_room(self, error: Exception) -> SetupCutOff | None:
+        """Return a failure that may pass, where the host had no room: the repository is not to blame."""
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return SetupCutOff(f"the host has no room for what the set-up makes: {error.strerror}")
+        disk = os.statvfs(self._root)
+        short = disk.f_bavail * disk.f_frsize < SHORT_BYTES or (disk.f_files and disk.f_favail < SHORT_FILES)
+        if isinstance(error, SetupFailed) and short:
+            return SetupCutOff(f"the host was short of room on its disk: {error.detail}")
         return None
 
     def _recall(self, place: Path) -> None:

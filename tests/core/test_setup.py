@@ -58,6 +58,7 @@ def test_what_cannot_be_followed_is_refused_by_name(text: str) -> None:
         (["package-lock.json"], None, None),
         (["pyproject.toml", "uv.lock"], b"[project]\nname = 'x'\n", "uv sync --frozen"),
         (["go.mod", "go.sum", "Cargo.lock"], None, "cargo fetch --locked && go mod download"),
+        (["go.mod", "go.sum", "vendor"], None, None),
         (["pyproject.toml"], b"[tool.ruff]\n", None),
         (["README.md"], None, None),
     ],

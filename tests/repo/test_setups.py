@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from orchestrator.core.setup import SetupFailed, making_environment
+from orchestrator.core.setup import SetupCutOff, SetupFailed, making_environment
 from orchestrator.errors import GitFailed
 from orchestrator.repo import setups
 from orchestrator.repo.quarantine import Sealed
@@ -357,3 +358,25 @@ async def collected(stage: Stage, worktree: Worktree, script: str) -> Sealed:
     candidate = await stage.collect(worktree)
     assert candidate is not None
     return await worktree.quarantine.seal(candidate, "Work")
+
+
+async def test_where_the_host_has_no_room_the_repository_is_not_to_blame(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(stage, "echo no space left >&2; exit 3")
+    monkeypatch.setattr(setups, "SHORT_BYTES", 1 << 62)
+    for expected in (1, 2):  # nor is it remembered
+        with pytest.raises(SetupCutOff, match=r"short of room on its disk: .*no space left"):
+            async with layer_of(stage):
+                pass
+        assert CALLS["run"] == expected
+
+    async def make(_room: Path) -> Directory:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    place = stage.home / "setups/mirror/key"
+    with pytest.raises(SetupCutOff, match="the host has no room"):
+        async with stage.repositories.preparations.setups.hold(place, stage.home, make, disk_mb=1):
+            pass
+    assert not any((stage.home / "setups").glob("*/*"))
