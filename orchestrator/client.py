@@ -9,30 +9,28 @@ creating calls, which carry an idempotency key. Streams resume by their cursor a
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import quote
 
-from orchestrator.client_http import Address, Broken, Response, ask
+from orchestrator.client_calls import PASSING
+from orchestrator.client_http import Address
+from orchestrator.client_queue import QueueCalls
 from orchestrator.client_socket import SocketEvents, TerminalSocket, open_websocket
 from orchestrator.client_stream import (
     ClientError,
     EventStream,
     Json,
     LogLines,
-    Query,
     Stream,
     Unreachable,
-    pause,
     plain,
-    refusal,
 )
 from orchestrator.client_words import body_of, object_of, path_of, salvage_of, wanted_events
 from orchestrator.core.spec import TaskSpec
 
 __all__ = [
+    "PASSING",
     "Client",
     "ClientError",
     "EventStream",
@@ -42,14 +40,6 @@ __all__ = [
     "Unreachable",
     "open_client",
 ]
-
-#: How often a call that is safe to repeat is tried.
-TRIES = 4
-#: Refusals that pass by themselves in a moment; whether to wait for a thaw or a shorter queue is the
-#: caller's affair.
-PASSING = frozenset({"rate_limited", "idempotency_in_flight", "idempotency_key_in_use"})
-#: What a proxy in between answers.
-GATEWAY = frozenset({502, 504})
 
 
 @asynccontextmanager
@@ -72,12 +62,11 @@ async def open_client(
         client.close_streams()
 
 
-class Client:
+class Client(QueueCalls):
     """Calls of the API; made by `open_client`."""
 
     def __init__(self, address: Address, timeout_s: float) -> None:
-        self._address = address
-        self._timeout_s = timeout_s
+        super().__init__(address, timeout_s)
         self._streams: list[Stream] = []
 
     async def health(self) -> Json:
@@ -91,10 +80,6 @@ class Client:
     async def spawn(self, spec: TaskSpec | Json, *, idempotency_key: str | None = None) -> Json:
         """Hand a task over and return its first agent; safe to repeat with the same key."""
         return object_of(await self._create("/agents/spawn", body_of(spec), idempotency_key))
-
-    async def submit_task(self, spec: TaskSpec | Json, *, idempotency_key: str | None = None) -> Json:
-        """Hand a task over without waiting for a slot."""
-        return object_of(await self._create("/tasks", body_of(spec), idempotency_key))
 
     async def retry(self, agent_id: str, *, idempotency_key: str | None = None) -> Json:
         """Start a new agent for an ended agent's task."""
@@ -167,33 +152,6 @@ class Client:
         answer = await self._call("DELETE", salvage_of(agent_id), {}, None, {}, tries=1)
         return object_of(answer.content)
 
-    async def tasks(
-        self, *, status: str | None = None, limit: int | None = None, after: str | None = None
-    ) -> Json:
-        """Return a page of tasks, newest first."""
-        return object_of(await self._get("/tasks", {"status": status, "limit": limit, "after": after}))
-
-    async def task(self, task_id: str) -> Json:
-        """Return a task with its attempts and events."""
-        return object_of(await self._get(f"/tasks/{quote(task_id, safe='')}"))
-
-    async def cancel(self, task_id: str) -> Json:
-        """Cancel a task; a live agent is killed."""
-        response = await self._call("DELETE", f"/tasks/{quote(task_id, safe='')}", {}, None, {}, tries=1)
-        return object_of(response.content)
-
-    async def queue_stats(self) -> Json:
-        """Return the queue at a glance."""
-        return object_of(await self._get("/queue/stats"))
-
-    async def queue_pause(self) -> Json:
-        """Take nothing more from the queue."""
-        return object_of(await self._post("/queue/pause"))
-
-    async def queue_resume(self) -> Json:
-        """Take work from the queue again."""
-        return object_of(await self._post("/queue/resume"))
-
     async def gc(self, *, dry_run: bool = False) -> Json:
         """Remove what nobody needs on the host; with `dry_run` only tell what that is."""
         return object_of(await self._post("/gc", {"dryRun": dry_run or None}))
@@ -251,49 +209,3 @@ class Client:
         for stream in self._streams:
             stream.close_nowait()
         self._streams.clear()
-
-    async def _get(self, path: str, query: Query | None = None) -> bytes:
-        return (await self._call("GET", path, query or {}, None, {}, tries=TRIES)).content
-
-    async def _post(self, path: str, query: Query | None = None) -> bytes:
-        return (await self._call("POST", path, query or {}, None, {}, tries=1)).content
-
-    async def _create(self, path: str, body: bytes | None, key: str | None) -> bytes:
-        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        return (await self._call("POST", path, {}, body, headers, tries=TRIES)).content
-
-    async def _call(
-        self, method: str, path: str, query: Query, body: bytes | None, headers: dict[str, str], *, tries: int
-    ) -> Response:
-        """Ask, as often as `tries` says while that may help, and return the answer or raise the refusal."""
-        attempt = 1
-        while True:
-            try:
-                response = await self._ask(method, path, query, body, headers)
-            except Unreachable:
-                if attempt == tries:
-                    raise
-                wait_s = 0.0
-            else:
-                if response.status < 400:
-                    return response
-                error = refusal(response)
-                if attempt == tries or not (error.code in PASSING or error.status in GATEWAY):
-                    raise error
-                wait_s = error.retry_after_s
-            await pause(attempt, wait_s)
-            attempt += 1
-
-    async def _ask(
-        self, method: str, path: str, query: Query, body: bytes | None, headers: dict[str, str]
-    ) -> Response:
-        if body is not None:
-            headers = {**headers, "Content-Type": "application/json"}
-        target = self._address.target(path, plain(query))
-        try:
-            return await ask(
-                self._address, method, target, headers, body=body or b"", timeout_s=self._timeout_s
-            )
-        except Broken as error:
-            detail = f"{self._address.url} does not answer: {error}"
-            raise Unreachable(detail, nobody_listens=error.refused) from error

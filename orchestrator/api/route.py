@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 MAX_QUERY_FIELDS = 32
 JSON = "application/json"
+#: What any body can meet.
+BODY = (problem.BadJson, problem.BodyLate, problem.BodyTooLarge, problem.MediaTypeRefused)
 
 B = TypeVar("B", bound=BaseModel)
 Q = TypeVar("Q", bound="Query")

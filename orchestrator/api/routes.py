@@ -27,7 +27,8 @@ from orchestrator.api import (
 from orchestrator.api.access import Scope
 from orchestrator.api.feed import Wanted
 from orchestrator.api.openapi import document
-from orchestrator.api.route import Call, Query, Returns, Route, json_bytes
+from orchestrator.api.queue import ROUTES as QUEUE
+from orchestrator.api.route import BODY, Call, Query, Returns, Route, json_bytes
 from orchestrator.api.salvages import ROUTES as SALVAGE
 from orchestrator.core import answer as a
 from orchestrator.core.conversation import Said, Saying, Transcript
@@ -46,7 +47,6 @@ INTAKE = (
     problem.KeyInFlight,
     problem.KeyReused,
 )
-BODY = (problem.BadJson, problem.BodyLate, problem.BodyTooLarge, problem.MediaTypeRefused)
 
 
 def make_routes(version: str) -> list[Route]:
@@ -212,23 +212,6 @@ TASKS = [
         summary="Cancel a task; its agent is killed, with proof", run=tasks.cancel,
         errors=(e.TaskUnknown, e.AlreadyEnded),
         returns=_ok("Cancelled", a.Cancelled, sample.CANCELLED),
-    ),
-]  # fmt: skip
-
-QUEUE = [
-    Route(
-        method="GET", path="/queue/stats", name="getQueue", tag="queue", scope=READ,
-        summary="How the queue stands", run=tasks.stats, returns=_ok("Counts", a.QueueStats, sample.STATS),
-    ),
-    Route(
-        method="POST", path="/queue/pause", name="pauseQueue", tag="queue", scope=OPERATE,
-        summary="Take nothing more from the queue; survives a restart", run=tasks.pause,
-        returns=_ok("Paused", a.QueueSwitch, {"paused": True}),
-    ),
-    Route(
-        method="POST", path="/queue/resume", name="resumeQueue", tag="queue", scope=OPERATE,
-        summary="Take work from the queue again", run=tasks.resume, errors=(e.RoomKept,),
-        returns=_ok("Not paused", a.QueueSwitch, {"paused": False}),
     ),
 ]  # fmt: skip
 

@@ -194,6 +194,7 @@ STATS = {
     "paused": False,
     "concurrency": 1,
 }
+QUEUE_OPTIONS = {"paused": False, "stop_on_failure": False, "max_concurrent": 4}
 HEALTH = {
     "status": "healthy",
     "uptime": 12.3,

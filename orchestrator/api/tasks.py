@@ -1,4 +1,4 @@
-"""What can be asked about tasks and the queue, and done to them."""
+"""What can be asked about tasks, and done to them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from quart import Response
 from orchestrator.api import view
 from orchestrator.api.agents import Cursor, Limit
 from orchestrator.api.route import Call, Query, answer
-from orchestrator.core.answer import Cancelled, QueueStats, QueueSwitch, TaskPage
-from orchestrator.core.commands import CancelTask, PauseQueue, ResumeQueue
+from orchestrator.core.answer import Cancelled, TaskPage
+from orchestrator.core.commands import CancelTask
 from orchestrator.core.model import Task, TaskStatus
 from orchestrator.errors import AgentUnknown, AlreadyEnded, CommandRefused, TaskUnknown
 from orchestrator.journal.store import AuditEntry
@@ -77,37 +77,3 @@ async def _find(call: Call) -> Task:
     if task is None:
         raise TaskUnknown(f"there is no task {task_id[:128]}")
     return task
-
-
-async def stats(call: Call) -> Response:
-    """Tell how the queue stands."""
-    call.query(Query)
-    store = call.services.store
-    counts = await store.counts()
-    return answer(
-        QueueStats(
-            pending=counts.pending,
-            active=counts.active,
-            completed=counts.completed,
-            failed=counts.failed,
-            delayed=counts.delayed,
-            paused=store.state.control.paused,
-            concurrency=store.state.control.queue_concurrency,
-        )
-    )
-
-
-async def pause(call: Call) -> Response:
-    """Take nothing more from the queue; running agents go on, and a restart changes nothing."""
-    call.query(Query)
-    entry = AuditEntry(call.principal.name, "queue.pause", "queue", "paused")
-    await call.services.store.submit(PauseQueue(), audit=entry)
-    return answer(QueueSwitch(paused=call.services.store.state.control.paused))
-
-
-async def resume(call: Call) -> Response:
-    """Take work from the queue again."""
-    call.query(Query)
-    entry = AuditEntry(call.principal.name, "queue.resume", "queue", "resumed")
-    await call.services.store.submit(ResumeQueue(), audit=entry)
-    return answer(QueueSwitch(paused=call.services.store.state.control.paused))

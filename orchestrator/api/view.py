@@ -11,8 +11,9 @@ from typing import Any
 
 from orchestrator.core import answer
 from orchestrator.core.events import Recorded
-from orchestrator.core.model import Agent, Task, Verdict
+from orchestrator.core.model import Agent, Control, Task, Verdict
 from orchestrator.core.reports import KillReport
+from orchestrator.journal.counts import Counts
 
 
 def agent_summary(agent: Agent) -> answer.AgentSummary:
@@ -100,6 +101,28 @@ def task_detail(task: Task, attempts: Iterable[Agent], events: Iterable[Recorded
         spec=task.spec,
         attempts=tuple(agent_summary(agent) for agent in attempts),
         events=tuple(event_body(recorded) for recorded in events),
+    )
+
+
+def queue_stats(counts: Counts, control: Control) -> answer.QueueStats:
+    """Return how the queue stands."""
+    return answer.QueueStats(
+        pending=counts.pending,
+        active=counts.active,
+        completed=counts.completed,
+        failed=counts.failed,
+        delayed=counts.delayed,
+        paused=control.paused,
+        concurrency=control.queue_concurrency,
+    )
+
+
+def queue_options(control: Control) -> answer.QueueOptions:
+    """Return the queue's settings."""
+    return answer.QueueOptions(
+        paused=control.paused,
+        stop_on_failure=control.stop_on_failure,
+        max_concurrent=control.queue_concurrency,
     )
 
 

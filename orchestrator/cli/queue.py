@@ -1,4 +1,4 @@
-"""The commands about the queue: stats, pause, resume. Callers: `orchestrator.__main__`, by its table."""
+"""The commands about the queue. Callers: `orchestrator.__main__`, by its table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.cli.session import Session, supervised
 
 @click.group()
 def queue() -> None:
-    """Look at the queue, pause it, resume it."""
+    """Look at the queue, pause it, resume it, set it."""
 
 
 @queue.command()
@@ -35,6 +35,24 @@ def pause(session: Session) -> None:
 def resume(session: Session) -> None:
     """Take work from the queue again."""
     _switch(session, session.run(lambda client: client.queue_resume(), doing="resuming the queue"))
+
+
+@queue.command()
+@click.argument("key", type=click.Choice(["paused", "stop_on_failure", "max_concurrent"]), required=False)
+@click.argument("value", required=False)
+@supervised
+def settings(session: Session, key: str | None, value: str | None) -> None:
+    """Show the queue's settings, or change one: true, false or a number; a restart keeps it."""
+    if key is not None and value is None:
+        raise click.UsageError(f"to what value {key} is to be set is missing")
+    answer = session.run(
+        lambda client: client.queue_set(key, str(value)) if key else client.queue_settings(),
+        doing="asking for the queue's settings",
+    )
+    if session.output.as_json:
+        session.output.json(answer)
+    else:
+        session.output.fields(answer.items())
 
 
 def _switch(session: Session, answer: dict[str, object]) -> None:

@@ -216,6 +216,17 @@ class QueueStats(Answer):
     concurrency: int
 
 
+class QueueOptions(Answer):
+    """The queue's settings, by the names that they have everywhere."""
+
+    model_config = ConfigDict(alias_generator=str)
+
+    paused: bool
+    #: Whether a task that fails for good pauses the queue.
+    stop_on_failure: bool
+    max_concurrent: int
+
+
 class QueueSwitch(Answer):
     """Whether the queue is paused now."""
 

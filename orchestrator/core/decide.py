@@ -246,13 +246,13 @@ def _unpause(state: State, _command: c.ResumeQueue, _now: datetime) -> list[e.Ev
     return [e.QueueResumed()] if state.control.paused else []
 
 
-def _change(_state: State, command: c.ChangeQueueSettings, _now: datetime) -> list[e.Event]:
-    most = command.max_concurrent
+def _change(state: State, command: c.ChangeQueueSettings, _now: datetime) -> list[e.Event]:
+    most, stop, control = command.max_concurrent, command.stop_on_failure, state.control
     if most is not None and not 1 <= most <= MAX_CONCURRENT:
         raise errors.CommandRefused(f"max_concurrent must be 1 to {MAX_CONCURRENT}, not {most}")
-    if most is None and command.stop_on_failure is None:
+    if most in {None, control.queue_concurrency} and stop in {None, control.stop_on_failure}:
         return []
-    return [e.QueueSettings(max_concurrent=most, stop_on_failure=command.stop_on_failure)]
+    return [e.QueueSettings(max_concurrent=most, stop_on_failure=stop)]
 
 
 def _freeze(state: State, _command: c.Freeze, _now: datetime) -> list[e.Event]:

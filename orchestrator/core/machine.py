@@ -57,13 +57,18 @@ def _thawed(control: Control, _event: e.ControlThawed) -> Control:
 
 
 def _started(control: Control, event: e.SystemStarted) -> Control:
-    """Take the ceilings of this start; a pause and a freeze stay; a drain and a shortage do not."""
+    """Take the ceilings of this start; a pause and a freeze stay; a drain and a shortage do not.
+
+    A `max_concurrent` that was set at run time stays too, until a start has another setting than before.
+    """
+    concurrency = event.queue_concurrency
     return replace(
         control,
         draining=False,
         short=frozenset(),
         max_agents=event.max_agents,
-        queue_concurrency=event.queue_concurrency,
+        queue_concurrency=control.queue_concurrency if concurrency == control.configured else concurrency,
+        configured=concurrency,
         max_queued=event.max_queued,
     )
 

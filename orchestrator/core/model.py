@@ -268,6 +268,8 @@ class Control:
     stop_on_failure: bool = False
     #: Agents taken from the queue at once (`max_concurrent`), and live agents at all.
     queue_concurrency: int = 1
+    #: What the settings said of the former at the last start: another value there is a new decision.
+    configured: int | None = None
     max_agents: int = 2
     max_queued: int = 100_000
     #: What the host has too little of to start another agent (`core.watermark`).

@@ -14,6 +14,7 @@ _SETTINGS = {
     "draining": "draining",
     "stop_on_failure": "stop_on_failure",
     "max_concurrent": "queue_concurrency",
+    "configured_concurrency": "configured",
     "max_agents": "max_agents",
     "max_queued": "max_queued",
     "short": "short",

@@ -197,6 +197,32 @@ async def test_queue_is_paused_resumed_and_counted(served: Served) -> None:
     assert (await served.ask("POST", "/queue/resume")).json == {"paused": False}
 
 
+async def test_queue_settings_are_changed_one_by_one_and_refused_by_the_value(served: Served) -> None:
+    async def change(key: str, value: object) -> object:
+        answer = await served.ask("POST", "/api/queue/settings", body={"key": key, "value": value})
+        return answer.json if answer.status == 200 else answer.problem()["errors"][0]["field"]
+
+    before = (await served.ask("GET", "/api/queue/settings")).json
+    assert before.keys() == {"paused", "stop_on_failure", "max_concurrent"}
+    assert (before["paused"], before["stop_on_failure"]) == (False, False)
+    assert await change("max_concurrent", 7) == {**before, "max_concurrent": 7}
+    assert await change("max_concurrent", "8") == {**before, "max_concurrent": 8}
+    assert await change("stop_on_failure", "true") == {**before, "max_concurrent": 8, "stop_on_failure": True}
+    await change("paused", True)
+    after = (await served.ask("GET", "/api/queue/settings")).json
+    assert after == {"paused": True, "stop_on_failure": True, "max_concurrent": 8}
+    stats = (await served.ask("GET", "/queue/stats")).json
+    assert (stats["paused"], stats["concurrency"]) == (True, 8)
+    wrong = [
+        ("paused", 1),
+        ("paused", "yes"),
+        *(("max_concurrent", each) for each in (0, -1, True, "x", 10**9)),
+    ]
+    assert [await change(key, value) for key, value in wrong] == ["value"] * len(wrong)
+    assert await change("colour", True) == "key"
+    assert (await served.ask("GET", "/api/queue/settings")).json == after
+
+
 async def test_full_queue_says_when_to_come_back(served: Served) -> None:
     await served.store.record(
         e.SystemStarted(version="1", sandbox="process", max_agents=1, queue_concurrency=1, max_queued=1)

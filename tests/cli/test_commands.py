@@ -287,6 +287,14 @@ def test_diff_can_be_read_and_applied(operator: Operator, remote: Path, file: st
     assert (tmp_path / "clone" / "odd.txt").read_bytes() == b"carriage\r\nescape \x1b[31m\n"
 
 
+def test_queue_is_set_by_key_and_value(operator: Operator) -> None:
+    before = operator.json("queue", "settings")
+    assert operator.json("queue", "settings", "max_concurrent", "4") == {**before, "max_concurrent": 4}
+    assert operator.problem("queue", "settings", "max_concurrent", "none")["code"] == "invalid"
+    assert operator.problem("queue", "settings", "paused", status=2)["code"] == "usage"
+    operator.json("queue", "settings", "max_concurrent", str(before["max_concurrent"]))
+
+
 def test_queue_can_be_paused_and_resumed(operator: Operator) -> None:
     assert operator.json("queue", "stats")["paused"] is False
     assert operator.run("queue", "pause").stdout == "the queue is paused\n"

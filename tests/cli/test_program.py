@@ -280,6 +280,7 @@ def test_failure_under_json_is_one_document_of_every_command(
         ["queue", "stats"],
         ["queue", "pause"],
         ["queue", "resume"],
+        ["queue", "settings"],
     ],
     ids=" ".join,
 )

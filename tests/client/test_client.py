@@ -35,6 +35,7 @@ async def test_every_call_over_tcp_and_over_the_socket(served: Served) -> None:
             assert await client.diff(agent_id) == "+x\n"
             assert (await client.queue_pause())["paused"] is True
             assert (await client.queue_resume())["paused"] is False
+            assert (await client.queue_set("max_concurrent", 3)) == await client.queue_settings()
             assert (await client.queue_stats())["pending"] == 1
             assert (await client.kill(agent_id))["remaining"] == 0
             assert (await client.retry(agent_id))["taskId"] == name

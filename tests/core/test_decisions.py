@@ -216,8 +216,18 @@ def test_stop_on_failure_pauses_the_queue_once(ledger: Ledger) -> None:
     assert names(ledger.fail("c", retryable=False)) == ["agent.failed", "task.failed"]
 
 
-def test_settings_that_say_nothing_change_nothing(ledger: Ledger) -> None:
+def test_settings_that_say_nothing_new_change_nothing(ledger: Ledger) -> None:
     assert ledger.submit(c.ChangeQueueSettings()) == []
+    assert names(ledger.submit(c.ChangeQueueSettings(3, stop_on_failure=False))) == ["queue.settings"]
+    assert ledger.submit(c.ChangeQueueSettings(3, stop_on_failure=False)) == []
+
+
+def test_settings_outlast_a_start_until_one_comes_with_another_setting(ledger: Ledger) -> None:
+    ledger.submit(c.ChangeQueueSettings(max_concurrent=7, stop_on_failure=True))
+    ledger.submit(c.PauseQueue())
+    for at_once, expected in ((2, 7), (3, 3), (3, 3)):
+        control = ledger.open(at_once=at_once).state.control
+        assert (control.queue_concurrency, control.stop_on_failure, control.paused) == (expected, True, True)
 
 
 @pytest.mark.parametrize("most", [0, -1, 10**9])
