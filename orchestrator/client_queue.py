@@ -18,6 +18,24 @@ class QueueCalls(Caller):
         """Hand a task over without waiting for a slot."""
         return object_of(await self._create("/tasks", body_of(spec), idempotency_key))
 
+    async def requeue(self, task_id: str, *, idempotency_key: str | None = None) -> Json:
+        """Queue a task that failed or was cancelled once more, by a new attempt."""
+        path = f"/tasks/{quote(task_id, safe='')}/requeue"
+        return object_of(await self._create(path, None, idempotency_key))
+
+    async def requeue_all(
+        self,
+        *,
+        status: str = "failed",
+        reason: str | None = None,
+        repository: str | None = None,
+        limit: int = 100,
+    ) -> Json:
+        """Queue those that failed and pass the filter once more, and tell which those were."""
+        asked = {"status": status, "reason": reason, "repository": repository, "limit": limit}
+        body = json.dumps({key: value for key, value in asked.items() if value is not None}).encode()
+        return object_of((await self._call("POST", "/tasks/requeue", {}, body, {}, tries=1)).content)
+
     async def tasks(
         self, *, status: str | None = None, limit: int | None = None, after: str | None = None
     ) -> Json:

@@ -11,9 +11,9 @@ from orchestrator import errors as e
 from orchestrator.api import problem, sample, view
 from orchestrator.api.access import Scope
 from orchestrator.api.route import BODY, Call, Query, Returns, Route, answer, validate_body
-from orchestrator.core.answer import QueueOptions, QueueStats, QueueSwitch
 from orchestrator.core.commands import ChangeQueueSettings, PauseQueue, ResumeQueue
 from orchestrator.core.policy import MAX_CONCURRENT
+from orchestrator.core.queue_answer import QueueOptions, QueueStats, QueueSwitch
 from orchestrator.core.spec import Wire
 from orchestrator.journal.store import AuditEntry
 

@@ -33,6 +33,7 @@ from orchestrator.api.salvages import ROUTES as SALVAGE
 from orchestrator.core import answer as a
 from orchestrator.core.conversation import Said, Saying, Transcript
 from orchestrator.core.garbage import GarbageFound
+from orchestrator.core.queue_answer import Requeued
 from orchestrator.core.spec import TaskSpec
 
 READ, OPERATE, ADMIN = Scope.READ, Scope.OPERATE, Scope.ADMIN
@@ -196,6 +197,21 @@ TASKS = [
         returns={
             201: Returns(description="Accepted, and durable", model=a.Spawned, example=sample.SUBMITTED)
         },
+    ),
+    Route(
+        method="POST", path="/tasks/{taskId}/requeue", name="requeueTask", tag="tasks", scope=OPERATE,
+        summary="Queue a task that failed or was cancelled once more, by a new attempt", run=intake.requeue,
+        keyed=True, errors=(e.TaskUnknown, e.AlreadyEnded, *INTAKE),
+        returns={
+            201: Returns(description="Accepted, and durable", model=a.Spawned, example=sample.SUBMITTED)
+        },
+    ),
+    Route(
+        method="POST", path="/tasks/requeue", name="requeueTasks", tag="tasks", scope=OPERATE,
+        summary="Queue those that failed and pass a filter once more; repeated, it finds those that are left",
+        run=intake.requeue_all, body=intake.RequeueFilter, body_example={"reason": "timeout", "limit": 100},
+        errors=(*BODY, e.QueueFull, e.Frozen, e.Draining, e.DiskFull),
+        returns=_ok("What was queued, and what was not", Requeued, sample.REQUEUED),
     ),
     Route(
         method="GET", path="/tasks", name="listTasks", tag="tasks", scope=READ,

@@ -25,6 +25,7 @@ TASK: dict[str, Any] = {
 }
 SPAWNED = {"agentId": AGENT_ID, "taskId": TASK_ID, "status": "spawning", "queuePosition": 1}
 SUBMITTED = {**SPAWNED, "status": "pending"}
+REQUEUED = {"requeued": [SUBMITTED], "refused": [], "more": False}
 USAGE = {"inputTokens": 1200, "outputTokens": 340, "costUsd": 0.02, "turns": 1, "toolCalls": 4}
 AGENT: dict[str, Any] = {
     "agentId": AGENT_ID,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
 from quart import Response
 
 from orchestrator.api import view
@@ -9,7 +12,7 @@ from orchestrator.api.agents import Cursor, Limit
 from orchestrator.api.route import Call, Query, answer
 from orchestrator.core.answer import Cancelled, TaskPage
 from orchestrator.core.commands import CancelTask
-from orchestrator.core.model import Task, TaskStatus
+from orchestrator.core.model import Reason, Task, TaskStatus
 from orchestrator.errors import AgentUnknown, AlreadyEnded, CommandRefused, TaskUnknown
 from orchestrator.journal.store import AuditEntry
 
@@ -20,6 +23,8 @@ class TaskFilter(Query):
     """Which tasks to list."""
 
     status: TaskStatus | None = None
+    reason: Reason | None = None
+    repository: Annotated[str, Field(max_length=2000)] | None = None
     limit: Limit = 100
     after: Cursor | None = None
 
@@ -28,7 +33,11 @@ async def list_tasks(call: Call) -> Response:
     """List tasks, newest first."""
     asked = call.query(TaskFilter)
     tasks, following = await call.services.store.list_tasks(
-        status=asked.status, limit=asked.limit, after=asked.after
+        status=asked.status,
+        reason=asked.reason,
+        repository=asked.repository,
+        limit=asked.limit,
+        after=asked.after,
     )
     return answer(TaskPage(tasks=tuple(map(view.task_summary, tasks)), next=following))
 
@@ -36,7 +45,7 @@ async def list_tasks(call: Call) -> Response:
 async def show(call: Call) -> Response:
     """Tell everything about a task: its specification, attempts and first 1,000 events."""
     call.query(Query)
-    task = await _find(call)
+    task = await find_task(call)
     store = call.services.store
     attempts = await store.followed(await store.agents_of(task.id))
     events = await store.events_after(0, limit=MAX_EVENTS, task_id=task.id)
@@ -46,7 +55,7 @@ async def show(call: Call) -> Response:
 async def cancel(call: Call) -> Response:
     """Cancel a task: one that waits leaves the queue, one that runs is killed."""
     call.query(Query)
-    task = await _find(call)
+    task = await find_task(call)
     store, actor = call.services.store, call.principal.name
     if task.status.ended:
         raise AlreadyEnded(f"task {task.id} is {task.status} already")
@@ -71,7 +80,8 @@ async def _kill(call: Call, task: Task) -> Response:
     return answer(Cancelled(task_id=task.id, **view.proof(report, call.services.tier)))
 
 
-async def _find(call: Call) -> Task:
+async def find_task(call: Call) -> Task:
+    """Return the task that the path names, or raise `TaskUnknown`."""
     task_id = call.variables["taskId"]
     task = await call.services.store.find_task(task_id)
     if task is None:

@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.core import answer
 from orchestrator.core.events import Recorded
 from orchestrator.core.model import Agent, Control, Task, Verdict
+from orchestrator.core.queue_answer import QueueOptions, QueueStats
 from orchestrator.core.reports import KillReport
 from orchestrator.journal.counts import Counts
 
@@ -104,9 +105,9 @@ def task_detail(task: Task, attempts: Iterable[Agent], events: Iterable[Recorded
     )
 
 
-def queue_stats(counts: Counts, control: Control) -> answer.QueueStats:
+def queue_stats(counts: Counts, control: Control) -> QueueStats:
     """Return how the queue stands."""
-    return answer.QueueStats(
+    return QueueStats(
         pending=counts.pending,
         active=counts.active,
         completed=counts.completed,
@@ -117,9 +118,9 @@ def queue_stats(counts: Counts, control: Control) -> answer.QueueStats:
     )
 
 
-def queue_options(control: Control) -> answer.QueueOptions:
+def queue_options(control: Control) -> QueueOptions:
     """Return the queue's settings."""
-    return answer.QueueOptions(
+    return QueueOptions(
         paused=control.paused,
         stop_on_failure=control.stop_on_failure,
         max_concurrent=control.queue_concurrency,

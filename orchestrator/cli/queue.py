@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import methodcaller
+
 import click
 
 from orchestrator.cli.session import Session, supervised
@@ -53,6 +55,38 @@ def settings(session: Session, key: str | None, value: str | None) -> None:
         session.output.json(answer)
     else:
         session.output.fields(answer.items())
+
+
+@queue.command()
+@click.argument("task_ids", metavar="TASK...", nargs=-1)
+@click.option("--all", "whole", is_flag=True, help="All that failed, instead of those that are named.")
+@click.option("--reason", help="With --all: those that failed for this reason.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, help="With --all: so many at most.")
+@supervised
+def requeue(
+    session: Session, task_ids: tuple[str, ...], *, whole: bool, reason: str | None, limit: int
+) -> int:
+    """Queue tasks that failed for good once more; `--all --json` tells what was refused."""
+    if whole is bool(task_ids):
+        raise click.UsageError("name tasks, or say --all")
+    if whole:
+        answer = session.run(
+            lambda client: client.requeue_all(reason=reason, limit=limit), doing="queueing what failed"
+        )
+        if session.output.as_json:
+            session.output.json(answer)
+        else:
+            more = "; there are more" if answer["more"] else ""
+            refused = len(answer["refused"])
+            session.output.line(f"{len(answer['requeued'])} queued once more, {refused} refused{more}")
+        return 1 if answer["refused"] else 0
+    for task_id in task_ids:
+        one = session.run(methodcaller("requeue", task_id), doing=f"queueing {task_id} once more")
+        if session.output.as_json:
+            session.output.json(one)
+        else:
+            session.output.line(f"{one['taskId']} is queued once more: {one['agentId']}")
+    return 0
 
 
 def _switch(session: Session, answer: dict[str, object]) -> None:

@@ -204,35 +204,6 @@ class Gap(Answer):
     to_seq: int
 
 
-class QueueStats(Answer):
-    """The queue at a glance."""
-
-    pending: int
-    active: int
-    completed: int
-    failed: int
-    delayed: int
-    paused: bool
-    concurrency: int
-
-
-class QueueOptions(Answer):
-    """The queue's settings, by the names that they have everywhere."""
-
-    model_config = ConfigDict(alias_generator=str)
-
-    paused: bool
-    #: Whether a task that fails for good pauses the queue.
-    stop_on_failure: bool
-    max_concurrent: int
-
-
-class QueueSwitch(Answer):
-    """Whether the queue is paused now."""
-
-    paused: bool
-
-
 class TaskSummary(_Leaving):
     """A task and its latest attempt."""
 

@@ -174,10 +174,17 @@ class Archive:
         return await self.read(question)
 
     async def list_tasks(
-        self, *, status: str | None = None, limit: int = 100, after: str | None = None
+        self,
+        *,
+        status: str | None = None,
+        reason: str | None = None,
+        repository: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
     ) -> tuple[list[Task], str | None]:
         """Return a page of tasks, newest first, and the next page's cursor; ValueError for a bad cursor."""
-        condition, values, limit = _page("t.submitted_seq", {"t.status": status}, limit, after)
+        filters = {"t.status": status, "t.reason": reason, "t.repo": repository}
+        condition, values, limit = _page("t.submitted_seq", filters, limit, after)
 
         def question(connection: apsw.Connection) -> tuple[list[Task], str | None]:
             found = tasks(connection, condition, values)

@@ -9,8 +9,9 @@ import trio
 
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
-from orchestrator.core.model import AgentId, Verdict
+from orchestrator.core.model import AgentId, Reason, TaskId, Verdict
 from orchestrator.errors import TaskActive
+from orchestrator.journal.store import utc_now
 from tests.kit.served import Served, serve_api, task
 
 MOSAIC = {"agentId", "taskId", "status", "spawnedAt"}
@@ -221,6 +222,35 @@ async def test_queue_settings_are_changed_one_by_one_and_refused_by_the_value(se
     assert [await change(key, value) for key, value in wrong] == ["value"] * len(wrong)
     assert await change("colour", True) == "key"
     assert (await served.ask("GET", "/api/queue/settings")).json == after
+
+
+async def test_what_failed_is_listed_and_queued_once_more_by_its_own_spec(served: Served) -> None:
+    for number in range(3):
+        agent_id = AgentId(await spawn(served, f"T-{number}", priority=7))
+        await served.start(agent_id)
+        reason = Reason.TIMEOUT if number else Reason.CONFLICT
+        await served.store.submit(c.FailAgent(agent_id, reason, "x", False, AgentId("-"), utc_now()))
+        await served.store.record(e.AgentCleanup(task_id=TaskId(f"T-{number}"), agent_id=agent_id))
+    failed = (await served.ask("GET", "/tasks?status=failed&reason=timeout")).json["tasks"]
+    assert [each["taskId"] for each in failed] == ["T-2", "T-1"]
+
+    key = {"Idempotency_Key": "k"}
+    first = await served.ask("POST", "/tasks/T-0/requeue", **key)
+    again = await served.ask("POST", "/tasks/T-0/requeue", **key)
+    assert (first.status, first.body) == (201, again.body)
+    shown = (await served.ask("GET", "/tasks/T-0")).json
+    assert (shown["status"], shown["attempt"], shown["priority"]) == ("pending", 2, 7)
+    assert (await served.ask("POST", "/tasks/T-0/requeue")).problem()["code"] == "task_active"
+    assert (await served.ask("POST", "/tasks/none/requeue")).problem()["code"] == "task_not_found"
+
+    ask = {"reason": "timeout", "limit": 1}
+    found = [(await served.ask("POST", "/tasks/requeue", body=ask)).json for _ in range(3)]
+    assert [[each["taskId"] for each in one["requeued"]] for one in found] == [["T-2"], ["T-1"], []]
+    assert [one["more"] for one in found] == [True, False, False]
+    await served.start(first.json["agentId"])
+    await served.finish(first.json["agentId"])
+    assert (await served.ask("POST", "/tasks/T-0/requeue")).problem()["code"] == "already_ended"
+    assert (await served.ask("POST", "/tasks/requeue", body={"status": "completed"})).status == 422
 
 
 async def test_full_queue_says_when_to_come_back(served: Served) -> None:
