@@ -24,8 +24,34 @@ from orchestrator.core.events import Recorded
 from orchestrator.core.model import AgentId, Reason, Task, TaskStatus
 from orchestrator.core.queue_answer import Refused, Requeued
 from orchestrator.core.spec import TaskSpec, Wire
-from orchestrator.errors import AgentUnknown, AlreadyEnded, NotEnded, OrchestratorError, TaskUnknown
+from orchestrator.errors import (
+    AgentUnknown,
+    AlreadyEnded,
+    DiskFull,
+    Draining,
+    Frozen,
+    NotEnded,
+    OrchestratorError,
+    QueueFull,
+    RuntimeUnknown,
+    TaskActive,
+    TaskUnknown,
+    UrlRefused,
+)
 from orchestrator.journal.store import AuditEntry, Receipt
+
+#: What any attempt to hand work over can meet.
+INTAKE = (
+    TaskActive,
+    QueueFull,
+    Frozen,
+    Draining,
+    UrlRefused,
+    RuntimeUnknown,
+    DiskFull,
+    problem.KeyInFlight,
+    problem.KeyReused,
+)
 
 Find = Callable[[Call], Awaitable[Task]]
 
@@ -72,6 +98,11 @@ async def retry(call: Call) -> Response:
 async def requeue(call: Call) -> Response:
     """Queue a task that failed or was cancelled once more, as it was asked for."""
     return await _again(call, _dead_letter, "task.requeue", "pending")
+
+
+async def add(call: Call) -> Response:
+    """Queue a known task that has no live attempt, however it ended."""
+    return await _again(call, find_task, "queue.add", "pending")
 
 
 async def _again(call: Call, find: Find, action: str, status: str) -> Response:

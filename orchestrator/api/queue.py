@@ -8,13 +8,16 @@ from pydantic import Field, StrictBool, StrictInt, StringConstraints
 from quart import Response
 
 from orchestrator import errors as e
-from orchestrator.api import problem, sample, view
+from orchestrator.api import intake, problem, sample, tasks, view
 from orchestrator.api.access import Scope
+from orchestrator.api.agents import Limit
 from orchestrator.api.route import BODY, Call, Query, Returns, Route, answer, validate_body
-from orchestrator.core.commands import ChangeQueueSettings, PauseQueue, ResumeQueue
+from orchestrator.core.answer import Cancelled, Spawned
+from orchestrator.core.commands import ChangeQueueSettings, ClearQueue, PauseQueue, ResumeQueue
 from orchestrator.core.policy import MAX_CONCURRENT
-from orchestrator.core.queue_answer import QueueOptions, QueueStats, QueueSwitch
+from orchestrator.core.queue_answer import QueueCleared, QueueListing, QueueOptions, QueueStats, QueueSwitch
 from orchestrator.core.spec import Wire
+from orchestrator.journal.queue_rows import count_ended, ended_rows, open_rows
 from orchestrator.journal.store import AuditEntry
 
 Word = Annotated[str, StringConstraints(max_length=16)]
@@ -81,6 +84,37 @@ async def change_setting(call: Call) -> Response:
     return answer(view.queue_options(store.state.control))
 
 
+class ItemFilter(Query):
+    """How many items to list of those that are open, and of those that ended."""
+
+    limit: Limit = 100
+
+
+async def listing(call: Call) -> Response:
+    """Tell who works, who waits and who has ended, with the settings and the counts."""
+    limit, store = call.query(ItemFilter).limit, call.services.store
+    control = store.state.control
+    opened, ended = await store.read(lambda c: (open_rows(c, limit), ended_rows(c, control.cleared, limit)))
+    return answer(
+        QueueListing(
+            items=tuple(view.queue_item(row, store.queue_position(row.agent_id)) for row in opened),
+            completed=tuple(view.queue_item(row, None) for row in ended),
+            settings=view.queue_options(control),
+            stats=view.queue_stats(await store.counts(), control),
+        )
+    )
+
+
+async def clear(call: Call) -> Response:
+    """List no more what has ended; the tasks and their events stay."""
+    call.query(Query)
+    store, before = call.services.store, call.services.store.state.control.cleared
+    entry = AuditEntry(call.principal.name, "queue.clear", "queue", "cleared")
+    await store.submit(ClearQueue(), audit=entry)
+    now = store.state.control.cleared
+    return answer(QueueCleared(cleared=await store.read(lambda c: count_ended(c, before, now))))
+
+
 def _truth(value: bool | int | str) -> bool:
     word = str(value).lower()
     if isinstance(value, bool) or word in {"true", "false"}:
@@ -110,6 +144,28 @@ ROUTES = [
         method="POST", path="/queue/resume", name="resumeQueue", tag="queue", scope=Scope.OPERATE,
         summary="Take work from the queue again", run=resume, errors=(e.RoomKept,),
         returns={200: Returns(description="Not paused", model=QueueSwitch, example={"paused": False})},
+    ),
+    Route(
+        method="GET", path="/api/queue", name="listQueue", tag="queue", scope=Scope.READ, query=ItemFilter,
+        summary="Who works, who waits and who has ended, with the settings and the counts", run=listing,
+        returns={200: Returns(description="The queue", model=QueueListing, example=sample.QUEUE)},
+    ),
+    Route(
+        method="POST", path="/api/queue/add/{taskId}", name="addToQueue", tag="queue", scope=Scope.OPERATE,
+        summary="Queue a known task that has no live attempt, by a new one", run=intake.add, keyed=True,
+        errors=(e.TaskUnknown, *intake.INTAKE),
+        returns={201: Returns(description="Accepted, and durable", model=Spawned, example=sample.SUBMITTED)},
+    ),
+    Route(
+        method="DELETE", path="/api/queue/{taskId}", name="removeFromQueue", tag="queue", scope=Scope.OPERATE,
+        summary="Cancel a task that waits; 409 where an agent works on it", run=tasks.remove,
+        errors=(e.TaskUnknown, e.AlreadyEnded, e.CommandRefused),
+        returns={200: Returns(description="Cancelled", model=Cancelled, example=sample.CANCELLED)},
+    ),
+    Route(
+        method="POST", path="/api/queue/clear", name="clearQueue", tag="queue", scope=Scope.OPERATE,
+        summary="List no more what has ended; tasks and events stay", run=clear, errors=(e.RoomKept,),
+        returns={200: Returns(description="Cleared", model=QueueCleared, example={"cleared": 12})},
     ),
     Route(
         method="GET", path="/api/queue/settings", name="getQueueSettings", tag="queue", scope=Scope.READ,

@@ -26,6 +26,7 @@ from orchestrator.api import (
 )
 from orchestrator.api.access import Scope
 from orchestrator.api.feed import Wanted
+from orchestrator.api.intake import INTAKE
 from orchestrator.api.openapi import document
 from orchestrator.api.queue import ROUTES as QUEUE
 from orchestrator.api.route import BODY, Call, Query, Returns, Route, json_bytes
@@ -37,17 +38,6 @@ from orchestrator.core.queue_answer import Requeued
 from orchestrator.core.spec import TaskSpec
 
 READ, OPERATE, ADMIN = Scope.READ, Scope.OPERATE, Scope.ADMIN
-INTAKE = (
-    e.TaskActive,
-    e.QueueFull,
-    e.Frozen,
-    e.Draining,
-    e.UrlRefused,
-    e.RuntimeUnknown,
-    e.DiskFull,
-    problem.KeyInFlight,
-    problem.KeyReused,
-)
 
 
 def make_routes(version: str) -> list[Route]:

@@ -196,6 +196,23 @@ STATS = {
     "concurrency": 1,
 }
 QUEUE_OPTIONS = {"paused": False, "stop_on_failure": False, "max_concurrent": 4}
+QUEUE = {
+    "items": [
+        {
+            "id": 41,
+            "taskId": TASK_ID,
+            "agentId": AGENT_ID,
+            "position": 1,
+            "status": "queued",
+            "priority": 5,
+            "queuedAt": TIME,
+            "completedAt": None,
+        }
+    ],
+    "completed": [],
+    "settings": QUEUE_OPTIONS,
+    "stats": STATS,
+}
 HEALTH = {
     "status": "healthy",
     "uptime": 12.3,

@@ -54,19 +54,34 @@ async def show(call: Call) -> Response:
 
 async def cancel(call: Call) -> Response:
     """Cancel a task: one that waits leaves the queue, one that runs is killed."""
-    call.query(Query)
-    task = await find_task(call)
-    store, actor = call.services.store, call.principal.name
-    if task.status.ended:
-        raise AlreadyEnded(f"task {task.id} is {task.status} already")
+    task = await _open_task(call)
     try:
-        await store.submit(
-            CancelTask(task.id), audit=AuditEntry(actor, "task.cancel", task.id, "cancelled", task.agent_id)
-        )
-    except (TaskUnknown, AlreadyEnded):
-        raise AlreadyEnded(f"task {task.id} has ended meanwhile") from None
+        return await _take_out(call, task, "task.cancel")
+    except AlreadyEnded:
+        raise
     except CommandRefused:
         return await _kill(call, task)
+
+
+async def remove(call: Call) -> Response:
+    """Take a task that waits out of the queue: it is cancelled; one that is worked on stays."""
+    return await _take_out(call, await _open_task(call), "queue.remove")
+
+
+async def _open_task(call: Call) -> Task:
+    call.query(Query)
+    task = await find_task(call)
+    if task.status.ended:
+        raise AlreadyEnded(f"task {task.id} is {task.status} already")
+    return task
+
+
+async def _take_out(call: Call, task: Task, action: str) -> Response:
+    entry = AuditEntry(call.principal.name, action, task.id, "cancelled", task.agent_id)
+    try:
+        await call.services.store.submit(CancelTask(task.id), audit=entry)
+    except (TaskUnknown, AlreadyEnded):
+        raise AlreadyEnded(f"task {task.id} has ended meanwhile") from None
     return answer(Cancelled(task_id=task.id, agent_id=task.agent_id))
 
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from orchestrator.core import answer
 from orchestrator.core.events import Recorded
 from orchestrator.core.model import Agent, Control, Task, Verdict
-from orchestrator.core.queue_answer import QueueOptions, QueueStats
+from orchestrator.core.queue_answer import QueueItem, QueueOptions, QueueStats
 from orchestrator.core.reports import KillReport
 from orchestrator.journal.counts import Counts
+from orchestrator.journal.queue_rows import QueueRow
 
 
 def agent_summary(agent: Agent) -> answer.AgentSummary:
@@ -124,6 +126,21 @@ def queue_options(control: Control) -> QueueOptions:
         paused=control.paused,
         stop_on_failure=control.stop_on_failure,
         max_concurrent=control.queue_concurrency,
+    )
+
+
+def queue_item(row: QueueRow, position: int | None) -> QueueItem:
+    """Return an item of the queue, in its four words: who was cancelled has failed."""
+    known = row.status in {"queued", "processing", "completed"}
+    return QueueItem(
+        id=row.id,
+        task_id=row.task_id,
+        agent_id=row.agent_id,
+        position=position,
+        status=row.status if known else "failed",
+        priority=row.priority,
+        queued_at=datetime.fromisoformat(row.queued_at),
+        completed_at=datetime.fromisoformat(row.completed_at) if row.completed_at else None,
     )
 
 

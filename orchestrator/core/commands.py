@@ -133,6 +133,11 @@ class ChangeQueueSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ClearQueue:
+    """List no more what has ended by now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Freeze:
     """Let every process tree stand still and admit nothing."""
 
@@ -161,6 +166,7 @@ Command = (
     | PauseQueue
     | ResumeQueue
     | ChangeQueueSettings
+    | ClearQueue
     | Freeze
     | Thaw
     | Drain

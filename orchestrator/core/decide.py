@@ -16,6 +16,7 @@ from orchestrator import errors
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
 from orchestrator.core.model import Agent, AgentId, AgentStatus, Phase, Reason, State, TaskId
+from orchestrator.core.moment import whole_ms
 from orchestrator.core.policy import (
     MAX_CONCURRENT,
     MAX_CRASHES,
@@ -255,6 +256,10 @@ def _change(state: State, command: c.ChangeQueueSettings, _now: datetime) -> lis
     return [e.QueueSettings(max_concurrent=most, stop_on_failure=stop)]
 
 
+def _clear(_state: State, _command: c.ClearQueue, now: datetime) -> list[e.Event]:
+    return [e.QueueSettings(cleared=whole_ms(now))]
+
+
 def _freeze(state: State, _command: c.Freeze, _now: datetime) -> list[e.Event]:
     return [] if state.control.frozen else [e.ControlFrozen()]
 
@@ -281,6 +286,7 @@ _DECISIONS: dict[type[c.Command], Callable[[State, Any, datetime], list[e.Event]
     c.PauseQueue: _pause,
     c.ResumeQueue: _unpause,
     c.ChangeQueueSettings: _change,
+    c.ClearQueue: _clear,
     c.Freeze: _freeze,
     c.Thaw: _thaw,
     c.Drain: _drain,

@@ -48,6 +48,8 @@ def _settings(control: Control, event: e.QueueSettings) -> Control:
         control = replace(control, queue_concurrency=event.max_concurrent)
     if event.stop_on_failure is not None:
         control = replace(control, stop_on_failure=event.stop_on_failure)
+    if event.cleared is not None:
+        control = replace(control, cleared=event.cleared)
     return control
 
 

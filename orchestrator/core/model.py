@@ -270,6 +270,7 @@ class Control:
     queue_concurrency: int = 1
     #: What the settings said of the former at the last start: another value there is a new decision.
     configured: int | None = None
+    cleared: datetime | None = None  # what ended up to then is no more listed in the queue
     max_agents: int = 2
     max_queued: int = 100_000
     #: What the host has too little of to start another agent (`core.watermark`).
@@ -288,8 +289,7 @@ class State:
     tasks: Map[TaskId, Task] = field(default_factory=Map)
     agents: Map[AgentId, Agent] = field(default_factory=Map)
     control: Control = Control()
-    #: How many agents wait in the queue, and how many hold a slot: kept by `evolve`, so that decisions are
-    #: O(1).
+    #: How many agents wait in the queue, and how many hold a slot: kept, so that decisions are O(1).
     queued: int = 0
     active: int = 0
     #: Of those who hold a slot, how many a crash has cut of late, and how many are on their last chance.

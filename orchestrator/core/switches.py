@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.core.event import Event
+from orchestrator.core.moment import Moment
 
 
 class QueuePaused(Event):
@@ -28,6 +29,8 @@ class QueueSettings(Event):
     name = "queue.settings"
     max_concurrent: int | None = Field(default=None, ge=1)
     stop_on_failure: bool | None = None
+    #: What ended up to then is listed no more.
+    cleared: Moment | None = None
 
 
 class ControlFrozen(Event):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime
 
 from orchestrator.core.model import Control
-from orchestrator.journal.encoding import dump
+from orchestrator.journal.encoding import dump, iso_cached
 
 _SETTINGS = {
     "paused": "paused",
@@ -15,6 +16,7 @@ _SETTINGS = {
     "stop_on_failure": "stop_on_failure",
     "max_concurrent": "queue_concurrency",
     "configured_concurrency": "configured",
+    "cleared_at": "cleared",
     "max_agents": "max_agents",
     "max_queued": "max_queued",
     "short": "short",
@@ -27,6 +29,8 @@ def control_rows(control: Control) -> list[list[str]]:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return iso_cached(value)
     return sorted(value) if isinstance(value, frozenset) else value
 
 
@@ -35,4 +39,6 @@ def read_control(rows: dict[str, str]) -> Control:
     known = {name: json.loads(rows[key]) for key, name in _SETTINGS.items() if key in rows}
     if "short" in known:
         known["short"] = frozenset(known["short"])
+    if known.get("cleared"):
+        known["cleared"] = datetime.fromisoformat(known["cleared"])
     return replace(Control(), **known)

@@ -14,7 +14,7 @@ from orchestrator.core.events import Event
 from orchestrator.errors import RoomKept
 
 #: Whatever would have more written after it.
-_LETS_GO_ON = (c.SubmitTask, c.TellAgent, c.ResumeQueue, c.ChangeQueueSettings, c.Thaw)
+_LETS_GO_ON = (c.SubmitTask, c.TellAgent, c.ResumeQueue, c.ChangeQueueSettings, c.ClearQueue, c.Thaw)
 
 
 def must_be_written(command: c.Command, events: Sequence[Event]) -> bool:

@@ -109,6 +109,7 @@ async def test_answers_fit_their_schemas(served: Served) -> None:
         ("/tasks", "/tasks"),
         ("/tasks/{taskId}", "/tasks/T-1"),
         ("/queue/stats", "/queue/stats"),
+        ("/api/queue", "/api/queue"),
         ("/api/queue/settings", "/api/queue/settings"),
         ("/health", "/health"),
         ("/health/ready", "/health/ready"),

@@ -253,6 +253,40 @@ async def test_what_failed_is_listed_and_queued_once_more_by_its_own_spec(served
     assert (await served.ask("POST", "/tasks/requeue", body={"status": "completed"})).status == 422
 
 
+async def test_the_event_driven_queue_is_the_same_queue(served: Served) -> None:
+    async def queue() -> tuple[list[object], list[object]]:
+        found = (await served.ask("GET", "/api/queue")).json
+        assert found["settings"] == (await served.ask("GET", "/api/queue/settings")).json
+        assert found["stats"] == (await served.ask("GET", "/queue/stats")).json
+        statuses = [each["status"] for each in found["items"]]
+        stats = found["stats"]
+        assert statuses.count("queued") == stats["pending"] + stats["delayed"]
+        assert statuses.count("processing") == stats["active"]
+        lists = (found["items"], found["completed"])
+        items, completed = ([(each["taskId"], each["status"]) for each in of] for of in lists)
+        return items, completed
+
+    agent_id = await spawn(served, "T-1")
+    await spawn(served, "T-2", priority=1)
+    await spawn(served, "T-3", priority=9)
+    await served.start(agent_id)
+    waiting = [("T-3", "queued"), ("T-2", "queued")]
+    assert await queue() == ([("T-1", "processing"), *waiting], [])
+    assert len((await served.ask("GET", "/api/queue?limit=1")).json["items"]) == 1
+    assert (await served.ask("DELETE", "/api/queue/T-1")).problem()["code"] == "refused"
+    await served.finish(agent_id)
+    assert (await served.ask("DELETE", "/api/queue/T-2")).json["status"] == "cancelled"
+    assert await queue() == ([("T-3", "queued")], [("T-2", "failed"), ("T-1", "completed")])
+    assert (await served.ask("DELETE", "/api/queue/T-2")).problem()["code"] == "already_ended"
+    assert (await served.ask("POST", "/api/queue/clear")).json == {"cleared": 2}
+    assert await queue() == ([("T-3", "queued")], [])
+    assert (await served.ask("POST", "/api/queue/clear")).json == {"cleared": 0}
+    assert (await served.ask("POST", "/api/queue/add/T-3")).problem()["code"] == "task_active"
+    assert (await served.ask("POST", "/api/queue/add/T-9")).problem()["code"] == "task_not_found"
+    assert (await served.ask("POST", "/api/queue/add/T-1")).json["status"] == "pending"
+    assert await queue() == ([("T-3", "queued"), ("T-1", "queued")], [])
+
+
 async def test_full_queue_says_when_to_come_back(served: Served) -> None:
     await served.store.record(
         e.SystemStarted(version="1", sandbox="process", max_agents=1, queue_concurrency=1, max_queued=1)
