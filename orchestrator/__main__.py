@@ -32,6 +32,7 @@ COMMANDS = {
     "export": Entry("orchestrator.cli.export:export", "Write an agent's whole record to one archive."),
     "prompt": Entry("orchestrator.cli.prompt:prompt", "Print what an agent of a role is told."),
     "queue": Entry("orchestrator.cli.queue:queue", "Look at the queue, pause it, resume it."),
+    "mirror": Entry("orchestrator.cli.mirror:mirror", "Compare the mirror in Valkey; repair it."),
     "doctor": Entry("orchestrator.cli.doctor:doctor", "Say what works here, and what to do about the rest."),
     "gc": Entry("orchestrator.cli.gc:gc", "Remove what nobody needs; --dry-run only tells."),
     "coordinator": Entry("orchestrator.cli.coordinator:coordinator", "Judge candidates, dispatch tasks."),

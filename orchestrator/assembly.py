@@ -32,6 +32,8 @@ from orchestrator.fitting import admin_token, keep_secrets, open_repositories, o
 from orchestrator.isolation import find_own_claude, open_backend
 from orchestrator.journal.store import Store, open_store
 from orchestrator.logline import set_up_logging
+from orchestrator.mirror.address import Address as ValkeyAddress
+from orchestrator.mirror.valkey import ValkeyMirror
 from orchestrator.supervise.desk import Desk
 from orchestrator.supervise.gear import Tools
 from orchestrator.supervise.host import look_around
@@ -98,6 +100,7 @@ async def _serve_on(
     ready: Callable[[Address], None] | None,
 ) -> None:
     """Recover, then run the supervisor and the API until a signal."""
+    mirror = ValkeyMirror(store, ValkeyAddress.of(settings.valkey_url), utc_now)
     scanner, redactor = keep_secrets(settings, store)
     repositories = open_repositories(settings, backend)
     tools = open_tools(settings, store, repositories, scanner, await find_own_claude(settings, backend))
@@ -120,7 +123,7 @@ async def _serve_on(
     hold_s = await hold_back(store, crashed, utc_now(), settings.restart_hold_s)
     desk = _open_desk(settings, tools, supervisor)
     app = create_app(
-        _services(settings, backend, store, supervisor, desk, reaper=reaper, redact=redactor.text)
+        _services(settings, backend, supervisor, desk, reaper=reaper, mirror=mirror, redact=redactor.text)
     )
     listeners = open_listeners(settings.host, settings.port, settings.socket_path)
     port = listeners[0].getsockname()[1]
@@ -133,7 +136,7 @@ async def _serve_on(
             ready(address)
         look, lives = partial(look_around, (settings.home, settings.workspaces_dir)), supervisor.lives
         eyes = (Watchdog(lives, look).run, Attendant(lives).run, Scout(lives).run)
-        beside = (tools.scanner.run, reaper.run, *eyes, partial(let_go, store, hold_s))
+        beside = (tools.scanner.run, reaper.run, mirror.run, *eyes, partial(let_go, store, hold_s))
         await run_until_signalled(supervisor, store, signals, look, *beside)
         shutdown.set()
     with suppress(FileNotFoundError):
@@ -158,13 +161,15 @@ def _open_desk(settings: Settings, tools: Tools, supervisor: Supervisor) -> Desk
 def _services(
     settings: Settings,
     backend: Backend,
-    store: Store,
     supervisor: Supervisor,
     desk: Desk,
     *,
     reaper: Reaper,
+    mirror: ValkeyMirror,
     redact: Callable[[str], str],
 ) -> Services:
+    store = desk.store
+
     async def readiness() -> dict[str, str]:
         short = store.state.control.short
         free_mb = shutil.disk_usage(settings.home).free // 2**20
@@ -173,7 +178,7 @@ def _services(
             "sandbox": backend.name,
             "disk": "ok" if free_mb >= WATERMARKS["disk"] else f"failed: only {free_mb} MB are free",
             "host": f"degraded: short of {', '.join(sorted(short))}" if short else "ok",
-            "valkey": "off",
+            "valkey": mirror.condition,
             "coordinator": await desk.judges.condition(),
         }
 
@@ -186,6 +191,7 @@ def _services(
         resources=desk.resources,
         terminal=desk.runtimes.terminal,
         collect_garbage=reaper.collect_garbage,
+        compare_mirror=mirror.compare,
         salvages=reaper.keepsakes,
         enforced=tuple(sorted(backend.enforced)),
         watched=tuple(sorted(backend.watched)),

@@ -1,9 +1,8 @@
 """The client: every call of the API as a method, over TCP or the unix socket.
 
-Used by the command line, by coordinators and by our own tests. Answers are the JSON objects of the API as
-they came, shaped as `core.answer` says. A problem document becomes a `ClientError` with its `code`, and a
-supervisor that does not answer becomes `Unreachable`. Only what is safe to repeat is repeated: reads, and the
-creating calls, which carry an idempotency key. Streams resume by their cursor after a broken connection.
+Used by the command line, by coordinators and by our own tests. Answers are the API's JSON as it came, shaped
+as `core.answer` says. A problem document becomes a `ClientError` with its `code`, no answer `Unreachable`.
+Only reads are repeated, and creating calls, by an idempotency key. Streams resume by their cursor.
 """
 
 from __future__ import annotations
@@ -155,6 +154,10 @@ class Client(QueueCalls):
     async def gc(self, *, dry_run: bool = False) -> Json:
         """Remove what nobody needs on the host; with `dry_run` only tell what that is."""
         return object_of(await self._post("/gc", {"dryRun": dry_run or None}))
+
+    async def verify_mirror(self, *, repair: bool = False) -> Json:
+        """Compare the mirror in Valkey with the journal; with `repair` put right what differs."""
+        return object_of(await self._post("/mirror/verify", {"repair": repair or None}))
 
     def logs(
         self, agent_id: str, *, follow: bool = False, after: int | None = None, stream: str | None = None

@@ -38,6 +38,7 @@ CANCEL = "tests/supervise/test_cancel_everywhere.py"
 DISK = "tests/faults/test_disk_faults.py"
 PROCESS = "tests/faults/test_process_faults.py"
 ROOM = "tests/journal/test_room.py"
+VALKEY = "tests/mirror/test_valkey_mirror.py"
 REMOTE = "tests/faults/test_f09_rude_remotes.py"
 
 MUTATIONS = (
@@ -166,6 +167,20 @@ MUTATIONS = (
         "    return not now < not_before <= now + _CEILING\n",
         "    return not_before <= now\n",
         "tests/faults/test_f07_clock_jumps.py",
+    ),
+    Mutation(
+        "f08-anew",
+        "orchestrator/mirror/valkey.py",
+        "make_anew(state, self._marker)\n",
+        "replace_queue([])\n",
+        VALKEY,
+    ),
+    Mutation(
+        "f08-mark",
+        "orchestrator/mirror/writing.py",
+        "    return found == str(marker).encode()\n",
+        "    return True\n",
+        VALKEY,
     ),
     Mutation(
         "f09-deadline",

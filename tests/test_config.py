@@ -328,6 +328,10 @@ def test_valkey_url_may_hold_a_password_and_hides_it() -> None:
     with pytest.raises(SettingsError) as caught:
         load(VALKEY_URL=f"http://:{KEY}@valkey")
     assert KEY not in repr(settings) + str(caught.value)
+    for after in ("?db=1", "/x", "/1/2", "#0"):
+        with pytest.raises(SettingsError, match="a port and a database's number") as caught:
+            load(VALKEY_URL=f"valkeys://:{KEY}@valkey:6379{after}")
+        assert KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -401,8 +405,8 @@ def test_home_is_never_shown_to_agents(tmp_path: Path) -> None:
 
 
 def test_set_but_unused_settings_are_named_as_they_were_set(tmp_path: Path) -> None:
-    settings = in_file(tmp_path, "gitea_url = 'https://g'", GITHUB_TOKEN="k", VALKEY_HOST="v", PORT="1")
-    assert settings.unused == ("VALKEY_HOST", "GITHUB_TOKEN", "GITEA_URL")
+    settings = in_file(tmp_path, "gitea_url = 'https://g'", GITHUB_TOKEN="k", EVENT_DIR="/e", PORT="1")
+    assert settings.unused == ("GITHUB_TOKEN", "GITEA_URL", "EVENT_DIR")
 
 
 def test_file_sets_the_same_and_environment_wins(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from orchestrator.api import (
 from orchestrator.api.access import Scope
 from orchestrator.api.feed import Wanted
 from orchestrator.api.intake import INTAKE
+from orchestrator.api.mirror import ROUTES as MIRROR
 from orchestrator.api.openapi import document
 from orchestrator.api.queue import ROUTES as QUEUE
 from orchestrator.api.route import BODY, Call, Query, Returns, Route, json_bytes
@@ -42,7 +43,7 @@ READ, OPERATE, ADMIN = Scope.READ, Scope.OPERATE, Scope.ADMIN
 
 def make_routes(version: str) -> list[Route]:
     """Return all routes, the document about them among them."""
-    routes = [*HEALTH, *AGENTS, *STREAMS, *TASKS, *QUEUE, *CONTROL, *SALVAGE, *HOST, *PAGES]
+    routes = [*HEALTH, *AGENTS, *STREAMS, *TASKS, *QUEUE, *CONTROL, *SALVAGE, *HOST, *MIRROR, *PAGES]
     described: list[bytes] = []
 
     async def openapi(call: Call) -> Response:

@@ -221,6 +221,12 @@ HEALTH = {
     "yolo": False,
     "frozen": False,
 }
+MIRROR = {
+    "compared": 412,
+    "differing": 1,
+    "repaired": 0,
+    "differences": [{"key": "orchestrator:task:US-001", "problem": "missing"}],
+}
 READY = {
     "status": "ready",
     "checks": {

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from orchestrator.core.mirror import MirrorCompared
 from orchestrator.core.model import Agent, AgentId
 from orchestrator.core.reports import GarbageReport, KillAllReport, KillReport, SwitchReport
 from orchestrator.core.salvages import SalvageDetail, SalvageDropped, SalvageList
@@ -140,6 +141,8 @@ class Services:
     terminal: Callable[[AgentId], Terminal | None]
     #: Finds what nobody needs on the host and, unless asked for a dry run, removes it.
     collect_garbage: Callable[[bool], Awaitable[GarbageReport]]
+    #: Compares Valkey with the journal and, where asked, repairs it; raises `MirrorUnavailable`.
+    compare_mirror: Callable[[bool], Awaitable[MirrorCompared]]
     #: Work that did not land and is kept.
     salvages: Salvages
     #: The limits that the sandbox really enforces on this host.

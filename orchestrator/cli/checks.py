@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Literal
 from orchestrator.agents.claude_cli import ClaudeCli, ClaudeCodeUnusable, Place, own_program
 from orchestrator.cli.printable import one_line
 from orchestrator.gates.judges import make_judges
+from orchestrator.mirror.address import Address as ValkeyAddress
+from orchestrator.mirror.thread import MirrorThread
+from orchestrator.mirror.trouble import MirrorTrouble
 from orchestrator.settings.reader import is_encrypted_or_local
 from sandbox.base import Backend, Directory, Limits, SandboxError, Spec, User
 from sandbox.process import run_child
@@ -235,6 +238,22 @@ async def coordinator(settings: Settings) -> list[Check]:
         fix = "use https://: who is on the way could approve anything, and it is sent no candidate"
         return [Check("coordinator", "warning", f"{judge.url} answers, in the open", fix)]
     return [Check("coordinator", "ok", f"{judge.url} answers")]
+
+
+async def valkey(settings: Settings) -> list[Check]:
+    """Log in to the Valkey of the mirror, where one is set."""
+    address = ValkeyAddress.of(settings.valkey_url)
+    if address is None:
+        return []
+    try:
+        await MirrorThread().try_out(address)
+    except MirrorTrouble as trouble:
+        fix = "correct VALKEY_URL, or start it: work goes on without, and the mirror is made anew later"
+        return [Check("valkey", "warning", f"{address}: {trouble.detail}", fix)]
+    if address.in_the_open:
+        fix = "use valkeys://: who is on the way reads the password, and every task"
+        return [Check("valkey", "warning", f"{address} answers, in the open", fix)]
+    return [Check("valkey", "ok", f"{address} answers")]
 
 
 def unused_settings(settings: Settings) -> list[Check]:

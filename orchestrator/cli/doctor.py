@@ -84,6 +84,7 @@ async def _examine(session: Session) -> list[Check]:
     findings += found
     findings += checks.state_directory(settings, probed.backend.user if probed else None)
     findings += await checks.coordinator(settings)
+    findings += await checks.valkey(settings)
     findings.append(await _supervisor(session, settings))
     return findings
 

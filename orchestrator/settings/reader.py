@@ -153,15 +153,14 @@ def url(*schemes: str) -> Callable[[str], str]:
     return read
 
 
-def secret_url(*schemes: str) -> Callable[[str], SecretStr]:
-    """Return a reader of URLs that may hold a password."""
-
-    def read(text: str) -> SecretStr:
-        if server(text, schemes) is None:
-            raise ValueError(f"is no URL of a server: use {schemes[0]}://[user:password@]host[:port]")
-        return SecretStr(text)
-
-    return read
+def valkey_url(text: str) -> SecretStr:
+    """Read the URL of a Valkey, which may hold a password."""
+    parts = server(text, ("valkey", "valkeys", "redis", "rediss"))
+    if parts is None:
+        raise ValueError("is no URL of a server: use valkey://[user:password@]host[:port][/database]")
+    if parts.query or parts.fragment or not re.fullmatch(r"/?|/[0-9]{1,5}", parts.path):
+        raise ValueError("will not do: after the host there may be a port and a database's number, no more")
+    return SecretStr(text)
 
 
 def each(read: Callable[[str], T], separator: str = ",") -> Callable[[str], tuple[T, ...]]:

@@ -10,7 +10,6 @@ from orchestrator.settings.reader import Setting
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 HTTP = to.url("https", "http")
-VALKEY = to.secret_url("valkey", "redis", "rediss")
 BACKENDS = to.one_of("auto", "podman", "bubblewrap", "process")
 LIST_OF_HOSTS = to.each(to.host_pattern)
 
@@ -26,9 +25,9 @@ ROWS = (
     Setting("review_model", ("REVIEW_MODEL",), to.line),
     Setting("ai_share_max", ("AI_SHARE_MAX",), to.decimal(0, 1)),
     Setting("claude_code_path", ("CLAUDE_CODE_PATH",), to.path),
-    Setting("valkey_url", ("VALKEY_URL",), VALKEY, secret=True, unused=True),
-    Setting("valkey_host", ("VALKEY_HOST",), to.host_name, unused=True),
-    Setting("valkey_port", ("VALKEY_PORT",), to.whole(1, 65535), 6379, unused=True),
+    Setting("valkey_url", ("VALKEY_URL",), to.valkey_url, secret=True),
+    Setting("valkey_host", ("VALKEY_HOST",), to.host_name),
+    Setting("valkey_port", ("VALKEY_PORT",), to.whole(1, 65535), 6379),
     Setting("coordinator_url", ("COORDINATOR_URL",), HTTP),
     Setting("coordinator_token", ("COORDINATOR_TOKEN",), to.token, secret=True),
     Setting("coordinator_port", ("COORDINATOR_PORT",), to.whole(0, 65535), 3002),

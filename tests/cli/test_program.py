@@ -76,7 +76,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     assert main([name, "--help"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"Usage: orchestrator {name}")
-    assert name in {"queue", "salvage"} or "--json" in shown
+    assert name in {"mirror", "queue", "salvage"} or "--json" in shown
 
 
 def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,7 @@ BANNED_BUT = {
 SLEEPS = {
     "bench/journal.py": "it plays a slower disk",
     "orchestrator/client_stream.py": "a client that lost its server tries again after a while",
+    "orchestrator/mirror/valkey.py": "a Valkey that is away is tried again; a burst is gathered",
     "orchestrator/supervise/restarts.py": "a crash loop is slowed down",
     "orchestrator/supervise/liveness.py": "what does nothing tells nobody",
     "orchestrator/supervise/radar.py": "nobody tells which files an agent changes",

@@ -21,6 +21,7 @@ from orchestrator.api.services import Limits, Services
 from orchestrator.client import Client, open_client
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
+from orchestrator.core.mirror import MirrorCompared
 from orchestrator.core.model import Agent, AgentId, Reason
 from orchestrator.core.reports import Garbage, GarbageReport, KillAllReport, KillReport, SwitchReport
 from orchestrator.core.salvages import Salvage, SalvageDetail, SalvageDropped, SalvageList
@@ -280,6 +281,10 @@ def make_services(
         item = Garbage("checkout", "checkouts/m/c", 4096, "no agent works on it", removed=not dry_run)
         return GarbageReport(dry_run, (item,))
 
+    async def compare_mirror(repair: bool) -> MirrorCompared:
+        await trio.lowlevel.checkpoint()
+        return MirrorCompared.model_validate({**sample.MIRROR, "repaired": int(repair)})
+
     given: dict[str, Any] = {
         "store": store,
         "kill_switch": kill_switch,
@@ -292,6 +297,7 @@ def make_services(
         "watched": ("memory_mb",),
         "tier": "subreaper",
         "collect_garbage": collect_garbage,
+        "compare_mirror": compare_mirror,
         "salvages": ScriptedSalvages(),
         "readiness": readiness,
         "allowed_hosts": ("localhost", "127.0.0.1", "::1"),
