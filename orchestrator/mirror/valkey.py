@@ -44,9 +44,9 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 #: How often a quiet Valkey is asked whether it still has what it had.
 BEAT_S = 0.5
 #: Between two writes: a burst is written together, and the journal keeps the processor.
-GATHER_S = 0.02
+GATHER_S = 0.05
 #: Events that may wait on the bus, and that are taken from it or from the journal at once.
-CAPACITY, BATCH = 2048, 200
+CAPACITY, BATCH = 2048, 500
 #: Events older than this many are not published any more.
 MOST_MISSED = 10_000
 #: A Valkey that comes and goes is journaled this often at most.
