@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import leaks, skips
+from tests.kit import leaks, measured, skips
 from tests.kit.error_log import ErrorLog
 from tests.kit.processes import fresh_mark, marked
 from tests.kit.until import until
@@ -157,3 +157,8 @@ def test_wait_for_the_world_outside_ends_with_an_answer_or_with_what_was_missed(
     assert until(lambda: next(answers), "a number") == 7
     with pytest.raises(AssertionError, match=r"not within 0\.02 s: the moon"):
         until(lambda: False, "the moon", within_s=0.02)
+
+
+def test_files_whose_services_are_measured_exist() -> None:
+    root = Path(__file__).parents[1]
+    assert [file for file in measured.FILES if not (root / file).is_file()] == []
