@@ -22,6 +22,8 @@ from orchestrator.secrets.engine import TooMuch, compiled
 MIB = 1 << 20
 #: Members of one archive, and streams in one text.
 MAX_MEMBERS = 5_000
+#: Bytes that unpacking may take: `xz -9` takes 65 MiB.
+MAX_DICTIONARY = 128 * MIB
 #: Archives in one text, one behind another.
 MAX_ARCHIVES = 64
 #: How much of a stream is fed at once.
@@ -90,24 +92,32 @@ def packed_in(data: bytes, budget: Budget) -> Iterator[Hidden]:
 
 
 def _streams(data: bytes, budget: Budget) -> Iterator[Hidden]:
-    """Yield what the streams unpack to that begin anywhere in the data."""
-    at = 0
+    """Yield what the streams unpack to that begin anywhere in the data.
+
+    Those that stand one right after the other are one text, as the tools have it.
+    """
+    parts, kind, begin, at = list[bytes](), b"", 0, 0
     for count in range(MAX_MEMBERS + 1):
         match = _STREAM.search(data, at)
         if match is None:
-            return
+            break
         if count == MAX_MEMBERS:
             raise TooMuch(f"more than {MAX_MEMBERS} compressed streams in one file")
-        start = match.start()
-        out, at = _streamed(_MACHINES[match.group()[:2]](), data, start, budget)
-        if out:
-            yield Hidden(out, origins=(start,))
+        start, same = match.start(), match.group()[:2] == kind
+        if not (same and start == at):
+            if any(parts):
+                yield Hidden(b"".join(parts), origins=(begin,))
+            parts, kind, begin = [], match.group()[:2], start
+        out, at = _streamed(_MACHINES[kind](), data, start, budget)
+        parts.append(out)
+    if any(parts):
+        yield Hidden(b"".join(parts), origins=(begin,))
 
 
 _MACHINES: dict[bytes, Callable[[], Machine]] = {
     b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
     b"BZ": bz2.BZ2Decompressor,
-    b"\xfd7": lambda: lzma.LZMADecompressor(memlimit=64 * MIB),
+    b"\xfd7": lambda: lzma.LZMADecompressor(memlimit=MAX_DICTIONARY),
 }
 
 
@@ -121,7 +131,11 @@ def _streamed(machine: Machine, data: bytes, start: int, budget: Budget) -> tupl
             for piece in _pieces(machine, fed):
                 budget.take(len(piece))
                 out += piece
-    except (zlib.error, OSError, lzma.LZMAError, EOFError):
+    except lzma.LZMAError as error:
+        if "limit" in str(error):
+            raise TooMuch("a compressed file that takes too much memory to be unpacked") from None
+        return bytes(out), start + 1
+    except (zlib.error, OSError, EOFError):
         return bytes(out), start + 1  # what came out until then is looked at
     return bytes(out), at - len(machine.unused_data) if machine.eof else start + 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import io
+import lzma
 import zipfile
 import zlib
 from html import escape
@@ -80,6 +81,16 @@ def empty_zip() -> bytes:
     return out.getvalue()
 
 
+def dictionary_of(size_mib: int) -> list[dict[str, int]]:
+    """Return what makes an xz file that takes so much memory to be unpacked."""
+    return [{"id": lzma.FILTER_LZMA2, "dict_size": size_mib << 20}]
+
+
+async def test_file_that_takes_too_much_memory_to_be_unpacked_blocks(stand: Stand) -> None:
+    report = await stand.scan(stand.commit({"a.xz": lzma.compress(b"a", filters=dictionary_of(1024))}))
+    assert "takes too much memory to be unpacked" in report.trouble
+
+
 async def test_secret_in_packed_files_is_found(stand: Stand) -> None:
     text = f"key = '{PLANTED['github']}'\n".encode()
     out = io.BytesIO()
@@ -89,7 +100,8 @@ async def test_secret_in_packed_files_is_found(stand: Stand) -> None:
         "a.zip": out.getvalue(),
         "b.gz": gzip.compress(text),
         "c.gz.b64": base64.encodebytes(gzip.compress(text)),
-        "d.gz": gzip.compress(b"nothing\n") + gzip.compress(text),
+        "d.gz": b"".join(gzip.compress(text[at : at + 9]) for at in range(0, len(text), 9)),
+        "e.xz": lzma.compress(text, filters=dictionary_of(64)),  # as `xz -9`
         "wide.txt": text.decode().encode("utf-16"),
         "twice.txt": base64.b64encode(base64.b64encode(text)),
         "hex.txt": text.hex(),
