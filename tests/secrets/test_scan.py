@@ -31,7 +31,7 @@ async def test_planted_secret_is_found_wherever_it_stands(stand: Stand, kind: st
     files: dict[str, str | bytes | None] = {
         "plain.py": f'first = 1\nvalue = "{secret}"\n',
         "encoded.txt": "data: " + base64.b64encode(f"the value is {secret} here".encode()).decode() + "\n",
-        "binary.bin": b"\0\1\2\xff" * 50 + b"\n" + secret.encode() + b"\n" + b"\0\xfe" * 50,
+        "binary.bin": b"\0\1\2\xff" * 50 + secret.encode() + b"\0\xfe" * 50,
     }
     report = await stand.scan(stand.commit(files))
     assert {found.path for found in report.findings} == set(files), report
@@ -119,6 +119,7 @@ async def test_secret_in_packed_files_is_found(stand: Stand) -> None:
         "octal.sh": "printf '" + "".join(f"\\{byte:03o}" for byte in text) + "'",
         "entities.html": "".join(f"&#{byte};" for byte in text),
         "hex-entities.html": "".join(f"&#x{byte:x};" for byte in text),
+        "latin-1.txt": b"cl\xe9 \xab" + PLANTED["stripe"].encode() + b"\xbb",
         "braces.js": "".join(f"\\u{{{byte:x}}}" for byte in text),
     }
     report = await stand.scan(stand.commit(dict(packed)))
