@@ -66,7 +66,8 @@ async def status(call: Call) -> Response:
     )
     [agent] = await services.store.followed([agent])
     position = services.store.queue_position(agent.id)
-    return answer(view.agent_detail(agent, queue_position=position, resources=resources))
+    unmet = services.store.waiting.blocked.unmet(agent.id)
+    return answer(view.agent_detail(agent, queue_position=position, resources=resources, waits_for=unmet))
 
 
 async def kill(call: Call) -> Response:

@@ -59,6 +59,7 @@ GATE = {
 STATUS = {
     **AGENT,
     "queuePosition": None,
+    "waitsFor": [],
     "resources": {
         "memoryBytes": 52428800,
         "cpuSeconds": 1.2,

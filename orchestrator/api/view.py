@@ -44,12 +44,17 @@ def agent_summary(agent: Agent) -> answer.AgentSummary:
 
 
 def agent_detail(
-    agent: Agent, *, queue_position: int | None, resources: answer.ResourceUse
+    agent: Agent,
+    *,
+    queue_position: int | None,
+    resources: answer.ResourceUse,
+    waits_for: tuple[str, ...] = (),
 ) -> answer.AgentDetail:
     """Return everything about an agent."""
     return answer.AgentDetail(
         **dict(agent_summary(agent)),
         queue_position=queue_position,
+        waits_for=waits_for,
         resources=resources,
         gates=tuple(gate_summary(verdict) for verdict in agent.verdicts),
         ai_share=agent.ai_share,

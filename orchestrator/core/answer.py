@@ -112,6 +112,8 @@ class AgentDetail(AgentSummary):
     """Everything about one attempt at a task."""
 
     queue_position: int | None = None
+    #: The tasks that must be completed before it can go.
+    waits_for: tuple[str, ...] = ()
     resources: ResourceUse = ResourceUse()
     gates: tuple[GateSummary, ...] = ()
     #: Of the lines that its candidate adds to its target, the part that agents wrote, where that is known.

@@ -5,10 +5,11 @@ A command carries everything that deciding needs from outside (ids, chance), so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from orchestrator.core.model import AgentId, Reason, TaskId
+from orchestrator.core.model import AgentId, Reason, TaskId, TaskStatus
 from orchestrator.core.spec import TaskSpec
 
 
@@ -16,8 +17,8 @@ from orchestrator.core.spec import TaskSpec
 class SubmitTask:
     """Queue a task; `agent_id` is its first agent's, `earlier_attempts` counts those of an earlier life.
 
-    `at_once` says that somebody starts what gets a slot: where one is free and nobody waits, the agent
-    gets it in the same decision.
+    `known` has how those of its dependencies stand that have left the state. `at_once` says that somebody
+    starts what gets a slot: where one is free and nobody waits, the agent gets it in the same decision.
     """
 
     spec: TaskSpec
@@ -25,6 +26,7 @@ class SubmitTask:
     runtime: str
     earlier_attempts: int = 0
     at_once: bool = False
+    known: Mapping[TaskId, TaskStatus] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,14 @@ class AssignAgent:
     """Give the agent a slot: it leaves the queue."""
 
     agent_id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonAgent:
+    """Give up an agent that waits for a task that was not completed and has ended."""
+
+    agent_id: AgentId
+    dependency: TaskId
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +165,7 @@ class Drain:
 Command = (
     SubmitTask
     | AssignAgent
+    | AbandonAgent
     | StartAgent
     | CompleteAgent
     | FailAgent

@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator import errors
 from orchestrator.core import commands as c
 from orchestrator.core import events as e
+from orchestrator.core.dependencies import abandon, open_dependencies, unmet
 from orchestrator.core.model import Agent, AgentId, AgentStatus, Phase, Reason, State, TaskId
 from orchestrator.core.moment import whole_ms
 from orchestrator.core.policy import (
@@ -28,6 +29,7 @@ from orchestrator.core.policy import (
     retry_can_help,
     worst_of,
 )
+from orchestrator.core.standing import unheard
 from orchestrator.core.words import MAX_WAITING
 
 
@@ -65,7 +67,7 @@ def _active(state: State, agent_id: AgentId) -> Agent:
     return agent
 
 
-def _spawn(command: c.SubmitTask, attempt: int) -> list[e.Event]:
+def _spawn(command: c.SubmitTask, attempt: int, waits_for: tuple[TaskId, ...]) -> list[e.Event]:
     spec, agent_id = command.spec, command.agent_id
     task_id = TaskId(spec.task_id)
     return [
@@ -78,7 +80,7 @@ def _spawn(command: c.SubmitTask, attempt: int) -> list[e.Event]:
             priority=spec.priority,
             retries_left=spec.options.max_retries,
         ),
-        e.TaskQueued(task_id=task_id, agent_id=agent_id, priority=spec.priority),
+        e.TaskQueued(task_id=task_id, agent_id=agent_id, priority=spec.priority, waits_for=waits_for or None),
     ]
 
 
@@ -89,9 +91,11 @@ def _submit(state: State, command: c.SubmitTask, _now: datetime) -> list[e.Event
         raise errors.TaskActive(f"task {task_id} has the live agent {present.agent_id}")
     _admit(state)
     earlier = max(command.earlier_attempts, present.attempt if present else 0)
-    accepted = [e.TaskSubmitted(task_id=task_id, spec=command.spec), *_spawn(command, earlier + 1)]
+    waits_for = open_dependencies(state, command)
+    submitted = e.TaskSubmitted(task_id=task_id, spec=command.spec)
+    accepted = [submitted, *_spawn(command, earlier + 1, waits_for)]
     # Only where nobody waits, whatever for: so none is ever overtaken.
-    if command.at_once and state.queued == 0 and free_slots(state) > 0:
+    if command.at_once and not waits_for and state.queued == 0 and free_slots(state) > 0:
         accepted.append(e.TaskAssigned(task_id=task_id, agent_id=command.agent_id))
     return accepted
 
@@ -108,11 +112,17 @@ def _assign(state: State, command: c.AssignAgent, now: datetime) -> list[e.Event
         raise errors.NoSlot("the queue is paused")
     if state.active >= control.slots:
         raise errors.NoSlot(f"{state.active} agents are active and {control.slots} may be")
+    if (task_id := unmet(state, agent)) is not None:
+        raise errors.NoSlot(f"agent {agent.id} waits for task {task_id}")
     if not is_due(agent, now):
         raise errors.NoSlot(f"agent {agent.id} waits for its retry")
     if not may_run_beside(agent, worst_of(cut=state.cut, last_chance=state.last_chance)):
         raise errors.NoSlot(f"agent {agent.id} waits until it can run without others that a crash cut")
     return [e.TaskAssigned(task_id=agent.task_id, agent_id=agent.id)]
+
+
+def _abandon(state: State, command: c.AbandonAgent, _now: datetime) -> list[e.Event]:
+    return abandon(state, _live(state, command.agent_id), command.dependency)
 
 
 def _start(state: State, command: c.StartAgent, _now: datetime) -> list[e.Event]:
@@ -123,20 +133,13 @@ def _start(state: State, command: c.StartAgent, _now: datetime) -> list[e.Event]
     return [e.AgentRunning(**ids, sandbox=command.sandbox, runtime=agent.runtime), e.TaskExecuting(**ids)]
 
 
-def _unheard(agent: Agent) -> list[e.Event]:
-    """Return what those learn whose words an agent was not told before its end."""
-    numbers = [message.number for message in agent.waiting if message.sender is not None]
-    ids = {"task_id": agent.task_id, "agent_id": agent.id}
-    return [e.AgentMessage(**ids, number=numbers[-1], delivered=False)] if numbers else []
-
-
 def _complete(state: State, command: c.CompleteAgent, _now: datetime) -> list[e.Event]:
     agent = _active(state, command.agent_id)
     if agent.status is not AgentStatus.RUNNING:
         raise errors.CommandRefused(f"agent {agent.id} never ran")
     ids = {"task_id": agent.task_id, "agent_id": agent.id}
     return [
-        *_unheard(agent),
+        *unheard(agent),
         e.AgentCompleted(
             **ids, reason=command.reason, commit=command.commit, branch=command.branch, error=command.error
         ),
@@ -153,7 +156,7 @@ def _fail(state: State, command: c.FailAgent, _now: datetime) -> list[e.Event]:
     follower = {"task_id": agent.task_id, "agent_id": command.next_agent_id}
     attempt = agent.attempt + 1
     return [
-        *_unheard(agent),
+        *unheard(agent),
         e.AgentFailed(**ids, reason=command.reason, error=error, next_agent_id=command.next_agent_id),
         e.TaskRetryScheduled(
             **ids, next_agent_id=command.next_agent_id, attempt=attempt, at=command.retry_at
@@ -174,7 +177,7 @@ def _fail(state: State, command: c.FailAgent, _now: datetime) -> list[e.Event]:
 def _fail_for_good(state: State, agent: Agent, reason: Reason, error: str) -> list[e.Event]:
     ids = {"task_id": agent.task_id, "agent_id": agent.id}
     failed: list[e.Event] = [
-        *_unheard(agent),
+        *unheard(agent),
         e.AgentFailed(**ids, reason=reason, error=error),
         e.TaskFailed(**ids, reason=reason, error=error),
     ]
@@ -193,7 +196,7 @@ def _kill(state: State, command: c.KillAgent, _now: datetime) -> list[e.Event]:
         remaining=command.remaining,
         elapsed_ms=command.elapsed_ms,
     )
-    ended: list[e.Event] = [*_unheard(agent), killed, e.TaskCancelled(**ids, reason=command.reason)]
+    ended: list[e.Event] = [*unheard(agent), killed, e.TaskCancelled(**ids, reason=command.reason)]
     # One that was never assigned holds nothing on the host.
     return ended if agent.active or agent.resumed else [*ended, e.AgentCleanup(**ids)]
 
@@ -275,6 +278,7 @@ def _drain(state: State, _command: c.Drain, _now: datetime) -> list[e.Event]:
 _DECISIONS: dict[type[c.Command], Callable[[State, Any, datetime], list[e.Event]]] = {
     c.SubmitTask: _submit,
     c.AssignAgent: _assign,
+    c.AbandonAgent: _abandon,
     c.StartAgent: _start,
     c.CompleteAgent: _complete,
     c.FailAgent: _fail,

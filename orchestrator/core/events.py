@@ -26,7 +26,7 @@ from orchestrator.core.judgement import (
     SecretDetected,
     YoloUsed,
 )
-from orchestrator.core.model import AgentId, Phase, PushIntent, Reason
+from orchestrator.core.model import AgentId, Phase, PushIntent, Reason, TaskId
 from orchestrator.core.moment import Moment
 from orchestrator.core.spec import Role, TaskSpec
 from orchestrator.core.supply import BudgetExceeded, BudgetWarning, ProviderRecovered, ProviderThrottled
@@ -117,6 +117,8 @@ class TaskQueued(AgentEvent):
 
     name = "task.queued"
     priority: int
+    #: Open tasks that must be completed first.
+    waits_for: tuple[TaskId, ...] | None = None
 
 
 class TaskAssigned(AgentEvent):

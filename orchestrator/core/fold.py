@@ -22,6 +22,7 @@ from orchestrator.core.model import (
     AgentStatus,
     Parked,
     Phase,
+    Reason,
     State,
     Task,
     TaskStatus,
@@ -72,14 +73,15 @@ def _submitted(state: State, recorded: e.Recorded, event: e.TaskSubmitted) -> St
 def _queued(state: State, recorded: e.Recorded, event: e.TaskQueued) -> State:
     agent = find_waiting(state, event)
     state = put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.PENDING))
-    return put_agent(state, changed(agent, queued_seq=agent.queued_seq or recorded.seq))
+    seq = agent.queued_seq or recorded.seq
+    return put_agent(state, changed(agent, queued_seq=seq, waits_for=event.waits_for or ()))
 
 
 @_folds(e.TaskAssigned)
 def _assigned(state: State, _recorded: e.Recorded, event: e.TaskAssigned) -> State:
     agent = find_waiting(state, event)
     state = put_task(state, replace(find_task_of(state, agent, event), status=TaskStatus.ASSIGNED))
-    return put_agent(state, changed(agent, phase=Phase.PREPARING, not_before=None))
+    return put_agent(state, changed(agent, phase=Phase.PREPARING, not_before=None, waits_for=()))
 
 
 @_folds(e.TaskExecuting)
@@ -212,14 +214,13 @@ def _completed(state: State, recorded: e.Recorded, event: e.AgentCompleted) -> S
     agent = find_active(state, event)
     if agent.status is not AgentStatus.RUNNING:
         raise IllegalTransition(f"{event.name}: agent {agent.id} never ran")
-    change = {"commit": event.commit, "error": event.error}
-    return _end(state, agent, recorded, event, AgentStatus.COMPLETED, **change)
+    return _end(state, agent, recorded, event, AgentStatus.COMPLETED, commit=event.commit, error=event.error)
 
 
 @_folds(e.AgentFailed)
 def _failed(state: State, recorded: e.Recorded, event: e.AgentFailed) -> State:
-    agent = find_active(state, event)
-    after = event.next_agent_id
+    stands = find_waiting if event.reason is Reason.DEPENDENCY_FAILED else find_active
+    agent, after = stands(state, event), event.next_agent_id
     return _end(state, agent, recorded, event, AgentStatus.FAILED, error=event.error, next_agent_id=after)
 
 

@@ -129,6 +129,7 @@ class Reason(StrEnum):
     PROVIDER_UNAVAILABLE = "provider_unavailable"
     CRASH_LOOP = "crash_loop"
     INTERRUPTED = "interrupted"
+    DEPENDENCY_FAILED = "dependency_failed"
     OPERATOR = "operator"
     KILLSWITCH = "killswitch"
 
@@ -185,10 +186,9 @@ class Agent:
     queued_seq: int = 0
     #: Not to be started before this time (a retry's backoff).
     not_before: datetime | None = None
-    #: How many automatic retries are left to the task after this attempt.
-    retries_left: int = 0
-    #: How often a crash cut this agent since it got further than ever before.
-    crashes: int = 0
+    waits_for: tuple[TaskId, ...] = ()  # tasks that were open when it was queued, and must be completed
+    retries_left: int = 0  # automatic ones, after this attempt
+    crashes: int = 0  # that cut it since it got further than ever before
     #: Whether a crash or a restart ever cut it: then it may hold a worktree while it waits in the queue.
     resumed: bool = False
     #: The last turn that it finished on its worktree (0: none); a prompt takes one turn or more.

@@ -40,6 +40,7 @@ _FINAL = frozenset(
         Reason.CRASH_LOOP,
         Reason.OPERATOR,
         Reason.KILLSWITCH,
+        Reason.DEPENDENCY_FAILED,
     }
 )
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from operator import not_
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
 
-#: Patterns are for whole strings: `re.fullmatch`, or pydantic's, whose `$` is the very end. With `re.match`,
-#: Python's `$` lets a trailing newline through.
+#: Patterns are for whole strings (`re.fullmatch`, or pydantic's `$`): `re.match` lets a last newline through.
 TASK_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 #: The names that git allows for a branch, less what only confuses: no `..`, `@{`, `//`, leading `-` or `.`,
 #: trailing `/`, `.` or `.lock`, and only plain characters.
@@ -26,7 +26,6 @@ GATE_NAME = r"^[a-z][a-z0-9-]{0,63}$"
 #: line.
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"
 
-#: Ceilings on a task's own words.
 MAX_INSTRUCTIONS = 256 * 1024  # characters
 MAX_ENV = 64  # variables
 MAX_COMMAND = 256  # arguments
@@ -128,7 +127,6 @@ class Resources(Wire):
 
 HostPattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9*][A-Za-z0-9.*:-]{0,252}$")]
 
-
 Seconds = Annotated[int, Field(ge=0, le=MAX_TIMEOUT_S)]
 
 
@@ -150,8 +148,8 @@ class Network(Wire):
     allow: Annotated[tuple[HostPattern, ...], Field(max_length=64, strict=False)] | None = None
 
 
+TaskName = Annotated[str, StringConstraints(pattern=TASK_ID)]
 BranchName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-
 
 Columns = Annotated[int, Field(ge=20, le=300)]
 Rows = Annotated[int, Field(ge=5, le=100)]
@@ -255,7 +253,7 @@ class Context(Wire):
 class TaskSpec(Wire):
     """A task as a client asks for it."""
 
-    task_id: Annotated[str, StringConstraints(pattern=TASK_ID)]
+    task_id: TaskName
     agent_type: Annotated[Role, Field(strict=False)] = Role.WORKER
     gate_profile: Annotated[GateProfile, Field(strict=False)] | None = None
     gates: (
@@ -266,6 +264,8 @@ class TaskSpec(Wire):
         | None
     ) = Field(default=None, validate_default=True)
     priority: Annotated[int, Field(ge=1, le=10)] = 5
+    #: Tasks that must be completed before this one is taken from the queue.
+    depends_on: Annotated[tuple[TaskName, ...], Field(max_length=64, strict=False, exclude_if=not_)] = ()
     context: Context
     options: Options = Options()
 

@@ -1,6 +1,6 @@
 """Where agents and tasks stand when an event speaks of them; what does not fit is an `IllegalTransition`.
 
-Called by the folds, which begin with one of these.
+Called by the folds, which begin with one of these, and by `decide`.
 """
 
 from __future__ import annotations
@@ -68,3 +68,10 @@ def find_task_of(state: State, agent: Agent, event: e.Event) -> Task:
     if task.agent_id != agent.id:
         raise IllegalTransition(f"{event.name}: task {task.id} is with agent {task.agent_id}, not {agent.id}")
     return task
+
+
+def unheard(agent: Agent) -> list[e.Event]:
+    """Return what those learn whose words an agent was not told before its end."""
+    numbers = [message.number for message in agent.waiting if message.sender is not None]
+    ids = {"task_id": agent.task_id, "agent_id": agent.id}
+    return [e.AgentMessage(**ids, number=numbers[-1], delivered=False)] if numbers else []

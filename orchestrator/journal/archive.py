@@ -16,13 +16,14 @@ import trio
 
 from orchestrator.core.change import counts_of
 from orchestrator.core.events import Recorded, TaskSubmitted
-from orchestrator.core.model import Agent, State, Task, Verdict, changed
+from orchestrator.core.model import Agent, State, Task, TaskId, TaskStatus, Verdict, changed
 from orchestrator.core.spec import TaskSpec
 from orchestrator.errors import JournalCorrupt
 from orchestrator.journal import rows
 from orchestrator.journal.encoding import dump, parse_event, read_event
 from orchestrator.journal.figures import read_spend
 from orchestrator.journal.group import Receipt, indexed
+from orchestrator.journal.queue_rows import statuses
 from orchestrator.journal.switch_rows import read_control
 
 T = TypeVar("T")
@@ -121,6 +122,10 @@ class Archive:
         """Return the task as the tables hold it."""
         found = await self.read(lambda c: tasks(c, "WHERE t.id = ?", (task_id,)))
         return found[0] if found else None
+
+    async def task_statuses(self, task_ids: Collection[str]) -> dict[TaskId, TaskStatus]:
+        """Return how those of the tasks stand that the tables know."""
+        return await self.read(lambda c: statuses(c, task_ids)) if task_ids else {}
 
     async def attempts(self, task_id: str) -> int:
         """Return the highest number that an attempt at the task ever had; 0 for an unknown task."""

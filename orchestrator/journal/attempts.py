@@ -9,12 +9,12 @@ tells it of every event.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import apsw
 
 from orchestrator.core.events import TaskSubmitted
-from orchestrator.core.model import State, TaskId
+from orchestrator.core.model import State, TaskId, TaskStatus
 from orchestrator.journal.group import Step
 from orchestrator.journal.recent import Recent
 
@@ -31,7 +31,7 @@ class Attempts:
     def __init__(self, connection: apsw.Connection, most: int = MOST) -> None:
         """Read the ids that the tables hold."""
         self._bits = bytearray(_BITS // 8)
-        self._recent: Recent[TaskId, int] = Recent()
+        self._recent: Recent[TaskId, tuple[int, TaskStatus]] = Recent()
         found = [task_id for (task_id,) in connection.execute("SELECT id FROM tasks LIMIT ?", (most + 1,))]
         self._too_many = len(found) > most
         for task_id in found:
@@ -43,7 +43,15 @@ class Attempts:
 
     def lately(self, task_id: TaskId) -> int:
         """Return the number of the latest attempt of a task that has just left the state; else 0."""
-        return self._recent.get(task_id, 0)
+        recent = self._recent.get(task_id)
+        return recent[0] if recent else 0
+
+    def statuses(
+        self, stored: Mapping[TaskId, TaskStatus], task_ids: Iterable[str]
+    ) -> dict[TaskId, TaskStatus]:
+        """Return how tasks out of the state stand, of whom the tables told what is `stored`."""
+        names = map(TaskId, task_ids)
+        return {**stored, **{name: recent[1] for name in names if (recent := self._recent.get(name))}}
 
     def remember(self, step: Step, head: State) -> None:
         """Take in an event that was appended, and the state after all that came with it."""
@@ -52,7 +60,7 @@ class Attempts:
         if isinstance(event, TaskSubmitted):
             self._put(event.task_id)
         if task_id is not None and task_id not in head.tasks and (task := step.after.tasks.get(task_id)):
-            self._recent.put(task_id, task.attempt)
+            self._recent.put(task_id, (task.attempt, task.status))
 
     def _put(self, task_id: str) -> None:
         for at in _places(task_id):

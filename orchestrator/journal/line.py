@@ -12,15 +12,17 @@ The dispatcher and the API's queue positions read it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from sortedcontainers import SortedList  # type: ignore[import-untyped]
 
 from orchestrator.core.claims import HIGHEST, Claim, Claims
-from orchestrator.core.model import Agent, AgentId, Phase, State
+from orchestrator.core.model import Agent, AgentId, Phase, State, TaskId, TaskStatus
 from orchestrator.core.policy import Standing, has_come, order_key, standing
+from orchestrator.journal.blocked import Blocked
 from orchestrator.journal.lanes import Entry, Lanes
 from orchestrator.journal.lanes import Place as LanePlace
 
@@ -67,11 +69,20 @@ def _waiting(agent: Agent, state: State) -> _Waiting:
 class WaitingLine:
     """The queued agents, in the order in which they go."""
 
-    def __init__(self, state: State, claims: Iterable[Claim] = ()) -> None:
+    def __init__(
+        self,
+        state: State,
+        claims: Iterable[Claim] = (),
+        ended: Mapping[TaskId, TaskStatus] = MappingProxyType({}),
+    ) -> None:
+        """Line up who waits, after these claims; `ended` has the tasks that are waited for and not there."""
         self._claims = Claims()
         for claim in claims:
             self._claims.add(claim)
-        waiting = [_waiting(agent, state) for agent in state.agents.values() if queued(agent)]
+        #: Who waits for other tasks, and stands nowhere in the line until these are completed.
+        self.blocked = Blocked(ended)
+        free = [one for one in state.agents.values() if queued(one) and not self.blocked.add(one, state)]
+        waiting = [_waiting(agent, state) for agent in free]
         due = [each for each in waiting if each.due]
         self._waiting = {each.place[-1]: each for each in waiting}
         self._due: SortedList[_Place] = SortedList(each.place for each in due)
@@ -101,7 +112,9 @@ class WaitingLine:
         agent = state.agents.get(agent_id)
         if (before := self._waiting.pop(agent_id, None)) is not None:
             self._remove(before)
-        if agent is not None and queued(agent):
+        if agent is None or not queued(agent):
+            self.blocked.remove(agent_id)
+        elif not self.blocked.add(agent, state):
             self._waiting[agent_id] = _waiting(agent, state)
             self._add(self._waiting[agent_id])
         self._note_active(agent_id, agent)

@@ -5,12 +5,14 @@ Every question is bounded, and goes along an index. Called by the API with `Arch
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import apsw
 
-from orchestrator.journal.encoding import iso_cached
+from orchestrator.core.model import TaskId, TaskStatus
+from orchestrator.journal.encoding import dump, iso_cached
 
 _COLUMNS = "id, task_id, agent_id, status, priority, queued_at, completed_at"
 
@@ -48,6 +50,13 @@ def count_ended(connection: apsw.Connection, after: datetime | None, until: date
     """Return how many ended after one clearing and up to the next."""
     sql = "SELECT count(*) FROM queue WHERE completed_at > ? AND completed_at <= ?"
     return int(connection.execute(sql, (_text(after), _text(until))).get)
+
+
+def statuses(connection: apsw.Connection, task_ids: Collection[str]) -> dict[TaskId, TaskStatus]:
+    """Return how those of the tasks stand that the tables know."""
+    sql = "SELECT id, status FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
+    rows = connection.execute(sql, (dump(sorted(task_ids)),))
+    return {TaskId(str(task_id)): TaskStatus(str(status)) for task_id, status in rows}
 
 
 def _text(moment: datetime | None) -> str:

@@ -26,9 +26,9 @@ class Recent(Generic[K, V]):
     def __contains__(self, key: K) -> bool:
         return key in self._entries
 
-    def get(self, key: K, default: V) -> V:
+    def get(self, key: K) -> V | None:
         """Return what is remembered under the key."""
-        return self._entries.get(key, default)
+        return self._entries.get(key)
 
     def put(self, key: K, value: V) -> None:
         """Remember the value as the latest."""

@@ -134,6 +134,7 @@ def _metadata(agent: Agent) -> dict[str, Any]:
         "priority": agent.priority,
         "queuedSeq": agent.queued_seq,
         "notBefore": _at(agent.not_before),
+        **({"waitsFor": list(agent.waits_for)} if agent.waits_for else {}),
         "retriesLeft": agent.retries_left,
         "crashes": agent.crashes,
         "resumed": agent.resumed,
@@ -178,6 +179,7 @@ def read_agent(row: tuple[Any, ...], verdicts: tuple[Verdict, ...]) -> Agent:
         phase=phase and Phase(phase),
         queued_seq=rest["queuedSeq"],
         not_before=_time(rest["notBefore"]),
+        waits_for=tuple(rest.get("waitsFor", ())),
         retries_left=rest["retriesLeft"],
         crashes=rest["crashes"],
         resumed=rest.get("resumed", False),  # older rows have none of these

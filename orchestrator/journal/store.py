@@ -33,10 +33,9 @@ from orchestrator.journal.committer import BALANCE_EVERY_S, Committer
 from orchestrator.journal.counts import Counts, count_tasks
 from orchestrator.journal.database import Connect, Files, connect, open_files
 from orchestrator.journal.encoding import Redacted, as_it_is
-from orchestrator.journal.following import follow, latest_claims
+from orchestrator.journal.following import follow, open_line
 from orchestrator.journal.fresh import new_uuid, utc_now
 from orchestrator.journal.group import AuditEntry, Group, Receipt
-from orchestrator.journal.line import WaitingLine
 from orchestrator.journal.logs import LogBook
 from orchestrator.journal.recent import Recent
 from orchestrator.journal.steps import take_steps
@@ -63,7 +62,7 @@ class Store(Archive):
         self._files, self._clock, self._new_id = files, clock, new_id
         self.state = live_state(files.writer, files.heads.seq)  #: Committed, so safe to show to clients.
         self.bus, self.room = Bus(), files.room
-        self.waiting = WaitingLine(self.state, latest_claims(files.writer))
+        self.waiting = open_line(self.state, files.writer)
         self.logs = LogBook(files.log_writer, files.log_reader, clock, live=self.state.agents.keys())
         self._head, self._heads, self._committed = self.state, files.heads, files.heads
         self._groups: deque[Group] = deque()
@@ -84,16 +83,17 @@ class Store(Archive):
         """Decide the command and return its events once they are durable, or raise `CommandRefused`.
 
         The receipt and the audit entry are stored in the same transaction. A caller that is cancelled while
-        it waits undoes nothing. Raises `KeyInUse` for a receipt whose key was just used, `DiskFull` for what
-        there is no room for.
+        it waits undoes nothing. Raises `KeyInUse` where the receipt's key was just used, and `DiskFull`.
         """
         await self._wait_for_room()
         if isinstance(command, SubmitTask):
             if self.room.short:
                 raise DiskFull
+            stored = await self.task_statuses(command.spec.depends_on)
+            known = self._attempts.statuses(stored, command.spec.depends_on)
             earlier = max(command.earlier_attempts, self._attempts.lately(TaskId(command.spec.task_id)))
             at_once = self.dispatched(command.spec.context.repository) if self.dispatched else False
-            command = replace(command, earlier_attempts=earlier, at_once=at_once)
+            command = replace(command, earlier_attempts=earlier, at_once=at_once, known=known)
         events = decide(self._head, command, self._clock())
         if self.room.scarce and not must_be_written(command, events):
             audit = None
@@ -264,7 +264,7 @@ class Store(Archive):
         return await super().attempts(task_id)
 
     async def counts(self) -> Counts:
-        """Return how many tasks there are, by what they are at."""
+        """Return how many tasks are at what."""
         return count_tasks(self.state, await self.ended(), self.waiting.delayed(self._clock()))
 
     async def head_hash(self) -> Heads:

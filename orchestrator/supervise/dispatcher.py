@@ -15,7 +15,7 @@ from datetime import datetime
 
 import trio
 
-from orchestrator.core.commands import AssignAgent
+from orchestrator.core.commands import AbandonAgent, AssignAgent
 from orchestrator.core.model import AgentId
 from orchestrator.core.policy import free_slots, standings_beside, worst_active
 from orchestrator.errors import CommandRefused
@@ -23,6 +23,9 @@ from orchestrator.journal.store import Store
 from orchestrator.supervise.breaker import Breaker
 
 log = logging.getLogger(__name__)
+
+#: Agents that are given up between two looks at who may start.
+MOST_GIVEN_UP = 100
 
 Start = Callable[[AgentId], None]
 
@@ -41,11 +44,21 @@ async def run_dispatcher(
         while True:
             seq = store.state.seq
             _start_assigned(store, start, started)
+            await _give_up(store)
             await _fill_slots(store, start, started, clock, breaker)
             with trio.move_on_after(_patience_s(store, breaker, clock())):
                 await store.wait_past(seq)
     finally:
         store.dispatched = None
+
+
+async def _give_up(store: Store) -> None:
+    """End those that wait for a task that was not completed: so many, and the next when that is durable."""
+    for agent_id, task_id in list(store.waiting.blocked.doomed.items())[:MOST_GIVEN_UP]:
+        try:
+            await store.submit(AbandonAgent(agent_id, task_id))
+        except CommandRefused as refusal:  # cancelled, or its dependency handed over again
+            log.debug("agent not given up", extra={"agent_id": agent_id, "detail": refusal.detail})
 
 
 def _patience_s(store: Store, breaker: Breaker, now: datetime) -> float:

@@ -287,6 +287,24 @@ async def test_the_event_driven_queue_is_the_same_queue(served: Served) -> None:
     assert await queue() == ([("T-3", "queued"), ("T-1", "queued")], [])
 
 
+async def test_a_task_waits_for_those_that_it_depends_on(served: Served) -> None:
+    first = await spawn(served, "T-1")
+    waiting = await served.ask("POST", "/tasks", body=task("T-2", dependsOn=["T-1"]))
+    assert (waiting.status, waiting.json["queuePosition"]) == (201, None)
+    path = f"/agents/{waiting.json['agentId']}/status"
+    told = (await served.ask("GET", path)).json
+    assert (told["phase"], told["waitsFor"], told["queuePosition"]) == ("queued", ["T-1"], None)
+    for wrong in (["T-1", "never"], ["T-1", "T-3"]):
+        refused = await served.ask("POST", "/tasks", body=task("T-3", dependsOn=wrong))
+        assert (refused.status, refused.problem()["errors"][0]["field"]) == (422, "dependsOn.1")
+    assert (await served.ask("POST", "/tasks", body=task("T-3", dependsOn=["T-1"] * 65))).status == 422
+    await served.start(first)
+    await served.finish(first)
+    told = (await served.ask("GET", path)).json
+    assert (told["phase"], told["waitsFor"], told["queuePosition"]) == ("queued", [], 1)
+    assert (await served.ask("GET", "/tasks/T-2")).json["spec"]["dependsOn"] == ["T-1"]
+
+
 async def test_full_queue_says_when_to_come_back(served: Served) -> None:
     await served.store.record(
         e.SystemStarted(version="1", sandbox="process", max_agents=1, queue_concurrency=1, max_queued=1)

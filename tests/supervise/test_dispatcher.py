@@ -8,7 +8,8 @@ import trio
 import trio.testing
 
 from orchestrator.core import commands as c
-from orchestrator.core.model import AgentId, Phase, Reason
+from orchestrator.core import events as e
+from orchestrator.core.model import AgentId, Phase, Reason, TaskId
 from orchestrator.journal.store import Store, utc_now
 from orchestrator.supervise.dispatcher import run_dispatcher
 from tests.supervise.conftest import OpenStore, submit
@@ -154,4 +155,43 @@ async def test_who_is_on_its_last_chance_waits_and_holds_up_nobody(opened: OpenS
         assert starts.agents == [last, innocent]
         await end(store, last)
         assert await starts.take() == suspect
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_chain_goes_in_its_order_and_ends_with_the_first_that_fails(opened: OpenStore) -> None:
+    starts = Starts()
+
+    async def wait_until_ended(store: Store, *tasks: str) -> list[str]:
+        while True:
+            seq = store.state.seq
+            found = [await store.find_task(task) for task in tasks]
+            if all(task is not None and task.status.ended for task in found):
+                return [f"{task.status} {task.reason}" for task in found if task is not None]
+            await store.wait_past(seq)
+
+    async with opened(slots=2) as store:
+        first = await submit(store, "first")
+        second = await submit(store, "second", dependsOn=["first"])
+        third = await submit(store, "third", dependsOn=["first", "second"], priority=10)
+        await submit(store, "fourth", dependsOn=["third"])
+        await submit(store, "fifth", dependsOn=["fourth"])
+        assert store.waiting.first_due(utc_now()) == first
+        assert store.waiting.blocked.unmet(third) == ("first", "second")
+        assert store.queue_position(second) is None
+        await store.submit(c.AssignAgent(first))
+        await end(store, first)
+        await store.record(e.AgentCleanup(task_id=TaskId("first"), agent_id=first))
+        sixth = await submit(store, "sixth", dependsOn=["first"])
+        assert store.waiting.blocked.unmet(sixth) == (), "what is completed was, also once it left the state"
+    async with opened(slots=2) as store, trio.open_nursery() as nursery:
+        assert store.waiting.blocked.unmet(third) == ("second",), "a restart changes nothing"
+        nursery.start_soon(lambda: run_dispatcher(store, starts, clock=utc_now))
+        assert {await starts.take(), await starts.take()} == {second, sixth}
+        await end(store, second)
+        assert await starts.take() == third
+        await store.submit(c.FailAgent(third, Reason.CONFLICT, "x", False, AgentId("-"), utc_now()))
+        with trio.fail_after(10):
+            ended = await wait_until_ended(store, "fourth", "fifth")
+        assert ended == ["failed dependency_failed"] * 2
+        assert not store.waiting.blocked.doomed
         nursery.cancel_scope.cancel()
