@@ -43,6 +43,7 @@ def show_status(session: Session, answer: Answer) -> None:
             ("task", answer.get("taskId")),
             ("status", answer.get("status")),
             ("phase", answer.get("phase")),
+            ("waits for", answer.get("waitsFor") or None),
             ("reason", answer.get("reason")),
             ("error", answer.get("error")),
             ("role", answer.get("role")),

@@ -57,6 +57,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{ending}"
 
 
+def _queued(payload: Payload) -> str:
+    waits_for = ", ".join(map(str, payload.get("waitsFor") or ()))
+    return f"priority {int(payload['priority'])}" + (f", after {waits_for}" if waits_for else "")
+
+
 def _leftover(payload: Payload) -> str:
     return one_line(" ".join(f"{key}={value}" for key, value in payload.items() if value not in (None, "")))
 
@@ -174,7 +179,7 @@ def _said(what: str, *fields: str, tone: str = PLAIN) -> Callable[[Payload], Lin
 
 _LINES: dict[str, Callable[[Payload], Line]] = {
     "task.submitted": _fixed("submitted", tone=QUIET),
-    "task.queued": lambda payload: Line("queued", f"priority {int(payload['priority'])}", QUIET),
+    "task.queued": lambda payload: Line("queued", _queued(payload), QUIET),
     "task.assigned": _fixed("assigned", tone=QUIET),
     "task.executing": _fixed("executing", tone=QUIET),
     "task.completed": _said("task completed", "reason", tone=GOOD),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import trio
 
 from orchestrator.core import events as e
 from orchestrator.core.commands import (
+    AbandonAgent,
     AssignAgent,
     CancelTask,
     ChangeQueueSettings,
@@ -27,13 +29,14 @@ from orchestrator.core.commands import (
     ResumeAgent,
     ResumeQueue,
     StartAgent,
+    SubmitTask,
     TakeWork,
     TellAgent,
 )
 from orchestrator.core.model import AgentId, Phase, PushIntent, Reason, State, TaskId, Usage, Verdict
 from orchestrator.core.words import Concern, Step
 from orchestrator.errors import CommandRefused, IllegalTransition
-from orchestrator.journal.store import Store
+from orchestrator.journal.store import Store, utc_now
 from tests.journal.rig import running_store, submission
 from tests.kit.refold import refold, tables
 
@@ -73,8 +76,15 @@ def verdict(extra: int) -> Verdict:
     )
 
 
+def following(task_id: str, *others: str) -> SubmitTask:
+    command = submission(task_id, fresh())
+    return replace(command, spec=command.spec.model_copy(update={"depends_on": others}))
+
+
 MOVES: dict[str, Any] = {
     "submit": lambda s, n, x: submission(f"t{n}", fresh(), priority=x + 1, max_retries=x),
+    "follow": lambda s, n, x: following(f"t{n}", f"t{(n + x + 1) % 4}", "t0"),
+    "abandon": lambda s, n, x: AbandonAgent(agent(s, n), TaskId(f"t{x}")),
     "assign": lambda s, n, x: AssignAgent(agent(s, n)),
     "start": lambda s, n, x: StartAgent(agent(s, n), f"sandbox{x}"),
     "complete": lambda s, n, x: CompleteAgent(agent(s, n), Reason.DONE, "c", "b"),
@@ -125,7 +135,7 @@ async def perform(store: Store, history: list[tuple[str, int, int]]) -> None:
         try:
             if isinstance(move, e.Event):
                 await store.record(move)
-            elif name == "submit":
+            elif isinstance(move, SubmitTask):
                 earlier = await store.attempts(f"t{number}")
                 await store.submit(type(move)(move.spec, move.agent_id, move.runtime, earlier))
             else:
@@ -134,16 +144,22 @@ async def perform(store: Store, history: list[tuple[str, int, int]]) -> None:
             continue
 
 
+def place(store: Store, agent_id: AgentId) -> tuple[int | None, tuple[TaskId, ...]]:
+    return store.queue_position(agent_id), store.waiting.blocked.unmet(agent_id)
+
+
 async def live(home: Path, history: list[tuple[str, int, int]]) -> None:
     async with running_store(home, max_agents=3) as store:
         await perform(store, history)
-        before, line = store.state, [store.queue_position(name) for name in store.state.agents]
+        before, line = store.state, [place(store, name) for name in store.state.agents]
+        doomed, first = store.waiting.blocked.doomed, store.waiting.first_due(utc_now())
         agents = [await store.stored_agent(name) for name in before.agents]
         assert agents == list(before.agents.values())
         events = [found for page in range(3) for found in await store.events_after(page * 1000, limit=1000)]
     async with running_store(home, max_agents=3) as store:
         assert store.state == before
-        assert [store.queue_position(name) for name in before.agents] == line
+        assert [place(store, name) for name in before.agents] == line
+        assert (store.waiting.blocked.doomed, store.waiting.first_due(utc_now())) == (doomed, first)
         # What is found again is the same, type by type: a string that should be an enum would not show.
         assert {type(agent.status) for agent in store.state.agents.values()} == {
             type(agent.status) for agent in before.agents.values()
