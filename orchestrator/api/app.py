@@ -88,6 +88,7 @@ def _make_call(shared: Shared, route: Route, asked: Request | Websocket, variabl
         services=shared.services,
         streams=shared.streams,
         keys=shared.keys,
+        connection=scope["state"]["connection"],
         principal=principal,
         method=asked.method,
         path=scope["path"],

@@ -9,6 +9,7 @@ take down the whole server. Made by `server` alone.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import struct
 
@@ -19,9 +20,12 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
+from hypercorn.protocol.http_stream import ASGIHTTPState
+from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, H11SendableEvent, LifespanState
+from wsproto.connection import ConnectionState as WebSocketState
 
 from orchestrator.api import problem
 from orchestrator.api.door import CSP, SECURITY_HEADERS
@@ -102,7 +106,7 @@ class Connection(TCPServer):
         self, app: ASGIWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream
     ) -> None:
         self._peer_uid = peer_uid(stream.socket)
-        state = LifespanState({"peer_uid": self._peer_uid})
+        state = LifespanState({"peer_uid": self._peer_uid, "connection": self})
         super().__init__(app, config, context, state, stream)  # type: ignore[arg-type]  # it takes plain streams too
         self._broken = False
 
@@ -150,17 +154,62 @@ class Connection(TCPServer):
         async with self.send_lock:
             if self._broken:
                 return
-            self._broken = True  # unless the whole of it goes out: a cancellation may come in the middle
-            try:
-                with trio.move_on_after(SEND_DEADLINE_S) as deadline:
-                    await self.stream.send_all(event.data)
-                    self._broken = False
-                if deadline.cancelled_caught:
-                    self.abort()
-            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
-                self._broken = True  # gone, or being closed at this moment by the reading side
-        if self._broken:
+            sent = await self._send(event.data)
+        if not sent:
             await self.protocol.handle(Closed())
+
+    @property
+    def chunked(self) -> bool:
+        """Whether the body of an answer without a length goes out in chunks."""
+        connection = self._h11.connection
+        return not isinstance(connection, h11.Connection) or connection.their_http_version != b"1.0"
+
+    def write_nowait(self, data: bytes) -> bytes:
+        """Send whole frames or chunks past the protocol, as much as the kernel takes; return the rest.
+
+        The rest must be written by `write` before anything else. What comes after the last word (a close, the
+        end of the answer, half a message) is dropped.
+        """
+        if self._broken or not self._speaking():
+            return b""
+        if self.send_lock.locked():
+            return data
+        try:
+            sent = os.write(self.stream.socket.fileno(), data)
+        except BlockingIOError:
+            return data
+        except OSError:
+            return b""  # gone, which the reading side hears too
+        if sent < len(data):
+            self._broken = True  # unless the rest goes out
+        return data[sent:]
+
+    async def write(self, rest: bytes) -> None:
+        """Send what `write_nowait` returned, within the same deadline."""
+        async with self.send_lock:
+            sent = await self._send(rest)
+        if not sent:
+            await self.protocol.handle(Closed())
+
+    def _speaking(self) -> bool:
+        """Return whether the protocol has not had its last word."""
+        stream = self._h11.stream
+        if isinstance(stream, WSStream):
+            return stream.connection.state is WebSocketState.OPEN
+        return stream is not None and stream.state is ASGIHTTPState.RESPONSE
+
+    async def _send(self, data: bytes) -> bool:
+        """Send within the deadline; return whether all of it went out."""
+        self._broken = True  # until then: a cancellation may come in the middle
+        try:
+            with trio.move_on_after(SEND_DEADLINE_S) as deadline:
+                await self.stream.send_all(data)
+                self._broken = False
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+            return False  # gone, or being closed at this moment by the reading side
+        if deadline.cancelled_caught:
+            self.abort()
+        return not self._broken
 
     def abort(self) -> None:
         """Cut the connection now, without waiting for what was not read."""

@@ -1,7 +1,8 @@
 """A WebSocket on which both sides speak at once: a child hears the client while things go out to it.
 
 The invariant: whoever ends it, the client is told by a close code first, and what was sent before can still
-be read. What is said and heard is of those who make a `Dialogue`: `stream` of events, `terminal` of a screen.
+be read. What is said and heard is of those who make a `Dialogue`: `event_socket` of events, `terminal` of
+a screen.
 """
 
 from __future__ import annotations
@@ -55,6 +56,12 @@ class Dialogue(ABC):
     def hear(self, said: str | bytes) -> Close | None:
         """Do what the client asks; return how it is refused, if it is."""
 
+    async def tell(self, message: str | bytes) -> None:
+        """Send a message."""
+        await self._websocket.send(message)
+        # A send after the client left returns at once, so who sends must let others run.
+        await trio.lowlevel.checkpoint()
+
     def wake(self) -> None:
         """Cut the wait for what is next: something else is."""
         if self._wait is not None:
@@ -86,9 +93,7 @@ class Dialogue(ABC):
             if isinstance(told, Close):
                 return told
             for message in told:
-                await self._websocket.send(message)
-                # A send after the client left returns at once, so this loop must let others run.
-                await trio.lowlevel.checkpoint()
+                await self.tell(message)
 
     def _refusal(self) -> Close | None:
         return self._refused

@@ -1,22 +1,22 @@
 """Events over a WebSocket, and the client's word for which ones, which it may change at any time.
 
-The invariant: after a new subscription nothing of the old one goes out any more.
+The invariant: after a new subscription nothing of the old one goes out any more, but what was half sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from quart import Websocket
 
 from orchestrator.api import problem
+from orchestrator.api.connection import Connection
 from orchestrator.api.dialogue import NOT_TEXT, REFUSED, Close, Dialogue
-from orchestrator.api.feed import Feed, Message, Subscribe, Wanted, gap_text
+from orchestrator.api.feed import Feed, Filter, Message, Subscribe, Wanted
+from orchestrator.api.flow import Flow
 from orchestrator.api.route import validate_body
-from orchestrator.api.stream import Streams
+from orchestrator.api.stream import Form, Streams
 from orchestrator.api.strict_json import parse_object
-from orchestrator.core.events import Recorded
-from orchestrator.journal.bus import Gap
 from orchestrator.journal.store import Store
 
 
@@ -24,30 +24,21 @@ class EventSocket(Dialogue):
     """One client that is told of events."""
 
     def __init__(
-        self, websocket: Websocket, store: Store, streams: Streams, capacity: int, wanted: Wanted
+        self, websocket: Websocket, store: Store, streams: Streams, connection: Connection, wanted: Wanted
     ) -> None:
         super().__init__(websocket, streams)
         self._store = store
-        self._capacity = capacity
-        self._feed = Feed.of(store, wanted, wanted.after, capacity)
+        self._connection = connection
+        self._flow = self._flow_of(Feed(store, wanted.after, Filter.of(wanted)))
 
-    async def run(self) -> None:
-        """See `Dialogue`; what is held for the client is given up at the end."""
-        try:
-            await super().run()
-        finally:
-            self._feed.close()
+    async def next(self) -> Iterable[bytes]:
+        """Let events out; return what the client has not taken at once."""
+        return [rest] if (rest := await self._flow.run()) else []
 
-    async def next(self) -> Iterable[str]:
-        """Wait for events."""
-        feed = self._feed
-        return self._texts(feed, await feed.batch())
-
-    def _texts(self, feed: Feed, items: list[Recorded | Gap]) -> Iterator[str]:
-        for item in items:
-            if feed is not self._feed:
-                return  # the client has asked for something else meanwhile
-            yield gap_text(item) if isinstance(item, Gap) else self._streams.encode(item).text
+    async def tell(self, message: str | bytes) -> None:
+        """Send frames that were left over."""
+        assert isinstance(message, bytes)  # noqa: S101 - for the type checker: `next` returns nothing else
+        await self._connection.write(message)
 
     def hear(self, said: str | bytes) -> Close | None:
         """Subscribe anew."""
@@ -61,13 +52,9 @@ class EventSocket(Dialogue):
         return None
 
     def _subscribe(self, asked: Subscribe) -> None:
-        old = self._feed
-        self._feed = Feed(
-            self._store,
-            after=asked.after if asked.after is not None else old.cursor,
-            types=asked.names,
-            agent_id=asked.agent_id,
-            task_id=asked.task_id,
-            capacity=self._capacity,
-        )
-        old.close()
+        self._flow.ended = True
+        after = self._flow.cursor if asked.after is None else asked.after
+        self._flow = self._flow_of(Feed(self._store, after, Filter.of(asked)))
+
+    def _flow_of(self, feed: Feed) -> Flow:
+        return Flow(self._streams, feed, self._connection, Form.WEBSOCKET)

@@ -7,9 +7,10 @@ from quart import Response, Websocket
 
 from orchestrator.api import problem
 from orchestrator.api.event_socket import EventSocket
-from orchestrator.api.feed import Feed, Wanted
+from orchestrator.api.feed import Feed, Filter, Wanted
+from orchestrator.api.flow import Flow, SseBody, SseRecord
 from orchestrator.api.route import Call
-from orchestrator.api.stream import SseBody
+from orchestrator.api.stream import Form
 
 SSE = "text/event-stream"
 MAX_SEQ_DIGITS = 16
@@ -23,17 +24,18 @@ async def stream(call: Call) -> Response:
     after = cursor(call, wanted.after)
     if after is None and not wanted.follow:
         after = 0
-    feed = Feed.of(services.store, wanted, after, services.limits.stream_capacity)
-    body = SseBody(call.streams, feed, follow=wanted.follow, heartbeat_s=services.limits.heartbeat_s)
-    return endless(call, body, SSE)
+    feed = Feed(services.store, after, Filter.of(wanted))
+    connection = call.connection
+    if not wanted.follow:
+        return endless(call, SseRecord(call.streams, Flow(call.streams, feed, connection, Form.SSE)), SSE)
+    flow = Flow(call.streams, feed, connection, Form.CHUNKED_SSE if connection.chunked else Form.SSE)
+    return endless(call, SseBody(call.streams, flow, connection, services.limits.heartbeat_s), SSE)
 
 
 async def socket(call: Call, websocket: Websocket) -> None:
     """Stream events over a WebSocket."""
     wanted = call.query(Wanted)
-    services = call.services
-    capacity = services.limits.stream_capacity
-    await EventSocket(websocket, services.store, call.streams, capacity, wanted).run()
+    await EventSocket(websocket, call.services.store, call.streams, call.connection, wanted).run()
 
 
 def cursor(call: Call, after: int | None) -> int | None:

@@ -1,25 +1,27 @@
 """What one reader of events gets: from the journal, then from the bus.
 
 The invariant: every event after the cursor once and in order, or a gap that says what was missed. The seam is
-safe because a feed subscribes in the same step in which it sees that it has read everything. Read by
-`stream`.
+safe because both sides of it are one sequence: a feed goes over to the bus where that still has all that
+comes after the cursor. Read by `flow` and `stream`.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, field_validator
 
 from orchestrator.api.route import Query, Switch
 from orchestrator.core.events import EVENTS, Recorded
-from orchestrator.journal.bus import Gap, Subscription
+from orchestrator.journal.bus import Bus, Gap
 from orchestrator.journal.store import Store
 
 #: Events of one read of the journal.
 PAGE = 500
+#: A reader that is so near to the end goes over to the bus, which keeps many times as much.
+SEAM = 500
 
 #: A sequence number of the journal.
 Seq = Annotated[int, Field(ge=0, le=2**53)]
@@ -91,56 +93,60 @@ class Message(Query):
     subscribe: Subscribe
 
 
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which events are wanted; None is all. Readers with equal filters share what is made for them."""
+
+    types: frozenset[str] | None = None
+    agent_id: str | None = None
+    task_id: str | None = None
+
+    @classmethod
+    def of(cls, asked: Wanted | Subscribe) -> Self:
+        """Return the filter that a client asks for."""
+        return cls(asked.names, asked.agent_id, asked.task_id)
+
+    def takes(self, item: Recorded | Gap) -> bool:
+        """Return whether the item is wanted; a gap always is, for what was missed is not known."""
+        if isinstance(item, Gap):
+            return True
+        event = item.event
+        return (
+            (self.types is None or event.name in self.types)
+            and (self.agent_id is None or event.agent_id == self.agent_id)
+            and (self.task_id is None or event.task_id == self.task_id)
+        )
+
+
 class Feed:
     """The events that one reader wants, in order; `cursor` is the last sequence number that it is past."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        after: int | None,
-        types: frozenset[str] | None = None,
-        agent_id: str | None = None,
-        task_id: str | None = None,
-        capacity: int = 1024,
-    ) -> None:
+    def __init__(self, store: Store, after: int | None, wanted: Filter = Filter()) -> None:
         self._store = store
-        self._types = types
-        self._agent_id = agent_id
-        self._task_id = task_id
-        self._capacity = capacity
-        self._owned = contextlib.ExitStack()
-        self._subscription: Subscription | None = None
+        self.wanted = wanted
         self.cursor = store.state.seq if after is None else min(after, store.state.seq)
+        #: Whether the rest comes by the bus.
+        self.live = False
 
-    @classmethod
-    def of(cls, store: Store, wanted: Wanted, after: int | None, capacity: int) -> Self:
-        """Return the feed that a query asks for."""
-        return cls(
-            store,
-            after=after,
-            types=wanted.names,
-            agent_id=wanted.agent_id,
-            task_id=wanted.task_id,
-            capacity=capacity,
-        )
-
-    def close(self) -> None:
-        """Give the place on the bus up."""
-        self._owned.close()
-        self._subscription = None
+    @property
+    def bus(self) -> Bus:
+        """Where the rest comes from."""
+        return self._store.bus
 
     async def replay(self) -> list[Recorded]:
         """Return the next events of the journal; none once there are no more, and the bus has the rest."""
-        while self._subscription is None:
+        while not self.live:
             head = self._store.state.seq
-            if self.cursor >= head:
-                # No await since the head was read: whatever is committed from here on comes by the bus.
-                subscribing = self._store.bus.subscribe(capacity=self._capacity)
-                self._subscription = self._owned.enter_context(subscribing)
+            if self.cursor >= max(head - SEAM, self.bus.tail):
+                # No await since: the bus still has all that comes after the cursor.
+                self.live = True
                 break
             page = await self._store.events_after(
-                self.cursor, limit=PAGE, types=self._types, agent_id=self._agent_id, task_id=self._task_id
+                self.cursor,
+                limit=PAGE,
+                types=self.wanted.types,
+                agent_id=self.wanted.agent_id,
+                task_id=self.wanted.task_id,
             )
             last = page[-1].seq if page else 0
             self.cursor = last if len(page) == PAGE else max(head, last)
@@ -148,31 +154,14 @@ class Feed:
                 return page
         return []
 
-    async def batch(self) -> list[Recorded | Gap]:
-        """Wait for the next events and return them, at least one."""
-        while True:
-            if self._subscription is None and (page := await self.replay()):
-                return [*page]
-            assert self._subscription is not None  # noqa: S101 - for the type checker: replay subscribed
-            first = await self._subscription.receive()
-            found = [item for item in [first, *self._subscription.receive_nowait()] if self._take(item)]
-            if found:
-                return found
+    def unread(self) -> list[Recorded | Gap]:
+        """Return what the bus has after the cursor, which does not move; live feeds alone may ask."""
+        return self.bus.after(self.cursor)
 
-    def _take(self, item: Recorded | Gap) -> bool:
-        """Move past the item and return whether the reader wants it."""
-        last = item.to_seq if isinstance(item, Gap) else item.seq
-        if last <= self.cursor:
-            return False
-        self.cursor = last
-        if isinstance(item, Gap):
-            return True
-        event = item.event
-        return (
-            (self._types is None or event.name in self._types)
-            and (self._agent_id is None or event.agent_id == self._agent_id)
-            and (self._task_id is None or event.task_id == self._task_id)
-        )
+
+def last_seq(item: Recorded | Gap) -> int:
+    """Return where a reader stands who was given the item."""
+    return item.to_seq if isinstance(item, Gap) else item.seq
 
 
 def gap_text(gap: Gap) -> str:

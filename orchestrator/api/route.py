@@ -25,6 +25,7 @@ from orchestrator.core.spec import Wire
 from orchestrator.errors import OrchestratorError
 
 if TYPE_CHECKING:
+    from orchestrator.api.connection import Connection
     from orchestrator.api.idempotency import Keys
     from orchestrator.api.stream import Streams
 
@@ -58,6 +59,8 @@ class Call:
     services: Services
     streams: Streams
     keys: Keys
+    #: What the request came by.
+    connection: Connection
     principal: Principal
     method: str
     path: str

@@ -114,8 +114,6 @@ class Limits:
     #: Seconds for a whole body to arrive, and how many bytes of its length add a further one.
     body_deadline_s: float = 30.0
     body_bytes_per_s: float = math.inf
-    #: Events that a stream's reader may be behind before it gets a gap.
-    stream_capacity: int = 1024
     #: Seconds between two comments on a quiet stream.
     heartbeat_s: float = 15.0
 

@@ -1,20 +1,24 @@
 """The announcement of what was committed, to any number of readers of any speed.
 
-Publishing never waits: a reader that fell behind is cut off with a gap mark and goes on from there (it
-fetches the gap from the journal if it cares). The store publishes; the API's streams and the mirror
-subscribe.
+Publishing never waits, and what is kept is kept once for all readers: the newest events, within two ceilings.
+A reader is a number, the place that it has read up to, so one that is slow or dead costs nothing to anybody;
+one that has fallen behind what is kept gets a gap (it fetches that from the journal if it cares). The store
+publishes; the API's streams read.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
 from orchestrator.core.events import Recorded
+
+#: What is kept of the newest events: more than the largest group of one commit, so that none makes a gap.
+KEPT_EVENTS = 4096
+KEPT_CHARACTERS = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,59 +29,51 @@ class Gap:
     to_seq: int
 
 
-class Subscription:
-    """One reader's place: what was committed since, up to its capacity."""
+class Bus:
+    """The newest of what was committed, and who waits for more."""
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._waiting: deque[Recorded | Gap] = deque()
+    def __init__(self, head: int = 0, *, kept: int = KEPT_EVENTS) -> None:
+        self._ceiling = kept
+        #: The last sequence number that was published.
+        self.head = head
+        self._kept: deque[Recorded] = deque()
+        #: Of each publication that is kept, how many events and characters it has.
+        self._groups: deque[tuple[int, int]] = deque()
+        self._characters = 0
         self._readers = trio.lowlevel.ParkingLot()
 
-    def offer_nowait(self, recorded: Recorded) -> None:
-        """Append the event, or widen the gap at the end while there is no room."""
-        waiting = self._waiting
-        if len(waiting) < self._capacity:
-            waiting.append(recorded)
-        elif isinstance(last := waiting[-1], Gap):
-            waiting[-1] = Gap(last.from_seq, recorded.seq)
-        else:
-            waiting.append(Gap(recorded.seq, recorded.seq))
-        if self._readers:
-            self._readers.unpark()
+    @property
+    def tail(self) -> int:
+        """The last sequence number that is kept no more."""
+        return self.head - len(self._kept)
 
-    async def receive(self) -> Recorded | Gap:
-        """Return the next event or gap, in order."""
+    def publish(self, events: Sequence[Recorded], characters: int = 0) -> None:
+        """Let every reader have the next events, which take so many characters; never waits."""
+        if not events:
+            return
+        self._kept.extend(events)
+        self._groups.append((len(events), characters))
+        self._characters += characters
+        self.head = events[-1].seq
+        # The newest group stays, however large: readers have not had the time to be slow.
+        while len(self._groups) > 1 and (
+            len(self._kept) > self._ceiling or self._characters > KEPT_CHARACTERS
+        ):
+            count, size = self._groups.popleft()
+            self._characters -= size
+            for _ in range(count):
+                self._kept.popleft()
+        self._readers.unpark_all()
+
+    def after(self, seq: int) -> list[Recorded | Gap]:
+        """Return what was published after the sequence number, beginning with a gap where it is not kept."""
+        kept, tail = self._kept, self.tail
+        # Readers are near the end, and a deque counts from there in no time.
+        found: list[Recorded | Gap] = [kept[at] for at in range(max(seq, tail) - self.head, 0)]
+        return found if seq >= tail else [Gap(seq + 1, tail), *found]
+
+    async def wait_past(self, seq: int) -> None:
+        """Wait until something after the sequence number was published."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._waiting:
+        while self.head <= seq:
             await self._readers.park()
-        found = self._waiting.popleft()
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        return found
-
-    def receive_nowait(self, limit: int = 100) -> list[Recorded | Gap]:
-        """Return up to `limit` of what already waits, possibly nothing."""
-        return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
-
-
-class Bus:
-    """The readers of what was committed."""
-
-    def __init__(self) -> None:
-        self._subscriptions: set[Subscription] = set()
-
-    @contextmanager
-    def subscribe(self, *, capacity: int = 1024) -> Iterator[Subscription]:
-        """Own a place that gets every event committed from now on."""
-        subscription = Subscription(capacity)
-        self._subscriptions.add(subscription)
-        try:
-            yield subscription
-        finally:
-            self._subscriptions.discard(subscription)
-
-    def publish(self, events: Iterable[Recorded]) -> None:
-        """Offer the events to every reader; never waits."""
-        if self._subscriptions:
-            for recorded in events:
-                for subscription in self._subscriptions:
-                    subscription.offer_nowait(recorded)

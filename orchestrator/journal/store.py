@@ -61,7 +61,7 @@ class Store(Archive):
         super().__init__(files.reader)
         self._files, self._clock, self._new_id = files, clock, new_id
         self.state = live_state(files.writer, files.heads.seq)  #: Committed, so safe to show to clients.
-        self.bus, self.room = Bus(), files.room
+        self.bus, self.room = Bus(self.state.seq), files.room
         self.waiting = open_line(self.state, files.writer)
         self.logs = LogBook(files.log_writer, files.log_reader, clock, live=self.state.agents.keys())
         self._head, self._heads, self._committed = self.state, files.heads, files.heads
@@ -223,7 +223,7 @@ class Store(Archive):
         self._writing = None
         self.state, self._committed = group.state, group.heads
         follow(self.waiting, group)
-        self.bus.publish(group.recorded)
+        self.bus.publish(group.recorded, group.characters)
         group.done.set()
         self._moved.unpark_all()
         for agent_id in group.agents.keys() - group.state.agents.keys():

@@ -22,7 +22,6 @@ import trio
 from orchestrator.core import events as e
 from orchestrator.core.mirror import MirrorCompared, MirrorUnavailable
 from orchestrator.errors import JournalError
-from orchestrator.journal.bus import Gap, Subscription
 from orchestrator.journal.store import Store
 from orchestrator.mirror import writing
 from orchestrator.mirror.address import Address
@@ -45,8 +44,8 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 BEAT_S = 0.5
 #: Between two writes: a burst is written together, and the journal keeps the processor.
 GATHER_S = 0.05
-#: Events that may wait on the bus, and that are taken from it or from the journal at once.
-CAPACITY, BATCH = 2048, 500
+#: Events that are taken from the bus, or from the journal, at once.
+BATCH = 500
 #: Events older than this many are not published any more.
 MOST_MISSED = 10_000
 #: A Valkey that comes and goes is journaled this often at most.
@@ -73,8 +72,8 @@ class ValkeyMirror:
         self._link: Link | None = None
         #: The last event that was published.
         self._marker = Marker("", store.state.seq)
-        #: The last event that was there when all was made anew, and the last that the bus will not bring.
-        self._built = self._until = store.state.seq
+        #: The last event that was there when all was made anew.
+        self._built = store.state.seq
         self._moved = trio.lowlevel.ParkingLot()
         self._known = self._announced = False
         self._well_since = self._announced_at = -math.inf
@@ -116,18 +115,16 @@ class ValkeyMirror:
         except MirrorTrouble as trouble:
             return trouble
         try:
-            with self._store.bus.subscribe(capacity=CAPACITY) as subscription:
-                self._until = self._store.state.seq
-                await self._take_up(link)
-                async with self._writing:
-                    state = self._store.state
-                    await Wholesale(link, self._source, self._thread).make_anew(state, self._marker)
-                    self._built = state.seq
-                self._link, self.condition = link, "ok"
-                self._well_since = trio.current_time()
-                log.info("the mirror in Valkey is whole", extra={"valkey": str(address)})
-                await self._announce(None)
-                await self._follow(link, subscription)
+            await self._take_up(link)
+            async with self._writing:
+                state = self._store.state
+                await Wholesale(link, self._source, self._thread).make_anew(state, self._marker)
+                self._built = state.seq
+            self._link, self.condition = link, "ok"
+            self._well_since = trio.current_time()
+            log.info("the mirror in Valkey is whole", extra={"valkey": str(address)})
+            await self._announce(None)
+            await self._follow(link)
         except MirrorTrouble as trouble:
             return trouble
         finally:
@@ -138,13 +135,13 @@ class ValkeyMirror:
         published = await self._thread.call(writing.claim, link, self._marker.journal)
         if published is not None:
             seq = max(published, self._marker.seq) if self._known else published
-            self._marker = replace(self._marker, seq=min(seq, self._until))
+            self._marker = replace(self._marker, seq=min(seq, self._store.state.seq))
         self._known = True
 
-    async def _follow(self, link: Link, subscription: Subscription) -> NoReturn:
+    async def _follow(self, link: Link) -> NoReturn:
         """Write what comes, until something is wrong."""
         while True:
-            batch = await self._batch(subscription)
+            batch = await self._batch()
             async with self._writing:
                 whole = await self._write(link, batch)
             self._moved.unpark_all()
@@ -153,25 +150,15 @@ class ValkeyMirror:
             if batch:
                 await trio.sleep(GATHER_S)
 
-    async def _batch(self, subscription: Subscription) -> list[e.Recorded]:
+    async def _batch(self) -> list[e.Recorded]:
         """Return the next events, none where it is time for a sign of life."""
-        if self._marker.seq < self._until:
-            if batch := await self._store.events_after(self._marker.seq, limit=BATCH):
-                return batch
-            self._until = self._marker.seq
-        items: list[e.Recorded | Gap] = []
-        with trio.move_on_after(BEAT_S):
-            items = [await subscription.receive()]
-            items += subscription.receive_nowait(BATCH - 1)
-        fresh = list[e.Recorded]()
-        for item in items:
-            if isinstance(item, Gap):
-                last = items[-1]
-                self._until = last.to_seq if isinstance(last, Gap) else last.seq
-                break
-            if item.seq > self._marker.seq:
-                fresh.append(item)
-        return fresh
+        bus, seq = self._store.bus, self._marker.seq
+        if seq >= bus.tail:
+            with trio.move_on_after(BEAT_S):
+                await bus.wait_past(seq)
+        if seq < bus.tail:
+            return await self._store.events_after(seq, limit=BATCH)
+        return [each for each in bus.after(seq)[:BATCH] if isinstance(each, e.Recorded)]
 
     async def _write(self, link: Link, batch: list[e.Recorded]) -> bool:
         """Write what the events changed, and publish them; return whether all was there before."""
