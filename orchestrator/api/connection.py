@@ -82,14 +82,17 @@ class _Http1(H11Protocol):
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         """Send; the head of an answer of a known length goes out with its body, in one piece."""
+        refused = False
         try:
             data = self.connection.send(event)
         except h11.LocalProtocolError:
-            if isinstance(self.connection, H11WSConnection):
-                # Its handshake was refused (400) while the application was accepting it.
-                await self.send(Closed())
-            elif self.connection.their_state is not h11.ERROR:
+            refused = isinstance(self.connection, H11WSConnection)
+            if not refused and self.connection.their_state is not h11.ERROR:
                 raise
+            data = None
+        if data is None:
+            if refused:  # a handshake (400), while the application was accepting it
+                await self.send(Closed())
             return
         if isinstance(event, h11.Response) and any(name == b"content-length" for name, _ in event.headers):
             self._head = data
