@@ -8,7 +8,7 @@ Only reads are repeated, and creating calls, by an idempotency key. Streams resu
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -27,6 +27,10 @@ from orchestrator.client_stream import (
 )
 from orchestrator.client_words import body_of, object_of, path_of, salvage_of, wanted_events
 from orchestrator.core.spec import TaskSpec
+
+#: The events that an agent ends with, and what its status says from then on.
+ENDS = ("agent.completed", "agent.failed", "agent.killed")
+ENDED = ("completed", "failed", "killed")
 
 __all__ = [
     "PASSING",
@@ -83,6 +87,16 @@ class Client(QueueCalls):
     async def retry(self, agent_id: str, *, idempotency_key: str | None = None) -> Json:
         """Start a new agent for an ended agent's task."""
         return object_of(await self._create(path_of(agent_id, "retry"), None, idempotency_key))
+
+    async def wait(self, agent_id: str, *, seen: Callable[[Json], object] = bool) -> Json:
+        """Wait for an agent's end and return its status; each of its events is `seen`, from the first on."""
+        async for event in self.events(agent_id=agent_id, after=0):
+            seen(event)
+            if event.get("type") in ENDS:
+                break
+            if "gap" in event and (await self.status(agent_id)).get("status") in ENDED:  # the end was in it
+                break
+        return await self.status(agent_id)
 
     async def status(self, agent_id: str) -> Json:
         """Return everything about one agent."""

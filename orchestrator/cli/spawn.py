@@ -14,8 +14,6 @@ from orchestrator.cli.streams import show_event, show_log
 if TYPE_CHECKING:
     from orchestrator.client import Client
 
-ENDS = ("agent.completed", "agent.failed", "agent.killed")
-ENDED = ("completed", "failed", "killed")
 ROLES = ("worker", "reviewer", "tester", "starter", "coding", "deployer", "verifier", "auditor")
 
 
@@ -72,22 +70,16 @@ def _show_spawned(session: Session, answer: dict[str, Any]) -> None:
 
 async def _see_through(session: Session, client: Client, agent_id: str, *, follow: bool) -> dict[str, Any]:
     """Wait for an agent's end, and that of every automatic retry after it; return the last status."""
+
+    def see(event: dict[str, Any]) -> None:
+        if not follow and not session.output.as_json:
+            show_event(session.output, event)
+
     while True:
         if follow:
             async for line in client.logs(agent_id, follow=True):
                 show_log(session.output, line)
-        await _wait_end(session, client, agent_id, quiet=follow)
-        final = await client.status(agent_id)
+        final = await client.wait(agent_id, seen=see)
         if not final.get("nextAgentId"):
             return final
         agent_id = final["nextAgentId"]
-
-
-async def _wait_end(session: Session, client: Client, agent_id: str, *, quiet: bool) -> None:
-    async for event in client.events(agent_id=agent_id, after=0, follow=True):
-        if not quiet and not session.output.as_json:
-            show_event(session.output, event)
-        if event.get("type") in ENDS:
-            return
-        if "gap" in event and (await client.status(agent_id)).get("status") in ENDED:  # the end was in it
-            return
