@@ -18,6 +18,10 @@ MAX_DIFF = 16 * 1024 * 1024
 _HUNK = re.compile(rb"^@@ -\d+(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _CUT = re.compile(rb"\n\[cut here: the diff is longer than \d+ bytes\]\n\Z")
 
+#: What tools take for the end of a line, and git does not; what they read over, or git cannot write as text.
+_ENDS = re.compile("[\r\f\v\x1c-\x1e\x85\u2028\u2029]")
+_NOTHING = re.compile("[\0\ufeff\ufffd]")
+
 #: For each file the lines added, by their number.
 Additions = Mapping[str, Mapping[int, str]]
 
@@ -64,16 +68,24 @@ def _path(told: bytes) -> str:
 def silenced(gate: str, definition: Definition, added: Additions) -> str | None:
     """Return what is wrong with a candidate that silences a gate for whole files, or None."""
     for path, lines in added.items():
+        told = definition.amend is not None and any(fnmatch(path, name) for name in definition.amended_by)
+        if told and (split := [n for n, line in lines.items() if "\r" in line.rstrip("\r")]):
+            return f"{escaped(path)[:300]}:{split[0]} has a carriage return in its midst: take it out"
         for silence in definition.silences:
             if not any(fnmatch(path, pattern) for pattern in silence.paths):
                 continue
             for number, line in lines.items():
-                if found := silence.pattern.search(line):
+                if found := next(filter(None, map(silence.pattern.search, _as_tools_see(line))), None):
                     return (
                         f"{escaped(path)[:300]}:{number} adds `{escaped(found[0].strip())[:80]}`, which "
                         f"silences {gate} for the whole file: take it out"
                     )
     return None
+
+
+def _as_tools_see(line: str) -> list[str]:
+    """Return what a line of git's is to tools: UTF-16, marks of the byte order and NULs hide nothing."""
+    return _ENDS.split(_NOTHING.sub("", line))
 
 
 def commented(added: Additions) -> dict[str, list[int]]:

@@ -48,8 +48,11 @@ class Output(Protocol):
 class ReadDiff(Protocol):
     """The change over the base as a patch, cut with a mark at so many bytes."""
 
-    async def __call__(self, max_bytes: int, *paths: str) -> bytes:
-        """Return the patch: of the paths that fit one of git's patterns, where any are given."""
+    async def __call__(self, max_bytes: int, *paths: str, text: bool = False) -> bytes:
+        """Return the patch: of the paths that fit one of git's patterns, where any are given.
+
+        `text` shows also what git takes for binary.
+        """
         ...
 
 

@@ -85,7 +85,7 @@ class MechanicalGate:
             paths |= dict.fromkeys(definition.amended_by)
         if not paths:
             return definition
-        added = read_additions(await exhibit.read_diff(MAX_DIFF, *paths))
+        added = read_additions(await exhibit.read_diff(MAX_DIFF, *paths, text=True))
         if (trouble := silenced(self.name, definition, added)) is not None:
             raise Silenced(trouble)
         if definition.amend is None:

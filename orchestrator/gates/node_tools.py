@@ -29,14 +29,23 @@ _SOURCES = tuple(
 )
 #: For each gate: the comments by which a file is not looked at.
 SILENCES = {
-    "typecheck": (Silence(re.compile(r"^[ \t]*(?://|/\*)[ \t]*@ts-nocheck\b"), _SOURCES),),
-    "lint": (Silence(re.compile(r"/\*[ \t]*(?:eslint-disable(?!-)|biome-ignore-all)[^*]{0,80}"), _SOURCES),),
+    "typecheck": (Silence(re.compile(r"(?://|/\*)[/*\s]*@ts-nocheck\b"), _SOURCES),),
+    "lint": (
+        Silence(
+            re.compile(
+                r"(?:/\*|^)\s*eslint-disable(?!-)[^*]{0,80}|/\*\s*eslint(?!\S)[^*]{0,80}"
+                r"|^\s*eslint(?:\s+[\w@/\"'-]+\s*:.{0,80}|\s*$)|(?://|/\*)\s*biome-ignore-all[^*]{0,80}"
+            ),
+            _SOURCES,
+        ),
+    ),
     "coverage": (
         Silence(
             re.compile(
-                r"\b(?:istanbul[ \t]+ignore[ \t]+file"
-                r"|(?:c8|v8)[ \t]+ignore[ \t]+(?:file|start|next[ \t]+\d{2,9})"
-                r"|node:coverage[ \t]+(?:disable|ignore[ \t]+next[ \t]+\d{2,9}))"
+                r"\b(?:istanbul\s+ignore\s+file"
+                r"|(?:c8|v8)\s+ignore\s+(?:file|start|next\s+\d{2,9})"
+                r"|node:coverage\s+(?:disable|ignore\s+next\s+\d{2,9}))"
+                r"|/\*\s*istanbul(?:\s+ignore)?\s*$|\bistanbul\s+ignore\s*$"
             ),
             _SOURCES,
         ),

@@ -27,13 +27,11 @@ from orchestrator.gates.restoring import restoring
 
 _PYTHON = ("*.py", "*.pyi")
 # Each alone on its line, where the tools obey it for the whole file.
-_UNTYPED = Silence(
-    re.compile(r"^[ \t]*#[ \t]*(?:mypy:|pyright:(?![ \t]*ignore)|type:[ \t]*ignore\b).*"), _PYTHON
-)
+_UNTYPED = Silence(re.compile(r"^\s*#\s*(?:mypy:|pyright:(?!\s*ignore)|type:\s*ignore\b).*"), _PYTHON)
 _UNLINTED = Silence(
     re.compile(
-        r"^[ \t]*#[ \t]*(?:(?:ruff|flake8)[ \t]*[:=][ \t]*(?:noqa|disable|file-ignore)"
-        r"|isort:[ \t]*skip_file).*",
+        r"^\s*#(?:.*#)?\s*(?:(?:ruff|flake8)\s*[:=]\s*(?:noqa|disable|file-ignore)"
+        r"|isort:\s*skip_file).*",
         re.IGNORECASE,
     ),
     _PYTHON,

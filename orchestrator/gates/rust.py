@@ -44,7 +44,12 @@ _TOTAL = re.compile(
 #: Attributes by which a file is left alone.
 _SILENCES = {
     "lint": (
-        Silence(re.compile(r"#!\[[ \t]*(?:allow|expect)\b.{0,80}"), ("*.rs",)),
+        Silence(
+            re.compile(
+                r"#\s*!\s*\[\s*(?:(?:allow|expect)\b.{0,80}|cfg_attr\b(?:.*\b(?:allow|expect)\b|[^)]*$)|$)"
+            ),
+            ("*.rs",),
+        ),
         Silence(re.compile(r"^[^#]{0,200}=[^#]{0,80}[\"']allow[\"']"), ("Cargo.toml", "*/Cargo.toml")),
     ),
     "coverage": (Silence(re.compile(r"#!?\[.{0,80}\bcoverage\([ \t]*off\b"), ("*.rs",)),),

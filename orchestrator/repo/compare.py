@@ -31,12 +31,23 @@ def checked_commit(text: str) -> str:
 
 
 async def read_diff(
-    git: Git, base: str, commit: str, *, max_bytes: int, paths: tuple[str, ...] = (), context: int = 3
+    git: Git,
+    base: str,
+    commit: str,
+    *,
+    max_bytes: int,
+    paths: tuple[str, ...] = (),
+    context: int = 3,
+    text: bool = False,
 ) -> bytes:
-    """Return the change between two commits as a patch, cut with a mark at `max_bytes`."""
+    """Return the change between two commits as a patch, cut with a mark at `max_bytes`.
+
+    `text` shows what git takes for binary, too: one NUL makes it of any file.
+    """
     patch, cut = await git.read_start(
         *("diff-tree", "-r", "-p", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv"),
-        *("--ignore-submodules=all", "--full-index", f"--unified={context}", base, commit, "--", *paths),
+        *("--ignore-submodules=all", "--full-index", f"--unified={context}", *(("--text",) if text else ())),
+        *(base, commit, "--", *paths),
         max_bytes=max_bytes,
         extra=Extra(prefix=BOUNDED),
     )

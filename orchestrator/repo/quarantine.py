@@ -210,11 +210,17 @@ class Quarantine:
         return _subject(subject) in self._own_subjects
 
     async def diff(
-        self, commit: str, *, max_bytes: int, paths: tuple[str, ...] = (), context: int = 3
+        self,
+        commit: str,
+        *,
+        max_bytes: int,
+        paths: tuple[str, ...] = (),
+        context: int = 3,
+        text: bool = False,
     ) -> bytes:
         """Return the change over the base as a patch, cut with a mark at `max_bytes`; of some paths only."""
         pair = (self.base, checked_commit(commit))
-        return await read_diff(self.git, *pair, max_bytes=max_bytes, paths=paths, context=context)
+        return await read_diff(self.git, *pair, max_bytes=max_bytes, paths=paths, context=context, text=text)
 
     async def changed(self, commit: str) -> tuple[str, ...]:
         """Return the paths that a commit adds, changes or removes over the base."""

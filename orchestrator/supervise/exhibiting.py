@@ -67,7 +67,9 @@ def show(
     )
 
 
-async def _read_diff(quarantine: Quarantine, commit: str, max_bytes: int, *paths: str) -> bytes:
+async def _read_diff(
+    quarantine: Quarantine, commit: str, max_bytes: int, *paths: str, text: bool = False
+) -> bytes:
     """Return the candidate's change; the whole of it, which is read by a mind, with more around each."""
     context = FEW if paths else CONTEXT
-    return await quarantine.diff(commit, max_bytes=max_bytes, paths=paths, context=context)
+    return await quarantine.diff(commit, max_bytes=max_bytes, paths=paths, context=context, text=text)

@@ -243,7 +243,7 @@ def exhibit_of(
             raise RepositoryError("it is a link")
         return await base_with(candidate).read(path)
 
-    async def read_diff(max_bytes: int, *paths: str) -> bytes:
+    async def read_diff(max_bytes: int, *paths: str, text: bool = False) -> bytes:
         return patch_of(base, candidate, paths)
 
     return Exhibit(
@@ -272,7 +272,8 @@ def patch_of(base: Files, candidate: Files, patterns: Sequence[str]) -> bytes:
     for path in sorted({*base, *candidate}):
         old, new = base.get(path), candidate.get(path)
         if old != new and (not patterns or any(fnmatch(path, pattern) for pattern in patterns)):
-            sides = [[f"{line}\n" for line in (text or "").splitlines()] for text in (old, new)]
+            lines = (text.removesuffix("\n").split("\n") if text else [] for text in (old, new))
+            sides = [[f"{line}\n" for line in side] for side in lines]
             names = ("/dev/null" if old is None else f"a/{path}", "/dev/null" if new is None else f"b/{path}")
             mode = "new" if old is None else "deleted" if new is None else None
             head = [f"diff --git a/{path} b/{path}\n", *([f"{mode} file mode 100644\n"] if mode else [])]

@@ -9,6 +9,8 @@ import pytest
 
 from orchestrator.gates.additions import TooLarge, commented, read_additions
 from orchestrator.gates.protected import protected
+from orchestrator.repo.compare import read_diff
+from orchestrator.repo.git import Git
 
 
 def patch(place: Path, old: dict[str, str], new: dict[str, str]) -> bytes:
@@ -36,6 +38,15 @@ def test_added_lines_are_told_by_file_and_number(tmp_path: Path) -> None:
         "new é \t.py": {1: "+++ b/other.py", 2: "@@ -1 +1 @@"},
     }
     assert commented(added) == {"a.py": [10]}
+
+
+async def test_file_that_git_takes_for_binary_is_read_all_the_same(tmp_path: Path) -> None:
+    patch(tmp_path, {"a.ts": "1\n"}, {"a.ts": "// @ts-nocheck \0\n1\n"})
+    git = Git(tmp_path / ".git")
+    old, new = (await git.run("rev-parse", "HEAD^", "HEAD")).decode().split()
+    told = await read_diff(git, old, new, max_bytes=9999, paths=("*.ts",), text=True)
+    assert read_additions(told) == {"a.ts": {1: "// @ts-nocheck \0"}}
+    assert not read_additions(await read_diff(git, old, new, max_bytes=9999, paths=("*.ts",)))
 
 
 def test_change_too_large_to_be_read_is_no_way_around() -> None:
