@@ -7,7 +7,7 @@ read is no way around. Pure. Caller: `gates.mechanical`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 
 from orchestrator.core.text import escaped
@@ -15,12 +15,16 @@ from orchestrator.gates.definition import Definition
 
 #: Bytes of a change in the files that a gate looks through.
 MAX_DIFF = 16 * 1024 * 1024
+_MODE = re.compile(rb"(?:new file mode|new mode|index \S+) (\d{6})")
 _HUNK = re.compile(rb"^@@ -\d+(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _CUT = re.compile(rb"\n\[cut here: the diff is longer than \d+ bytes\]\n\Z")
 
 #: What tools take for the end of a line, and git does not; what they read over, or git cannot write as text.
 _ENDS = re.compile("[\r\f\v\x1c-\x1e\x85\u2028\u2029]")
 _NOTHING = re.compile("[\0\ufeff\ufffd]")
+
+#: The number of the line that says where a link leads.
+LINK = 0
 
 #: For each file the lines added, by their number.
 Additions = Mapping[str, Mapping[int, str]]
@@ -37,23 +41,33 @@ def read_additions(patch: bytes) -> dict[str, dict[int, str]]:
     added: dict[str, dict[int, str]] = {}
     lines = iter(patch.split(b"\n"))
     current: dict[int, str] = {}
+    link = False
     for line in lines:
-        if line.startswith(b"+++ "):
+        if line.startswith(b"diff --git "):
+            link = False
+        elif found := _MODE.fullmatch(line):
+            link = found[1] == b"120000"
+        elif line.startswith(b"+++ "):
             current = added.setdefault(_path(line[4:]), {})
         elif found := _HUNK.match(line):
-            old, number, new = (int(text) if text is not None else 1 for text in found.groups())
-            while old > 0 or new > 0:
-                content = next(lines, None)
-                if content is None:
-                    break
-                mark = content[:1]
-                if mark == b"+":
-                    current[number] = content[1:].decode(errors="replace")
-                if mark in {b"+", b" "}:
-                    number, new = number + 1, new - 1
-                if mark in {b"-", b" "}:
-                    old -= 1
+            rows = dict(_added(lines, *(int(text) if text is not None else 1 for text in found.groups())))
+            current |= {LINK: "".join(rows.values())} if link else rows
     return {path: found for path, found in added.items() if found}
+
+
+def _added(lines: Iterator[bytes], old: int, number: int, new: int) -> Iterator[tuple[int, str]]:
+    """Yield the lines that a hunk of so many old and new lines adds, by their number."""
+    while old > 0 or new > 0:
+        content = next(lines, None)
+        if content is None:
+            return
+        mark = content[:1]
+        if mark == b"+":
+            yield number, content[1:].decode(errors="replace")
+        if mark in {b"+", b" "}:
+            number, new = number + 1, new - 1
+        if mark in {b"-", b" "}:
+            old -= 1
 
 
 def _path(told: bytes) -> str:
@@ -67,7 +81,11 @@ def _path(told: bytes) -> str:
 
 def silenced(gate: str, definition: Definition, added: Additions) -> str | None:
     """Return what is wrong with a candidate that silences a gate for whole files, or None."""
+    looked_at = [*definition.amended_by, *(name for each in definition.silences for name in each.paths)]
     for path, lines in added.items():
+        if LINK in lines and not any(fnmatch(lines[LINK], pattern) for pattern in looked_at):
+            where = escaped(lines[LINK])[:300]
+            return f"{escaped(path)[:300]} is a link to {where}, which is not looked through: add the file"
         told = definition.amend is not None and any(fnmatch(path, name) for name in definition.amended_by)
         if told and (split := [n for n, line in lines.items() if "\r" in line.rstrip("\r")]):
             return f"{escaped(path)[:300]}:{split[0]} has a carriage return in its midst: take it out"
@@ -93,5 +111,5 @@ def commented(added: Additions) -> dict[str, list[int]]:
     return {
         path: marks
         for path, lines in added.items()
-        if (marks := [n for n, line in lines.items() if "#" in line])
+        if (marks := [n for n, line in lines.items() if "#" in line and n != LINK])
     }

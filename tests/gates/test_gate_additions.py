@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from orchestrator.gates.additions import TooLarge, commented, read_additions
+from orchestrator.gates.additions import TooLarge, commented, read_additions, silenced
+from orchestrator.gates.definition import Definition, Silence
 from orchestrator.gates.protected import protected
 from orchestrator.repo.compare import read_diff
 from orchestrator.repo.git import Git
@@ -22,6 +24,10 @@ def patch(place: Path, old: dict[str, str], new: dict[str, str]) -> bytes:
             (place / path).unlink()
         for path, text in files.items():
             (place / path).parent.mkdir(parents=True, exist_ok=True)
+            if text.startswith("->"):
+                (place / path).unlink(missing_ok=True)
+                (place / path).symlink_to(text[2:])
+                continue
             (place / path).write_text(text)
         subprocess.run([*git, "add", "-A"], check=True)
         subprocess.run([*git, "commit", "-qm", "x"], check=True)
@@ -38,6 +44,25 @@ def test_added_lines_are_told_by_file_and_number(tmp_path: Path) -> None:
         "new é \t.py": {1: "+++ b/other.py", 2: "@@ -1 +1 @@"},
     }
     assert commented(added) == {"a.py": [10]}
+
+
+def test_link_to_what_is_not_looked_through_is_refused(tmp_path: Path) -> None:
+    silences = (Silence(re.compile("x"), ("*.py",)),)
+    definition = Definition(shown=("lint",), argv=("lint",), silences=silences)
+    old = {"a.py": "1\n", "b.py": "->c.py", "d.txt": "x\n"}
+    rows = (
+        ({**old, "a.py": "->d.txt"}, "a.py is a link to d.txt, which is not looked through"),
+        ({**old, "b.py": "->d.txt"}, "b.py is a link to d.txt"),
+        ({**old, "sub/e.py": "->../d.txt"}, "sub/e.py is a link to ../d.txt"),
+        ({**old, "sub/e.py": "->../c.py"}, ""),
+        ({**old, "a.py": "->b.py", "z.py": "2\n"}, ""),
+    )
+    for number, (new, why) in enumerate(rows):
+        place = tmp_path / str(number)
+        place.mkdir()
+        found = silenced("lint", definition, read_additions(patch(place, old, new)))
+        assert (found or "").startswith(why)
+        assert bool(found) is bool(why)
 
 
 async def test_file_that_git_takes_for_binary_is_read_all_the_same(tmp_path: Path) -> None:
