@@ -126,25 +126,37 @@ class Coordinator:
         """Return for how many seconds it has answered no question; 0 where it did answer the last."""
         return 0.0 if self._silent is None else self._silent[1] - self._silent[0]
 
-    async def _enriched(self, question: QualityCheck, enrich: Enrich | None) -> QualityCheck:
-        if enrich is None or not self._confidential or BUNDLE not in (await self.health()).accepts:
-            return question
-        return await enrich(question)
+    async def _enriched(self, question: QualityCheck, enrich: Enrich | None) -> tuple[bytes, bool]:
+        """Return the question as it is sent, and whether what it should hold is known."""
+        if enrich is None or not self._confidential:
+            return question.body(), True
+        health = await self.health(trusted=False)
+        if BUNDLE in health.accepts:
+            question = await enrich(question)
+        return question.body(), not health.trouble
 
     async def _ask_in_time(
         self, question: QualityCheck, clock: Clock, deadline_s: float, enrich: Enrich | None
     ) -> Opinion:
-        asked, body = clock.now(), None
-        with clock.move_on_after(deadline_s):
-            body = (await self._enriched(question, enrich)).body()
-        if body is not None:
-            deadline_s += len(body) / UPLOAD_BYTES_PER_S
-            with clock.move_on_after(deadline_s - (clock.now() - asked)):
-                return await self._ask_patiently(body, clock)
-        raise CoordinatorUnavailable(f"coordinator_unavailable: no answer within {deadline_s:.0f} s")
+        asked, failures, upload_s = clock.now(), 0, 0.0
+        ends = False
+        while not ends:
+            ends, body, known = True, None, True
+            with clock.move_on_after(deadline_s + upload_s - (clock.now() - asked)):
+                body, known = await self._enriched(question, enrich)
+            if body is None:
+                break
+            upload_s = len(body) / UPLOAD_BYTES_PER_S
+            with clock.move_on_after(deadline_s + upload_s - (clock.now() - asked)):
+                opinion = await self._ask_patiently(body, clock, failures, once=not known)
+                if opinion is not None:
+                    return opinion
+                failures, ends = failures + 1, False
+        within_s = deadline_s + upload_s
+        raise CoordinatorUnavailable(f"coordinator_unavailable: no answer within {within_s:.0f} s")
 
-    async def _ask_patiently(self, body: bytes, clock: Clock) -> Opinion:
-        failures = 0
+    async def _ask_patiently(self, body: bytes, clock: Clock, failures: int, *, once: bool) -> Opinion | None:
+        """Return the opinion; None after one more try that failed and its pause, where that is all."""
         while True:
             try:
                 return read_opinion(await self._ask(body, clock))
@@ -159,6 +171,8 @@ class Coordinator:
                     raise CoordinatorUnavailable(told) from error
             with clock.move_on_after(wait_s):
                 await trio.sleep_forever()
+            if once:
+                return None
 
     async def _ask(self, body: bytes, clock: Clock) -> bytes:
         """Return the body of an answer of status 200."""
@@ -181,10 +195,13 @@ class Coordinator:
             self._address, self._address.target(path, {}), headers, method=method, body=body
         )
 
-    async def health(self) -> Health:
-        """Return how the coordinator is, now or a few seconds ago; never raises for what it does."""
+    async def health(self, *, trusted: bool = True) -> Health:
+        """Return how the coordinator is, now or a few seconds ago; never raises for what it does.
+
+        What was wrong a few seconds ago may be right again, where that is not to be `trusted`.
+        """
         now = trio.current_time()
-        if self._seen is None or now - self._seen[0] > FRESH_S:
+        if self._seen is None or now - self._seen[0] > FRESH_S or not (trusted or not self._seen[1].trouble):
             self._seen = (now, await self._look())
         return self._seen[1]
 

@@ -192,6 +192,20 @@ async def test_candidate_is_sent_only_to_who_says_that_it_takes_it_and_never_in_
     assert [("bundle" in asked) for asked in coordinator.asked] == [False, False, True]
 
 
+async def test_coordinator_that_begins_anew_gets_the_candidate_once_it_is_there() -> None:
+    async def enrich(plain: QualityCheck) -> QualityCheck:
+        return plain.model_copy(update={"base": "b" * 40, "bundle": "AA=="})
+
+    down = answer(b"", "503 No")
+    with running(down, down, APPROVES) as coordinator:
+        coordinator.health["accepts"] = ["bundle"]
+        coordinator.healths = [down, down]
+        judge = Coordinator(coordinator.url)
+        opinion = await judge.check(question(), clock=Hurried(), deadline_s=900, enrich=enrich)
+    assert opinion.approved
+    assert [("bundle" in asked) for asked in coordinator.asked] == [False, False, True]
+
+
 async def test_health_is_asked_for_once_in_a_while() -> None:
     with running(APPROVES) as coordinator:
         judge = Coordinator(coordinator.url)

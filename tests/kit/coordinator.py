@@ -95,6 +95,8 @@ class Coordinator:
     heads: list[str] = field(default_factory=list)
     #: What comes before the script, by the task that is asked about.
     by_task: dict[str, Manner] = field(default_factory=dict)
+    #: What is answered first when its health is asked for.
+    healths: list[Manner] = field(default_factory=list)
     health: dict[str, Any] = field(default_factory=lambda: {"status": "healthy"})
 
     @property
@@ -113,7 +115,7 @@ class Coordinator:
         head, _, body = raw.partition(b"\r\n\r\n")
         self.heads.append(head.decode())
         if not head.startswith(b"POST"):
-            answer(self.health)(connection)
+            (self.healths.pop(0) if self.healths else answer(self.health))(connection)
             return
         lines = head.lower().split(b"\r\n")
         length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
