@@ -42,6 +42,8 @@ BASE = {
         ("run-tests.sh", "false\n", None),
         ("tests/test_a.py", PY.replace("assert 2", "assert 3"), None),
         ("a.py", None, None),
+        ("a_test.go", "//go:build never\n\n" + GO, "1 mark that skips (a_test.go)"),
+        ("b_test.go", "//go:build linux\n\n" + GO, None),
         ("tests/__init__.py", "", None),
     ],
 )
@@ -57,3 +59,30 @@ def test_a_test_that_moves_or_has_another_in_its_place_is_no_loss() -> None:
         "run-test.sh": "true\n"
     }
     assert lost_tests(parse_patch(patch_of(BASE, renamed, ()))) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "to", "lost"),
+    [
+        ("tests/test_a.py", "tests/a_checks.py", True),
+        ("tests/test_a.py", "tests/conftest.py", True),
+        ("tests/test_a.py", "build/test_a.py", True),
+        ("tests/test_a.py", "tests/new/b_test.py", False),
+        ("a.test.ts", "a.checks.ts", True),
+        ("a.test.ts", "__tests__/a.ts", False),
+        ("a_test.go", "a_testing.go", True),
+        ("a_test.go", "testdata/a_test.go", True),
+        ("ATest.java", "A.java", True),
+        ("src/a.rs", "src/b.rs", False),
+    ],
+)
+def test_a_test_that_goes_where_no_runner_looks_is_lost(path: str, to: str, lost: bool) -> None:
+    after = {**{name: text for name, text in BASE.items() if name != path}, to: BASE[path]}
+    told = lost_tests(parse_patch(patch_of(BASE, after, ())))
+    assert told == (f"2 tests ({path})" if lost else None)
+
+
+def test_a_file_of_tests_that_git_cannot_show_is_lost() -> None:
+    head = "diff --git a/a.test.ts b/a.test.ts\nindex 1..2 100644\n"
+    patch = f"{head}Binary files a/a.test.ts and b/a.test.ts differ\n".encode()
+    assert lost_tests(parse_patch(patch)) == "1 file of tests (a.test.ts)"
