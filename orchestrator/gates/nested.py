@@ -36,9 +36,11 @@ async def led_below(base: Base, exhibit: Exhibit, definition: Definition) -> Def
         if "/" not in path:
             continue
         await look.refuse_place(path)
-        if not await look.leads(path):
+        folder, _, name = path.rpartition("/")
+        around = await look.in_base(folder)
+        if not around or not await look.leads(path):
             continue
-        content = await base.read(path)
+        content = await base.read(path) if name in around else None
         if await look.stays(path, content):
             continue
         if content is None:
@@ -59,7 +61,7 @@ class _Look:
         self._base = base
         self._exhibit = exhibit
         self._below = below
-        self._names: dict[str, frozenset[str]] = {}
+        self._names = {"": frozenset(base.names)}
         self._made_of: dict[str, frozenset[str]] = {}
 
     async def refuse_place(self, path: str) -> None:
@@ -69,7 +71,7 @@ class _Look:
             return  # the definition itself refuses it
         for number, part in enumerate(parts[1:], 1):
             if part in self._below.places:
-                around = await self._in_base("/".join(parts[:number]))
+                around = await self.in_base("/".join(parts[:number]))
                 if around and part not in around:
                     shown = escaped("/".join(parts[: number + 1]))[:300]
                     raise Displaced(
@@ -85,7 +87,7 @@ class _Look:
             return False
         for folder in _above(path):
             if folder not in self._made_of:
-                known = await self._in_base(folder)
+                known = await self.in_base(folder)
                 found = await self._below.follow(self._base, folder) if known else ()
                 self._made_of[folder] = frozenset(found)
             if path in self._made_of[folder]:
@@ -93,7 +95,7 @@ class _Look:
         return False
 
     async def stays(self, path: str, content: bytes | None) -> bool:
-        """Return whether the candidate's own file is left: it says the same, or is of a folder of its own."""
+        """Return whether the candidate's own file is left: it says the same, or its folder went with it."""
         folder, _, name = path.rpartition("/")
         if name in self._below.shared:
             try:
@@ -102,12 +104,15 @@ class _Look:
             except RepositoryError:  # too large to be read, or a link
                 pass
         if content is None:
-            return not await self._in_base(folder)
+            return False
         return name in self._below.additions or await self._is_gone(folder)
 
-    async def _in_base(self, folder: str) -> frozenset[str]:
+    async def in_base(self, folder: str) -> frozenset[str]:
+        """Return the names in a folder of the base; where there is none, nobody is asked."""
         if folder not in self._names:
-            self._names[folder] = frozenset(await self._base.names_in(folder))
+            above, _, name = folder.rpartition("/")
+            there = name in await self.in_base(above)
+            self._names[folder] = frozenset(await self._base.names_in(folder) if there else ())
         return self._names[folder]
 
     async def _is_gone(self, folder: str) -> bool:

@@ -169,3 +169,24 @@ async def test_tools_that_a_candidate_brings_below_the_top_are_refused(
         await led(tmp_path / "checkout", ordinary_user, Row(base, {path: "x\n"}))
     fixture = {"test/new/node_modules/x/index.js": "1\n"}
     await led(tmp_path / "checkout", ordinary_user, Row(base, fixture))
+
+
+async def test_folders_that_the_base_lacks_cost_nothing(tmp_path: Path, ordinary_user: User) -> None:
+    asked: list[str] = []
+    known = base_with(WORKSPACES)
+
+    async def read(path: str) -> bytes | None:
+        asked.append(path)
+        return await known.read(path)
+
+    async def names_in(folder: str) -> tuple[str, ...]:
+        asked.append(folder)
+        return await known.names_in(folder)
+
+    definition = await find("tests", known)
+    fresh = {f"packages/new/{n}/{n}/{name}": "{}" for n in range(50) for name in ("a.js", "package.json")}
+    exhibit = exhibit_of(
+        WORKSPACES, {**WORKSPACES, **fresh}, tmp_path, ProcessBackend(ordinary_user), Limits()
+    )
+    await led_below(Base(known.names, read, names_in), exhibit, definition)
+    assert asked == ["packages"]
