@@ -135,6 +135,8 @@ class Definition:
     #: Paths of the base that say what is run: a candidate's own are not looked at.
     sources: tuple[str, ...] = ()
     silences: tuple[Silence, ...] = ()
+    #: Returns the files that the tool does not look at where there is one of that path.
+    hides: Callable[[str], tuple[str, ...]] | None = None
     #: Makes what the command is told of the lines that the candidate adds to these files, if it is told.
     amend: Amend | None = None
     #: Names of these files, as of a silence.

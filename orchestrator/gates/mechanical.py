@@ -8,12 +8,14 @@ with what ran on the base, which is run once for each base. Caller: `gates.base`
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 
 import trio
 
 from orchestrator.core.losses import PATHS
 from orchestrator.core.model import Verdict
+from orchestrator.core.text import escaped
 from orchestrator.errors import RepositoryError
 from orchestrator.gates.additions import MAX_DIFF, TooLarge, read_additions, silenced
 from orchestrator.gates.definition import Base, Definition, Kind, Unrunnable, remembered
@@ -27,6 +29,8 @@ from orchestrator.gates.trial import Trial, run_trial
 
 #: Bytes of a change that are looked through for tests that go.
 MAX_LOSSES = 4 * 1024 * 1024
+#: Folders in which files are looked for that keep a tool from others.
+MAX_HIDING = 1000
 #: Bases whose tests are remembered by their number.
 MAX_BASES = 256
 
@@ -80,6 +84,8 @@ class MechanicalGate:
 
     async def _look_through(self, exhibit: Exhibit, definition: Definition) -> Definition:
         """Return the definition, told what the candidate adds; raises `Silenced` and `TooLarge`."""
+        if definition.hides is not None:
+            await _refuse_hiding(exhibit, definition.hides)
         paths = dict.fromkeys(path for silence in definition.silences for path in silence.paths)
         if definition.amend is not None:
             paths |= dict.fromkeys(definition.amended_by)
@@ -111,6 +117,27 @@ async def _settle(exhibit: Exhibit, definition: Definition) -> Definition:
 
 class Silenced(Exception):
     """The candidate silences the gate for whole files."""
+
+
+async def _refuse_hiding(exhibit: Exhibit, hides: Callable[[str], tuple[str, ...]]) -> None:
+    """Raise `Silenced` where a file that the candidate adds keeps its tool from another one."""
+    known: dict[tuple[bool, str], frozenset[str]] = {}
+
+    async def is_there(path: str, *, before: bool) -> bool:
+        folder, _, name = path.rpartition("/")
+        if (place := (before, folder)) not in known:
+            names = exhibit.names_base if before else exhibit.names_candidate
+            known[place] = frozenset(await names(folder))
+        return name in known[place]
+
+    for path in exhibit.changed:
+        for hidden in hides(path):
+            if len(known) > MAX_HIDING:
+                raise Silenced(f"the change has files like {escaped(path)[:300]} in too many folders")
+            there = await is_there(hidden, before=False) and await is_there(path, before=False)
+            if there and not await is_there(path, before=True):
+                shown = f"{escaped(path)[:300]}, by which {escaped(hidden)[:300]} is not looked at"
+                raise Silenced(f"the candidate adds {shown}: take it out")
 
 
 class _Counts:

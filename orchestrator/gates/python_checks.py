@@ -10,6 +10,7 @@ import json
 import re
 import secrets
 import tomllib
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from orchestrator.gates.definition import (
@@ -48,13 +49,8 @@ async def find_typecheck(base: Base) -> Definition | None:
         words = plugins if isinstance(plugins, list) else str(plugins).replace(",", " ").split()
         paths = [path for word in words if str(word).endswith(".py") and (path := plain_path(str(word)))]
         files = {name: config.text.encode(), **await read_all(base.read, paths)}
-        return _check(
-            config,
-            ("mypy", *targets),
-            ("mypy", "--config-file", name, "--cache-dir=/dev/null", *targets),
-            files,
-            _UNTYPED,
-        )
+        command = ("mypy", "--config-file", name, "--cache-dir=/dev/null", *targets)
+        return replace(_check(config, ("mypy", *targets), command, files, _UNTYPED), hides=_hidden_by)
     if (config := await find_config(base, PYRIGHT)) is not None:
         name = f".orchestrator-{secrets.token_hex(4)}.json"
         text = config.text
@@ -62,6 +58,14 @@ async def find_typecheck(base: Base) -> Definition | None:
             text = json.dumps(config.values("tool.pyright"), default=str)
         return _check(config, ("pyright",), ("pyright", "--project", name), {name: text.encode()}, _UNTYPED)
     return None
+
+
+def _hidden_by(path: str) -> tuple[str, ...]:
+    """Return the sources that mypy leaves alone where there is a stub of that path."""
+    if not path.endswith(".pyi"):
+        return ()
+    package = path.removesuffix("/__init__.pyi")
+    return (path[:-1],) if package == path else (path[:-1], f"{package}.py")
 
 
 async def find_lint(base: Base) -> Definition | None:

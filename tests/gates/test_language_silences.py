@@ -70,3 +70,22 @@ async def test_line_ends_that_hide_an_exclusion_are_refused(judge: Judge) -> Non
     change = {"app.py": "def f():\r    return 1  # pragma: no cover\n"}
     verdict = await judge(PYTHON, change, gate="coverage")
     assert verdict.message == "app.py:1 has a carriage return in its midst: take it out"
+
+
+@pytest.mark.parametrize(
+    ("base", "stub", "hidden"),
+    [
+        (PYTHON, "app.pyi", "app.py"),
+        (PYTHON, "app/__init__.pyi", "app.py"),
+        ({**PYTHON, "a/__init__.py": ""}, "a/__init__.pyi", "a/__init__.py"),
+        ({**PYTHON, "app.pyi": ""}, "app.pyi", ""),
+        (PYTHON, "other.pyi", ""),
+    ],
+)
+async def test_stub_that_hides_a_source_is_named(
+    judge: Judge, base: dict[str, str], stub: str, hidden: str
+) -> None:
+    verdict = await judge(base, {stub: "x: int\n"}, gate="typecheck")
+    told = f"the candidate adds {stub}, by which {hidden} is not looked at: take it out"
+    assert (verdict.message == told) is bool(hidden)
+    assert ("looked at" in verdict.message) is bool(hidden)
