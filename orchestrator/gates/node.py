@@ -30,14 +30,24 @@ from orchestrator.gates.definition import (
     shadows,
 )
 from orchestrator.gates.node_scripts import measurable, plain, reporting
-from orchestrator.gates.node_tools import BIOME, ESLINT, SILENCES, SUFFIXES, own_command, packages
+from orchestrator.gates.node_tools import BIOME, ESLINT, FURTHER, SILENCES, SUFFIXES, own_command, packages
 from orchestrator.gates.restoring import restoring
 from orchestrator.gates.tally import TOTALS
 
 #: The keys of package.json that say how the project is checked.
 SETTINGS = (
     *("scripts", "jest", "mocha", "ava", "tap", "vitest", "c8", "nyc", "jasmine"),
-    *("eslintConfig", "eslintIgnore", "babel", "xo", "standard", "wireit"),
+    *(
+        "eslintConfig",
+        "eslintIgnore",
+        "babel",
+        "xo",
+        "standard",
+        "wireit",
+        "prettier",
+        "stylelint",
+        "jshintConfig",
+    ),
 )
 #: Files that say the same. What npm's own file says decides which shell runs the scripts.
 CONFIGS = (
@@ -55,6 +65,7 @@ CONFIGS = (
     *ESLINT,
     ".eslintignore",
     *BIOME,
+    *FURTHER,
     *("tsconfig.json", "jsconfig.json"),
 )
 _TSCONFIG = re.compile(r"tsconfig\.[\w.-]{1,60}\.json")

@@ -19,6 +19,16 @@ ESLINT = (
     *(f".eslintrc.{suffix}" for suffix in ("js", "cjs", "yaml", "yml", "json")),
 )
 BIOME = ("biome.json", "biome.jsonc")
+#: What leads further checkers that scripts call: of the layout, of styles, and linters of other makes.
+FURTHER = (
+    *(".editorconfig", ".prettierignore", ".stylelintignore", ".oxlintrc.json", ".jshintrc", ".jshintignore"),
+    *("dprint.json", ".prettierrc", ".stylelintrc"),
+    *(
+        f"{name}.{suffix}"
+        for name in (".prettierrc", "prettier.config", ".stylelintrc", "stylelint.config")
+        for suffix in (*SUFFIXES, "yaml", "yml", "json5", "toml")
+    ),
+)
 #: The runners of tests that need no script, where the project depends on one.
 _RUNNERS = {"vitest": "vitest run", "jest": "jest", "mocha": "mocha"}
 _TEST_FILE = re.compile(r"(?:.*[._-])?test\.[cm]?js|test-.*\.[cm]?js")

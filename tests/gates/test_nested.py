@@ -67,9 +67,9 @@ ROWS = {
     "script that a script calls": Row(WORKSPACES, {f"{A}/tools/check.sh": "1\n"}, (f"{A}/tools/check.sh",)),
     "configuration added": Row(
         WORKSPACES,
-        {f"{A}/.npmrc": "x", f"{A}/src/.eslintrc": "{}"},
+        {f"{A}/.npmrc": "x", f"{A}/src/.eslintrc": "{}", f"{A}/.prettierignore": "*\n"},
         (),
-        (f"{A}/.npmrc", f"{A}/src/.eslintrc"),
+        (f"{A}/.npmrc", f"{A}/src/.eslintrc", f"{A}/.prettierignore"),
     ),
     "configuration for one build": Row(
         WORKSPACES, {f"{A}/tsconfig.build.json": "{}"}, (), (f"{A}/tsconfig.build.json",)
