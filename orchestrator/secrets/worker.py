@@ -25,6 +25,8 @@ from sandbox.process import DEVNULL, Child, open_child
 MEMORY_BYTES = 4096 * MIB
 #: Orders after which a worker is replaced, whatever it is like.
 MAX_ORDERS = 500
+#: Seconds that one which gave no answer has to end by itself, which tells what it died of.
+END_S = 5.0
 _MAX_ANSWER = 16 * MIB
 #: What ends a worker only where somebody sends it: its own bounds end it in other ways.
 _SENT = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
@@ -59,7 +61,20 @@ class Worker:
         """
         self.idle = False
         self._orders += 1
-        answer = b""
+        answer, ended = b"", None
+        try:
+            answer = await self._answer(order, objects)
+            if not answer:  # a kill of ours would be taken for somebody else's
+                with trio.move_on_after(END_S):
+                    ended = await self._child.wait()
+        finally:
+            self.idle = bool(answer) and self._orders < MAX_ORDERS
+            if not self.idle:
+                self._child.kill_nowait()
+        return None if ended is not None and ended.signal in _SENT else answer
+
+    async def _answer(self, order: bytes, objects: int | None) -> bytes:
+        """Hand the order over, and return the answer; nothing where there is none, or too much of it."""
         try:
             file = _order_file(order)
             try:
@@ -67,17 +82,9 @@ class Worker:
             finally:
                 os.close(file)
             size = int.from_bytes(await self._receive(8))
-            if 0 < size <= _MAX_ANSWER:
-                answer = await self._receive(size)
+            return await self._receive(size) if 0 < size <= _MAX_ANSWER else b""
         except (OSError, trio.BrokenResourceError):
-            answer = b""
-        finally:
-            self.idle = bool(answer) and self._orders < MAX_ORDERS
-            if not self.idle:
-                self._child.kill_nowait()
-        if not answer and (await self._child.wait()).signal in _SENT:
-            return None
-        return answer
+            return b""
 
     async def wait(self) -> None:
         """Wait for its end."""

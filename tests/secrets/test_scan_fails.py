@@ -149,6 +149,23 @@ async def test_who_ends_the_process_costs_nobody_a_scan_and_whoever_goes_on_gets
     assert len(struck) == strikes
 
 
+async def test_what_the_process_dies_of_by_itself_is_looked_at_once_and_told_as_that(stand: Stand) -> None:
+    asked = list[str]()
+
+    @asynccontextmanager
+    async def cut_off(*revisions: str) -> AsyncGenerator[Stream, None]:
+        """Open objects that end in the middle of one."""
+        asked.extend(revisions[:1])
+        with (stand.root / "cut.off").open("w+b") as file:
+            file.write(b"0" * 40 + b" blob 500 x\nabc")
+            file.seek(0)
+            yield Silent(file.fileno())
+
+    report = await stand.scanner.scan(cut_off, base=stand.base, tip=stand.base)
+    assert "too much for the process" in report.trouble
+    assert asked == [stand.base]
+
+
 def searching() -> set[int]:
     """Return the processes that look for secrets for this one, and for nobody else on the host."""
     return set(marked("orchestrator.secrets.inside")) & children()
