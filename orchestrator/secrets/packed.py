@@ -22,15 +22,20 @@ from orchestrator.secrets.engine import TooMuch, compiled
 MIB = 1 << 20
 #: Members of one archive, and streams in one text.
 MAX_MEMBERS = 5_000
+#: Members of all archives in one text, one in another among them.
+MAX_ENTRIES = 100_000
 #: Bytes that unpacking may take: `xz -9` takes 65 MiB.
 MAX_DICTIONARY = 128 * MIB
 #: Archives in one text, one behind another.
 MAX_ARCHIVES = 64
-#: How much of a stream is fed at once.
-_FED = 256 << 10
+#: How much of a stream is fed at once, at first and later: most are short.
+_FED, _MOST_FED = 4 << 10, 256 << 10
 _STREAM = compiled(r"\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\x00")
 _BEGINS = (b"\x1f\x8b\x08", b"1AY&SY", b"\xfd7zXZ\x00")
+_ENTRY, _ENTRY_BYTES = b"PK\x03\x04", 30
 _ARCHIVE_END, _END_BYTES = b"PK\x05\x06", 22
+#: What `_entries` has already seen of an archive.
+_SEEN = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _ZLIB = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
 #: What begins like this is no text.
 MAGIC = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", *_ZLIB)
@@ -87,8 +92,10 @@ def packed_in(data: bytes, budget: Budget) -> Iterator[Hidden]:
         yield Hidden(_streamed(zlib.decompressobj(), data, 0, budget)[0])
     if any(each in data for each in _BEGINS):  # which no text is; that is known in a twentieth of the time
         yield from _streams(data, budget)
-    if _ARCHIVE_END in data:
+    if _ARCHIVE_END in data:  # first, because that is quick to say where it is too much
         yield from _archives(data, budget)
+    if _ENTRY in data:
+        yield from _entries(data, budget)
 
 
 def _streams(data: bytes, budget: Budget) -> Iterator[Hidden]:
@@ -123,11 +130,11 @@ _MACHINES: dict[bytes, Callable[[], Machine]] = {
 
 def _streamed(machine: Machine, data: bytes, start: int, budget: Budget) -> tuple[bytes, int]:
     """Return what the stream at `start` unpacks to, as far as it does, and where to look for the next."""
-    out, at = bytearray(), start
+    out, at, size = bytearray(), start, _FED
     try:
         while not machine.eof and at < len(data):
-            fed = data[at : at + _FED]
-            at += len(fed)
+            fed = data[at : at + size]
+            at, size = at + len(fed), min(2 * size, _MOST_FED)
             for piece in _pieces(machine, fed):
                 budget.take(len(piece))
                 out += piece
@@ -151,8 +158,34 @@ def _pieces(machine: Machine, fed: bytes) -> Iterator[bytes]:
             return
 
 
+def _entries(data: bytes, budget: Budget) -> Iterator[Hidden]:
+    """Yield what the members of zip archives unpack to, by the header that each has before it.
+
+    Whatever their directory says of them, or where there is none: programs that unpack go by either. Those
+    that are only stored stand in the data as they are.
+    """
+    at = data.find(_ENTRY)
+    for count in range(MAX_ENTRIES + 1):
+        if at < 0:
+            return
+        if count == MAX_ENTRIES:
+            raise TooMuch(f"more than {MAX_ENTRIES} packed files in one file")
+        lengths = data[at + 26 : at + _ENTRY_BYTES]
+        body = (
+            at + _ENTRY_BYTES + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+        )
+        wbits = zlib.MAX_WBITS if data.startswith(_ZLIB, body) else -zlib.MAX_WBITS
+        out, end = _streamed(zlib.decompressobj(wbits), data, body, budget)
+        if out:
+            yield Hidden(out, origins=(at,))
+        at = data.find(_ENTRY, end if end > body + 1 else at + 1)
+
+
 def _archives(data: bytes, budget: Budget) -> Iterator[Hidden]:
-    """Yield what is in the zip archives of the data, from the last to the first."""
+    """Yield the names in the zip archives of the data, from the last to the first, and what is packed oddly.
+
+    What is packed as usual is what `_entries` yields.
+    """
     end = len(data)
     for count in range(MAX_ARCHIVES + 1):
         at = data.rfind(_ARCHIVE_END, 0, end)
@@ -171,7 +204,8 @@ def _archives(data: bytes, budget: Budget) -> Iterator[Hidden]:
                 names = "\n".join(member.filename for member in members)
                 yield Hidden(names.encode(errors="replace"), origins=(end,))
                 for member in members:
-                    yield from _member(archive, member, budget)
+                    if member.compress_type not in _SEEN:
+                        yield from _member(archive, member, budget)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError):
             continue
 

@@ -81,6 +81,10 @@ def empty_zip() -> bytes:
     return out.getvalue()
 
 
+#: The beginning of an entry of an archive's directory, up to how its file is packed.
+DIRECTORY = b"PK\1\2\x14\3\x14\0\0\0\x08\0"
+
+
 def dictionary_of(size_mib: int) -> list[dict[str, int]]:
     """Return what makes an xz file that takes so much memory to be unpacked."""
     return [{"id": lzma.FILTER_LZMA2, "dict_size": size_mib << 20}]
@@ -112,6 +116,8 @@ async def test_secret_in_packed_files_is_found(stand: Stand) -> None:
         "narrow.hex": wrapped(text.hex(), 6, "# {}\n"),
         "unpacks-itself.exe": b"MZ\x90\0" * 99 + out.getvalue(),
         "twice.zip": out.getvalue() + empty_zip(),
+        "cut-off.zip": out.getvalue()[:-1],
+        "not-as-its-directory-says.zip": out.getvalue().replace(DIRECTORY, DIRECTORY[:-2] + b"\x63\0"),
         "installer.sh": b"#!/bin/sh\ntail -c +99 $0 | gunzip\n" + gzip.compress(text) + b"\0\0",
         "stored.z": zlib.compress(text),
         "wide-without-mark.bin": b"\x07\x01" * 99 + text.decode().encode("utf-16-be") + b"\x80\x03" * 99,
