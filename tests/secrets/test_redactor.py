@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -84,13 +85,13 @@ async def test_journal_messages_and_logs_hold_no_value(tmp_path: Path) -> None:
         stop_reason="end",
         duration_ms=1.0,
         text=VALUE,
-        **said(json.dumps([{"text": FORMS["raw"]}])),
+        **said(json.dumps([{"text": FORMS["raw"], "input": {VALUE: 1}}])),
     )
     clean, payload = REDACTOR.event(turn, encode_payload(turn))
     assert isinstance(clean, e.AgentTurn)
     assert payload == encode_payload(clean)
     assert clean.text == MARK
-    assert clean.content == json.dumps([{"text": MARK}], separators=(",", ":"))
+    assert clean.content == json.dumps([{"text": MARK, "input": {MARK: 1}}], separators=(",", ":"))
     assert clean.content_hash != turn.content_hash
 
 
@@ -127,3 +128,10 @@ def test_a_tasks_own_secret_is_taken_out_of_quotes_and_out_of_nothing_that_decid
     clean, payload = redactor_of({"TOKEN": "gate_rejected"}).event(fact, encode_payload(fact))
     assert payload == encode_payload(clean)
     assert clean == fact.model_copy(update={"error": f"it said {MARK}"})
+
+
+def test_what_takes_out_a_tasks_own_secrets_is_made_in_no_time() -> None:
+    began = time.process_time()
+    for number in range(100):
+        assert redactor_of({"TOKEN": chance(f"quick {number}", 40)}).text("nothing") == "nothing"
+    assert time.process_time() - began < 0.35, "while each is made, the supervisor does nothing else"
