@@ -94,7 +94,7 @@ class Redactor:
     def _words(self, said: str) -> str:
         try:
             return self.rows(said)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or nested too deeply to be taken apart
             return self.text(said)
 
     def _holds(self, text: str) -> bool:

@@ -93,6 +93,10 @@ async def test_journal_messages_and_logs_hold_no_value(tmp_path: Path) -> None:
     assert clean.text == MARK
     assert clean.content == json.dumps([{"text": MARK, "input": {MARK: 1}}], separators=(",", ":"))
     assert clean.content_hash != turn.content_hash
+    deep = turn.model_copy(update=said("[" * 900 + json.dumps(VALUE) + "]" * 900))
+    clean, _ = REDACTOR.event(deep, encode_payload(deep))
+    assert isinstance(clean, e.AgentTurn)
+    assert clean.content == "[" * 900 + f'"{MARK}"' + "]" * 900
 
 
 def test_problem_documents_and_the_own_log_hold_no_value() -> None:
