@@ -28,9 +28,10 @@ from orchestrator.logline import redact_log
 from orchestrator.secrets.held import HeldValue, values_of_task
 
 MARK = "[redacted]"
-#: Fields of events in which an agent, its gates or a reviewer are quoted.
+#: Fields of events, as written, in which an agent, its gates or a reviewer are quoted, or files named.
 _QUOTES = frozenset(
-    {"message", "error", "detail", "text", "complaints", "result", "output_tail", "review", "places"}
+    {"message", "error", "detail", "text", "complaints", "result", "outputTail", "review", "places"}
+    | {"path", "files", "protected"}
 )
 _NO_WORDS = frozenset({int, float, bool, datetime, date, type(None)})
 
@@ -86,7 +87,8 @@ class Redactor:
         if not self._written.find_matches_as_indexes(payload) and not (said and self._holds(said)):
             return event, payload
         inside = self._quoted if self._quotes_only else self._inside
-        clean = type(event).model_validate(inside(event.model_dump(mode="json")))
+        # Not strict, as JSON has no tuples, times or kinds: where a value stands must not matter.
+        clean = type(event).model_validate(inside(event.model_dump(mode="json")), strict=False)
         if said:
             clean = clean.model_copy(update=words_of(self._words(said)))
         return clean, encode_payload(clean)

@@ -6,14 +6,18 @@ import base64
 import json
 import logging
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 import trio
 
 from orchestrator.api.problem import render
 from orchestrator.core import events as e
-from orchestrator.core.model import Reason
+from orchestrator.core.conflict import FileConflict
+from orchestrator.core.model import Phase, Reason, Verdict
+from orchestrator.core.review import Category, Finding, Reviewed, Severity
 from orchestrator.core.turns import said
 from orchestrator.errors import RepositoryUnreachable
 from orchestrator.journal.encoding import encode_payload
@@ -132,6 +136,38 @@ def test_a_tasks_own_secret_is_taken_out_of_quotes_and_out_of_nothing_that_decid
     clean, payload = redactor_of({"TOKEN": "gate_rejected"}).event(fact, encode_payload(fact))
     assert payload == encode_payload(clean)
     assert clean == fact.model_copy(update={"error": f"it said {MARK}"})
+
+
+def quoting(value: str) -> Iterator[e.Event]:
+    """Yield facts that quote it in all that they are made of."""
+    ids = {"task_id": "t", "agent_id": "a"}
+    finding = Finding(
+        file="f", line=1, severity=Severity.HIGH, category=Category.LOGIC, message=value, confidence=1.0
+    )
+    review = Reviewed(approve=False, confidence=0.5, summary=value, findings=(finding,), model="m")
+    verdict = Verdict(
+        gate="tests",
+        approved=False,
+        message=value,
+        commit="c" * 40,
+        command=("pytest", "-q"),
+        protected=(value,),
+        output_tail=value,
+        review=review,
+    )
+    yield e.GateRejected(**ids, verdict=verdict)
+    conflict = FileConflict(path=value, kind="content", places=(value,))
+    yield e.ConflictDetected(**ids, detail=value, files=(conflict,))
+    yield e.PolicyViolated(**ids, rule="too-large", path=value, detail=value)
+    yield e.AgentParked(**ids, message=value, until=datetime.fromtimestamp(0, UTC))
+    yield e.AgentPhase(**ids, phase=Phase.WORKING, complaints=(value,), result={"summary": value})
+
+
+@pytest.mark.parametrize("value", [chance("quoted", 20), '{"a":[],"b":"', '","path":"/x', "\\u0041\\u0042"])
+def test_values_are_taken_out_of_whatever_facts_are_made_of(value: str) -> None:
+    for redactor in (redactor_of({"TOKEN": value}), Redactor([HeldValue("TOKEN", value.encode())])):
+        for fact, clean in zip(quoting(value), quoting(MARK), strict=True):
+            assert redactor.event(fact, encode_payload(fact)) == (clean, encode_payload(clean))
 
 
 def test_what_takes_out_a_tasks_own_secrets_is_made_in_no_time() -> None:
