@@ -18,7 +18,7 @@ from pathlib import Path
 
 import trio
 
-from sandbox.base import MIB
+from sandbox.base import MIB, SandboxLaunchFailed
 from sandbox.process import DEVNULL, Child, open_child
 
 #: Bytes that a worker may address: what it holds of a text, its expressions, and what it unpacks.
@@ -105,7 +105,12 @@ class Worker:
 @asynccontextmanager
 async def open_worker() -> AsyncGenerator[Worker, None]:
     """Start a process; leaving the block ends it. Raises `SandboxLaunchFailed`."""
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:  # no descriptor left: whoever keeps one ready must outlive that
+        raise SandboxLaunchFailed(
+            f"there is no socket for the process that looks for secrets: {error}"
+        ) from error
     argv = (*_BOUNDS, sys.executable, "-I", "-S", "-c", _BOOT, *_import_paths())
     with ours, theirs:
         async with open_child(argv, env=_ENV, stdin=theirs.fileno(), stdout=DEVNULL, stderr=DEVNULL) as child:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import resource
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,6 +17,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from orchestrator.errors import GitFailed
 from orchestrator.secrets.scan import MAX_PROCESSES, MAX_TRIES, Bounds, Scanner, Stream
+from orchestrator.secrets.worker import open_worker
+from sandbox.base import SandboxLaunchFailed
 from tests.kit.leaks import children
 from tests.kit.processes import marked
 from tests.kit.remote import git
@@ -164,6 +167,19 @@ async def test_what_the_process_dies_of_by_itself_is_looked_at_once_and_told_as_
     report = await stand.scanner.scan(cut_off, base=stand.base, tip=stand.base)
     assert "too much for the process" in report.trouble
     assert asked == [stand.base]
+
+
+async def test_without_a_descriptor_left_no_process_is_started_and_it_is_told_as_that() -> None:
+    free = os.dup(0)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(SandboxLaunchFailed, match="no socket"):
+            async with open_worker():
+                pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def searching() -> set[int]:
