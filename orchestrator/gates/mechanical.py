@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import trio
@@ -19,13 +20,14 @@ from orchestrator.core.text import escaped
 from orchestrator.errors import RepositoryError
 from orchestrator.gates.additions import MAX_DIFF, TooLarge, read_additions, silenced
 from orchestrator.gates.definition import Base, Definition, Kind, Unrunnable, remembered
-from orchestrator.gates.exhibit import Exhibit
+from orchestrator.gates.exhibit import Checkout, Exhibit
 from orchestrator.gates.judgement import Counted, Fault, count_of, find_fault, find_loss, find_loss_in, praise
 from orchestrator.gates.local import find
 from orchestrator.gates.nested import Displaced, led_below
 from orchestrator.gates.protected import protected
 from orchestrator.gates.settings import are_same
 from orchestrator.gates.trial import Trial, run_trial
+from sandbox.base import Limits
 
 #: Bytes of a change that are looked through for tests that go.
 MAX_LOSSES = 4 * 1024 * 1024
@@ -141,31 +143,47 @@ async def _refuse_hiding(exhibit: Exhibit, hides: Callable[[str], tuple[str, ...
 
 
 class _Counts:
-    """How many tests proved something on each base: found out once, however many ask at the same time."""
+    """How many tests proved something on each base: found out once, however many ask at the same time.
+
+    Once for each set of ceilings: with few processes, say, a suite may prove less, and that is no measure for
+    those who have more.
+    """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, Counted] = OrderedDict()
-        self._locks: dict[str, trio.Lock] = {}
+        self._known: OrderedDict[tuple[str, Limits], Counted] = OrderedDict()
+        self._locks: dict[tuple[str, Limits], trio.Lock] = {}
 
     async def count(self, exhibit: Exhibit, definition: Definition, limit_s: float) -> Counted:
         """Return how many ran, or why that is not known."""
-        base = exhibit.base
+        base = (exhibit.base, exhibit.limits)
         lock = self._locks.setdefault(base, trio.Lock())
-        async with lock:
-            found = self._known.get(base)
-            if found is None and exhibit.open_base is not None:
-                await exhibit.output("system", f"gate: {' '.join(definition.shown)} on the base")
-                trial = Trial(definition)
-                await run_trial(trial, exhibit, exhibit.open_base(), limit_s)
-                found, ended = count_of("tests", trial, limit_s), trial.exit
-                # What the ceilings of one task cut short says nothing to the others.
-                if ended is not None and ended.code is not None and not ended.oom_killed:
-                    self._known[base] = found
-        if not lock.statistics().tasks_waiting:
-            self._locks.pop(base, None)
+        try:
+            async with lock:
+                found = self._known.get(base)
+                if found is None and exhibit.open_base is not None:
+                    found = await self._run(exhibit, definition, exhibit.open_base(), limit_s)
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._locks.pop(base, None)
         while len(self._known) > MAX_BASES:
             self._known.popitem(last=False)
         return found or Counted(None, "there is no base to run them on")
+
+    async def _run(
+        self,
+        exhibit: Exhibit,
+        definition: Definition,
+        opened: AbstractAsyncContextManager[Checkout],
+        limit_s: float,
+    ) -> Counted:
+        await exhibit.output("system", f"gate: {' '.join(definition.shown)} on the base")
+        trial = Trial(definition)
+        await run_trial(trial, exhibit, opened, limit_s)
+        found, ended = count_of("tests", trial, limit_s), trial.exit
+        # What the ceilings of one task cut short says nothing to the others.
+        if ended is not None and ended.code is not None and not ended.oom_killed:
+            self._known[exhibit.base, exhibit.limits] = found
+        return found
 
 
 def _evidence(gate: str, trial: Trial, fault: Fault | None, base: Counted | None) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,11 @@ async def test_base_that_one_tasks_ceilings_cut_short_is_counted_anew_for_the_ne
     definition = Definition(("sh", "test.sh"), ("sh", "test.sh"), kind=Kind.TESTS)
     counts = subject._Counts()  # noqa: SLF001 - what all gates of a name share
     await counts.count(exhibit, definition, 1.0)
+    assert (await counts.count(exhibit, definition, 1.0)).number == 2
+    # With other ceilings a suite may prove less; that is no measure for those who have more.
+    ends.append((Exit(code=1), b"ok 1 - a\n1..1\n"))
+    tight = dataclasses.replace(exhibit, limits=Limits(pids=4))
+    assert (await counts.count(tight, definition, 1.0)).number != 2
     assert (await counts.count(exhibit, definition, 1.0)).number == 2
 
 
