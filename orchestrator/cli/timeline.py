@@ -58,7 +58,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def _queued(payload: Payload) -> str:
-    waits_for = ", ".join(map(str, payload.get("waitsFor") or ()))
+    waits_for = one_line(", ".join(map(str, payload.get("waitsFor") or ())))
     return f"priority {int(payload['priority'])}" + (f", after {waits_for}" if waits_for else "")
 
 
